@@ -4,7 +4,8 @@ It simulates minutes of 100 workers with 8 slots each. The statements are the re
 order and at the rate of real workers. The time between them and the work of the jobs are left out.
 
 A fleet that scales asks for no more if more jobs wait: the figures beside a million queued jobs stand next to those
-beside ten thousand. `ratio` is the smallest quotient of the two, of statements and of WAL.
+beside ten thousand. `ratio` is the smallest quotient of the two, of statements and of WAL. The pages that statements
+look at grow a little too, with the depth of indexes.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from finch_hub.registry import (
     outbox,
     schema_revisions,
     settlements,
+    stuck_jobs,
     values,
     workers,
 )
@@ -67,6 +69,7 @@ class Cost:
     """What one minute cost.
 
     Attributes:
+        blocks: pages of 8 KiB that statements looked at, cached or not. They tell of a statement that reads what waits.
         opened: connections that were opened.
         open: connections at the end.
     """
@@ -74,6 +77,7 @@ class Cost:
     statements: int
     commits: int
     wal_bytes: int
+    blocks: int
     messages: int
     opened: int
     open: int
@@ -91,6 +95,7 @@ class Worker:
     num_slots: int
     entry: values.Worker = field(init=False)
     running: dict[str, Job] = field(default_factory=dict)
+    stuck_after: int = 0
 
     @property
     def num_free(self) -> int:
@@ -152,6 +157,7 @@ class Worker:
     def sweep(self) -> None:
         with self.database.write() as session:
             attempts.expire_leases(session, values.RetryPolicy(), held=self.running)
+            self.stuck_after = stuck_jobs.settle(session, after=self.stuck_after)
             workers.forget(session, silent=30 * DAY_SECONDS, stopped=DAY_SECONDS)
             listeners.forget(session)
 
@@ -268,7 +274,7 @@ class Model:
             ended=ends,
             submitted=submissions,
             open=after["open"],
-            **{name: after[name] - before[name] for name in ("wal_bytes", "messages", "opened")},
+            **{name: after[name] - before[name] for name in ("wal_bytes", "blocks", "messages", "opened")},
         )
 
     def _submit_one(self) -> None:
@@ -292,13 +298,14 @@ class Model:
     def _read_counters(self) -> dict[str, int]:
         time.sleep(1.1)  # sessions tell their numbers once a second
         row = self._server.execute(
-            "SELECT sessions, numbackends, pg_current_wal_lsn() - '0/0'::pg_lsn"
+            "SELECT sessions, numbackends, pg_current_wal_lsn() - '0/0'::pg_lsn, blks_hit + blks_read"
             " FROM pg_stat_database WHERE datname = current_database()"
         ).fetchone()
         assert row is not None
         with self._broker.client() as client:
             pushed = client.info("commandstats").get("cmdstat_lpush", {"calls": 0})["calls"]
-        return {"opened": int(row[0]), "open": int(row[1]), "wal_bytes": int(row[2]), "messages": int(pushed)}
+        names = ("opened", "open", "wal_bytes", "blocks")
+        return {**{name: int(value) for name, value in zip(names, row, strict=True)}, "messages": int(pushed)}
 
 
 @contextlib.contextmanager

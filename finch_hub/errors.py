@@ -11,6 +11,7 @@
     │   └── InvalidReference    a name or reference is not well formed
     ├── NotFound                a named thing does not exist; contains similar names
     │   └── MissingArtifact     a store that is well lacks an artifact
+    │       └── MissingOutput   the output of a job was fetched already, or its week is over
     ├── Conflict                the state of a thing forbids the request
     │   ├── IllegalTransition   a job cannot change from its state to another
     │   ├── StaleFence          an attempt no longer owns its job
@@ -26,6 +27,7 @@
     ├── NotReproduced           a version's job ran again and gave different bytes
     └── Unavailable             a database, broker, store or worker does not answer
         ├── AccessDenied        a database or broker rejected the login
+        ├── ReplacedDatabase    the file of a SQLite database was replaced or removed while it was open
         ├── SchemaMismatch      the database is older or newer than this code
         └── StoreUnavailable    an artifact store does not answer, or is not the deployment's
 """
@@ -209,6 +211,16 @@ class MissingArtifact(NotFound):
     """A store that answers and is the deployment's lacks an artifact."""
 
 
+class MissingOutput(MissingArtifact):
+    """The output of a job is no longer in the store."""
+
+    def __init__(self, job_id: str, *, is_over: bool) -> None:
+        self.kind, self.name, self.near = "output of job", job_id, ()
+        why = "it is removed a week after the job ended" if is_over else "it was fetched already, which removes it"
+        fix = "submit the job again to make another"
+        super(NotFound, self).__init__(f"the output of job {job_id} is no longer in the store: {why} ({fix})")
+
+
 class Conflict(FinchError):
     """The state of a thing forbids the request."""
 
@@ -287,6 +299,10 @@ class Unavailable(FinchError):
 
 class AccessDenied(Unavailable):
     """A database or broker rejected the login."""
+
+
+class ReplacedDatabase(Unavailable):
+    """The file of a SQLite database was replaced or removed while it was open."""
 
 
 class SchemaMismatch(Unavailable):

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import re
 import tomllib
 import urllib.parse
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import pydantic
+import pydantic_core
 import pydantic_settings
 from pydantic_settings import PydanticBaseSettingsSource as Source
 
-from finch_hub import errors
-from finch_hub.specs.value import problems_of
+from finch_hub import errors, url_passwords
 
 LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -32,6 +33,10 @@ _MAX_OWNER = 96  # characters, as in the database
 _OTHER_VARIABLES = frozenset({"CONFIG", "DEBUG", "FAULT"})
 
 
+_LIMITS = ("gt", "ge", "min_length", "le", "max_length")
+_URL_FIELDS = tuple(f"{name}_{field}" for name in ("database", "broker") for field in url_passwords.FIELDS)
+
+
 class UnknownVariableWarning(UserWarning):
     """An environment variable that looks like a misspelled setting and has no effect."""
 
@@ -41,14 +46,14 @@ class Settings(pydantic_settings.BaseSettings):
 
     Attributes:
         home: folder of the database, artifacts, converted bases, locks and logs, unless set elsewhere.
-        database_url: SQLAlchemy URL; None means SQLite in the home.
+        database_url: SQLAlchemy URL; if it is not set, SQLite in the home.
         database_password: password for a database URL that has none, with any characters.
         database_password_file: file with that password, such as a secret of Docker or Kubernetes.
         database_connections: largest number of connections of one worker or client to a PostgreSQL server.
-        broker_url: Redis URL; None means a private Valkey started on demand.
+        broker_url: Redis URL; if it is not set, a private Valkey that is started on demand.
         broker_password: password for a broker URL that has none, with any characters.
         broker_password_file: file with that password.
-        artifacts_url: fsspec URL; None means a folder in the home.
+        artifacts_url: fsspec URL or folder; if it is not set, a folder in the home.
         lease_seconds: duration of a claim that is not renewed.
         heartbeat_seconds: interval at which the supervisor renews a claim and checks for a cancellation.
         sweep_seconds: interval at which a worker looks for expired leases; for due wake-ups it looks every second.
@@ -60,19 +65,19 @@ class Settings(pydantic_settings.BaseSettings):
         checkpoint_seconds: interval at which a job's newest checkpoint is copied to the artifact store.
         warm_seconds: time for which a child process without work keeps its base loaded.
         max_bad_rows: largest share of a data set's rows that may be left out, unless a command says otherwise.
-        memory_bytes: main memory for one child process; None means nine tenths of the machine or container.
+        memory_bytes: main memory for one child process; if it is not set, nine tenths of the machine or container.
         gang_size: maximum number of jobs that are trained in one step; 1 trains each job alone.
-        owner: name under which jobs take turns with those of other owners; None means the login name.
-        owner_running: maximum number of jobs of one owner that run at a time; None sets no limit.
-        owner_unfinished: maximum number of jobs of one owner that have not ended; None sets no limit.
-        history_days: age in days after which ended jobs and their events are deleted; None keeps all.
-        history_jobs: maximum number of ended jobs that are kept; None keeps all.
+        owner: name under which jobs take turns with those of other owners; if it is not set, the login name.
+        owner_running: maximum number of jobs of one owner that run at a time; if it is not set, there is no limit.
+        owner_unfinished: maximum number of jobs of one owner that have not ended; if it is not set, there is no limit.
+        history_days: age in days after which ended jobs and their events are deleted; if it is not set, all are kept.
+        history_jobs: maximum number of ended jobs that are kept; if it is not set, all are kept.
         log_format: format of log lines, `logfmt` or `json`.
         log_level: least level of what is logged: `debug`, `info`, `warning` or `error`.
-        metrics_port: port on which a worker serves its metrics to Prometheus; None means no port.
+        metrics_port: port on which a worker serves its metrics to Prometheus; if it is not set, on none.
         metrics_address: address of that port.
-        metrics_folder: folder in which a worker keeps a file of its metrics; None means no file.
-        health_folder: folder of files whose ages tell probes of a container how its worker is; None writes none.
+        metrics_folder: folder in which a worker keeps a file of its metrics; if it is not set, in none.
+        health_folder: folder of files whose ages tell probes how a worker is; if it is not set, there are none.
         allow_insecure: allow a broker or database on another machine without authentication.
 
     Raises:
@@ -108,7 +113,7 @@ class Settings(pydantic_settings.BaseSettings):
     owner: str | None = pydantic.Field(default=None, min_length=1, max_length=_MAX_OWNER)
     owner_running: int | None = pydantic.Field(default=None, ge=1, le=_MAX_NUMBER)
     owner_unfinished: int | None = pydantic.Field(default=None, ge=1, le=_MAX_NUMBER)
-    history_days: float | None = pydantic.Field(default=None, gt=0, le=_MAX_SECONDS / 86_400)
+    history_days: float | None = pydantic.Field(default=None, gt=0, le=3650)
     history_jobs: int | None = pydantic.Field(default=None, ge=0, le=_MAX_NUMBER)
     log_format: LogFormat = "logfmt"
     log_level: LogLevel = "info"
@@ -164,18 +169,34 @@ class Settings(pydantic_settings.BaseSettings):
     @classmethod
     def _complete_urls(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Move the passwords into the URLs, so that no code knows two places of a secret."""
-        names = ("database", "broker")
-        urls = {f"{name}_url": url for name in names if (url := _complete_url(name, values))}
-        moved = {f"{name}_{field}" for name in names for field in ("password", "password_file")}
-        return {name: value for name, value in values.items() if name not in moved} | urls
+        completed = dict(values)
+        for name in ("database", "broker"):
+            fields = [f"{name}_{field}" for field in url_passwords.FIELDS]
+            given = {field: completed.pop(field) for field in fields if field in completed}
+            try:
+                url = url_passwords.complete_url(name, given)
+                completed |= given if url is None else {f"{name}_url": url}
+            except url_passwords.Refusal as refusal:  # a validator raises it, beside the problems of other fields
+                completed[refusal.field] = refusal
+        return completed
 
-    @pydantic.model_validator(mode="after")
-    def _renew_in_time(self) -> Settings:
-        if self.heartbeat_seconds * 2 > self.lease_seconds:
+    @pydantic.field_validator(*_URL_FIELDS, mode="before")
+    @classmethod
+    def _refuse(cls, value: Any) -> Any:
+        if isinstance(value, url_passwords.Refusal):
+            raise value
+        return value
+
+    @pydantic.field_validator("heartbeat_seconds")
+    @classmethod
+    def _renew_in_time(cls, value: float, info: pydantic.ValidationInfo) -> float:
+        lease = info.data.get("lease_seconds")
+        if lease is not None and value * 2 > lease:
             raise ValueError(
-                "heartbeat_seconds must be at most half of lease_seconds, or leases expire between renewals"
+                f"is {value:g}, but must be at most half of FINCH_LEASE_SECONDS, which is {lease:g}, or leases expire"
+                " between renewals"
             )
-        return self
+        return value
 
     @pydantic.field_validator("home")
     @classmethod
@@ -221,68 +242,12 @@ class Settings(pydantic_settings.BaseSettings):
         file_secret_settings: Source,
     ) -> tuple[Source, ...]:
         """Return the sources: arguments, environment, and the ``finch.toml`` in ``FINCH_CONFIG`` or in the home."""
-        home = expand_home(os.environ.get("FINCH_HOME") or "~/.finch").absolute()
-        file = Path(os.environ.get("FINCH_CONFIG") or home / "finch.toml")
-        return init_settings, env_settings, pydantic_settings.TomlConfigSettingsSource(settings_cls, file)
+        return init_settings, env_settings, pydantic_settings.TomlConfigSettingsSource(settings_cls, _find_file())
 
 
-def _complete_url(name: str, values: Mapping[str, Any]) -> str | None:
-    """Return a URL of the settings with its password.
-
-    Raises:
-        ValueError: URL and password do not fit together. The text has no part of either.
-    """
-    url, password, file = (_reveal(values.get(f"{name}_{field}")) for field in ("url", "password", "password_file"))
-    if url is not None:
-        _check_encoding(name, url)
-    if password is None and file is None:
-        return url
-    if password is not None and file is not None:
-        raise ValueError(f"{name}_password and {name}_password_file are both set; remove one of them")
-    if url is None:
-        raise ValueError(f"{name}_password has no effect without {name}_url; set the URL too, or remove the password")
-    parts = urllib.parse.urlsplit(url)
-    if parts.password is not None:
-        raise ValueError(f"{name}_url has a password already; remove it there, or remove {name}_password")
-    if file is not None:
-        password = _read_password(name, expand_home(file))
-    user, _, host = parts.netloc.rpartition("@")
-    netloc = f"{user}:{urllib.parse.quote(password or '', safe='')}@{host}"
-    return urllib.parse.urlunsplit(parts._replace(netloc=netloc))
-
-
-def _check_encoding(name: str, url: str) -> None:
-    """Refuse a URL that was probably cut at a character of its password."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        is_cut = bool(parts.netloc) and "@" in f"{parts.path}{parts.query}{parts.fragment}"
-        _ = parts.port
-    except ValueError:
-        is_cut = True
-    if is_cut:
-        raise ValueError(
-            f"{name}_url cannot be read; set its password as {name}_password, or write @ : / ? # [ ] % of the password"
-            " as %40 %3A %2F %3F %23 %5B %5D %25"
-        ) from None
-
-
-def _read_password(name: str, file: Path) -> str:
-    try:
-        password = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise ValueError(f"{name}_password_file: {file} is not UTF-8 text") from None
-    except OSError as error:
-        raise ValueError(f"{name}_password_file: could not read {file}: {error.strerror}") from None
-    if not password:
-        raise ValueError(f"{name}_password_file: {file} is empty")
-    return password
-
-
-def _reveal(value: Any) -> str | None:
-    """Return the text of a value that was not validated yet."""
-    if isinstance(value, pydantic.SecretStr):
-        return value.get_secret_value()
-    return str(value) if isinstance(value, str | Path) else None
+def _find_file() -> Path:
+    home = expand_home(os.environ.get("FINCH_HOME") or "~/.finch").absolute()
+    return Path(os.environ.get("FINCH_CONFIG") or home / "finch.toml")
 
 
 def expand_home(path: str | Path) -> Path:
@@ -305,13 +270,60 @@ def load(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         what = f"is not valid TOML: {error} (fix that line)"
-        raise errors.InvalidSpec(what, where="finch.toml", subject="settings") from None
+        raise errors.InvalidSpec(what, where=str(_find_file()), subject="settings") from None
     except OSError as error:
         what = f"could not read the file: {error.strerror}"
-        raise errors.InvalidSpec(what, where="finch.toml", subject="settings") from None
+        raise errors.InvalidSpec(what, where=str(_find_file()), subject="settings") from None
     except pydantic.ValidationError as error:
-        problems = problems_of(error, Settings.model_fields)
-        raise errors.InvalidSpec(problems, subject="settings (FINCH_* or finch.toml)") from None
+        problems = [_describe(finding, overrides) for finding in error.errors(include_url=False)]
+        raise errors.InvalidSpec(problems, subject="settings") from None
+
+
+def _describe(finding: pydantic_core.ErrorDetails, overrides: Mapping[str, Any]) -> errors.Problem:
+    """Return a problem that names what its user set: the argument, the variable, or the line of ``finch.toml``."""
+    name = str(finding["loc"][0])
+    where = name if name in overrides else _find_origin(name)
+    if finding["type"] == "extra_forbidden":
+        near = errors.near(name, Settings.model_fields)
+        fix = f"did you mean {' or '.join(near)}?" if near else "remove it"
+        return errors.Problem(where=where, what="there is no such setting", fix=fix)
+    if isinstance(refusal := finding.get("ctx", {}).get("error"), url_passwords.Refusal):
+        return errors.Problem(where=where, what=refusal.what, fix=refusal.fix)
+    if finding["type"] == "value_error":
+        return errors.Problem(where=where, what=finding["msg"].removeprefix("Value error, "))
+    allowed = f"must be {_describe_allowed(Settings.model_fields[name])}"
+    if name in _URL_FIELDS or name == "artifacts_url":  # they may have passwords
+        return errors.Problem(where=where, what=allowed)
+    found = errors.shorten(errors.printable(repr(finding["input"])))
+    return errors.Problem(where=where, what=f"is {found}, but {allowed}")
+
+
+def _find_origin(name: str) -> str:
+    variable = f"{_PREFIX}{name.upper()}"
+    if any(given.upper() == variable and value for given, value in os.environ.items()):
+        return variable
+    file, key = _find_file(), re.compile(rf"[\s\[\"']*{re.escape(name)}[\"']?\s*[=.\]]")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    number = next((number for number, line in enumerate(lines, start=1) if key.match(line)), None)
+    return variable if number is None else f"{file}, line {number}, {name}"
+
+
+def _describe_allowed(field: pydantic.fields.FieldInfo) -> str:
+    (kind, *_) = get_args(field.annotation) or (field.annotation,)
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(get_args(field.annotation))
+    if kind is bool:
+        return "true or false"
+    limits = {
+        name: value for limit in field.metadata for name in _LIMITS if (value := getattr(limit, name, None)) is not None
+    }
+    least, most = (
+        next((f"{limits[name]:,.0f}" for name in names if name in limits), "") for names in (_LIMITS[:3], _LIMITS[3:])
+    )
+    if kind not in (int, float):
+        return f"text of {least} to {most} characters" if limits else "text"
+    number = "a whole number" if kind is int else "a number"
+    return f"{number} above {least} and up to {most}" if "gt" in limits else f"{number} from {least} to {most}"
 
 
 def _warn_about_misspelled() -> None:

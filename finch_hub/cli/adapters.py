@@ -22,7 +22,9 @@ def adapters() -> None:
 @click.option("--name", help="Text that the adapter's name contains.")
 @click.option("--tag", help="Tag of a version of the adapter.")
 @click.option("--base", help="Base of the adapter.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Maximum number of adapters.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10**9), default=100, show_default=True, help="Maximum number of adapters."
+)
 @output.json_option
 def list_(name: str | None, tag: str | None, base: str | None, limit: int, as_json: bool) -> None:
     """List the adapters with their newest versions."""

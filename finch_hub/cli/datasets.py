@@ -51,7 +51,7 @@ def add(data: str, name: str | None, replace: bool, system: str | None, reading:
 
 @datasets.command("list")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Maximum number of data sets."
+    "--limit", type=click.IntRange(1, 10**9), default=100, show_default=True, help="Maximum number of data sets."
 )
 @output.json_option
 def list_(limit: int, as_json: bool) -> None:

@@ -119,8 +119,12 @@ def _python() -> Finding:
 def _devices() -> list[Finding]:
     from finch_hub.workers.supervision import devices
 
-    findings = []
-    for device in devices.find_devices():
+    findings: list[Finding] = []
+    try:
+        found_devices = devices.find_devices()
+    except errors.Unavailable as error:
+        return [Finding(about="devices", found="unusable", advice=str(error))]
+    for device in found_devices:
         found = f"{device.name}, {tables.format_free(device.free_bytes, device.memory_bytes)}"
         findings.append(Finding(about=f"device {device.kind}:{device.index}", found=found))
     return findings
@@ -222,6 +226,7 @@ def _broker(settings: Settings) -> Finding:
 
 def _workers(settings: Settings) -> Finding:
     from finch_hub.hub.facade import Hub
+    from finch_hub.registry.workers import HANDS_OVER
     from finch_hub.workers.embedded import worker as home_worker
 
     if settings.database_url is None and not (settings.home / "finch.db").exists():
@@ -231,7 +236,12 @@ def _workers(settings: Settings) -> Finding:
     alive = [worker for worker in workers if worker.state in ("active", "draining", "stopping")]
     silent = sum(worker.state == "silent" for worker in workers)
     found = f"{len(alive)} running" + (f", {silent} silent" if silent else "")
-    paused = [f"worker {worker.id} claims no jobs: {worker.remark}" for worker in alive if worker.remark is not None]
+    found += "".join(f", {worker.id} {worker.remark}" for worker in alive if worker.remark == HANDS_OVER)
+    paused = [
+        f"worker {worker.id} claims no jobs: {worker.remark}"
+        for worker in alive
+        if worker.remark not in (None, HANDS_OVER)
+    ]
     if settings.broker_url is not None and not alive:
         paused.append("start one with `finch-hub worker start`")
     if settings.broker_url is None and (failure := home_worker.find_failure(settings)) is not None:
@@ -249,6 +259,7 @@ def _queue(settings: Settings) -> Finding:
     with Hub(settings) as hub:
         unreadable = hub.jobs.find_set_aside(limit=_SHOWN_JOBS + 1)
         unsettled = hub.jobs.find_unsettled()
+        stuck = hub.jobs.find_stuck()
         status = hub.jobs.status()
         found, advice = [_describe_depth(status)], _explain_wait(hub, status)
     if status.lost:
@@ -263,6 +274,10 @@ def _queue(settings: Settings) -> Finding:
         found.append(f"{_count(unsettled)} whose end cannot be carried out")
         reasons = _join(f"{job_id}: {trouble}" for job_id, trouble in unsettled.items())
         advice.append(f"mend the cause, and workers try again within minutes: {reasons}")
+    if stuck:
+        found.append(f"{_count(stuck)} that {'waits' if len(stuck) == 1 else 'wait'} for nothing")
+        reasons = _join(f"{job_id}: {why}" for job_id, why in stuck.items())
+        advice.append(f"a worker settles them within minutes, so start one if none runs: {reasons}")
     return Finding(about="queue", found=", ".join(found), advice=". ".join(advice))
 
 

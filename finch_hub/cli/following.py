@@ -10,11 +10,13 @@ import click
 
 from finch_hub.cli import output
 from finch_hub.cli.output import Command
-from finch_hub.display import progress, reports
+from finch_hub.display import progress, reports, tables
 
 if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle
+    from finch_hub.hub.waiting import WaitStatus
 
+_SHOWN_JOBS = 3
 NO_WORKER = "no worker is running (start one with `finch-hub worker start`)"
 
 
@@ -72,14 +74,42 @@ def watch(handle: JobHandle, *, quiet: bool = False, after: int = 0) -> None:
                         view.write(warning)
                     told.add(warning)
 
+            def tell() -> None:
+                warn()
+                if text := describe_wait(handle.wait_status()):
+                    view.show_wait(text)
+
             warn()
-            for event in handle.events(after=after, follow=True, while_queued=warn):
+            for event in handle.events(after=after, follow=True, while_waiting=tell):
                 view.show(event)
     except KeyboardInterrupt:
         click.echo(f"\nStopped following job {handle.id}. It continues in the background.", err=True)
         output.suggest("Follow it again", f"jobs watch {handle.id}")
         output.suggest("Cancel it", f"jobs cancel {handle.id}")
         raise
+
+
+def describe_wait(status: WaitStatus | None) -> str | None:
+    """Describe why a job has not started, None for one that has."""
+    if status is None:
+        return None
+    if status.state == "waiting":
+        shown, more = status.waits_for[:_SHOWN_JOBS], len(status.waits_for) - _SHOWN_JOBS
+        others = f" and {more:,} more" if more > 0 else ""
+        return status.stuck or f"waits for {'jobs' if len(status.waits_for) > 1 else 'job'} {', '.join(shown)}{others}"
+    ahead = f"{tables.format_count(status.ahead, 'job')} ahead" if status.ahead else "no job ahead"
+    if status.workers == 0:
+        there = "no worker runs yet"
+    else:
+        there = (
+            f"{tables.format_count(status.running, 'job')} running on {tables.format_count(status.workers, 'worker')}"
+        )
+        if status.fitting < status.workers:
+            there += f", {status.fitting} of which can run this one"
+    parts = [ahead, there]
+    if status.starts_at is not None:
+        parts.append(f"it is tried again at {tables.format_value(status.starts_at)}")
+    return ", ".join(parts)
 
 
 def _warnings_of(handle: JobHandle) -> list[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from finch_hub.hub.facade import Hub
     from finch_hub.hub.jobs import JobHandle
+    from finch_hub.hub.waiting import WaitStatus
     from finch_hub.registry.values import Attempt
     from finch_hub.specs.jobs import Job
     from finch_hub.specs.value import Value
@@ -34,7 +35,7 @@ def jobs() -> None:
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="State of the jobs. Can be repeated.")
 @click.option("--kind", type=click.Choice(list(kinds.MODULES)), help="Kind of the jobs.")
 @click.option("--owner", metavar="NAME", help="Owner of the jobs.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number of jobs.")
+@click.option("--limit", type=click.IntRange(1, 10**9), default=50, show_default=True, help="Maximum number of jobs.")
 @click.option("--before", metavar="JOB", help="Job that the listed ones are older than.")
 @output.json_option
 def list_(
@@ -65,9 +66,10 @@ def show(job_id: str, as_json: bool) -> None:
         obstacles = handle.obstacles() if is_queued else {}
         queue = _describe_queue(hub, job) if is_queued else None
         is_unattended = is_queued and handle.is_unattended()
+        wait = handle.wait_status()
         has_output = report is not None and handle.has_output()
-    value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles}
-    output.emit(value, as_json, lambda: _draw_job(job, attempts, queue, obstacles, is_unattended, report_problem))
+    value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles, "wait": wait}
+    output.emit(value, as_json, lambda: _draw_job(job, attempts, queue, wait, obstacles, is_unattended, report_problem))
     if report is not None and not as_json:
         tables.console().print(reports.draw_report(report))
     if has_output:
@@ -87,7 +89,10 @@ def watch(job_id: str, after: int, as_json: bool) -> None:
                 click.echo(event.model_dump_json())
         else:
             following.watch(handle, after=after)
-        handle.report()  # raises the error of a job that has none
+        report, problem = _read_report(handle)  # raises the error of a job that has none
+        if not as_json:
+            drawn = problem if report is None else reports.draw_result(handle.version() or report, report)
+            tables.console().print(drawn)
         if handle.has_output():
             output.suggest("Fetch its output", f"jobs save {job_id}", as_json)
 
@@ -104,8 +109,13 @@ def save(job_id: str, out: str | None, replace: bool | None, quiet: bool) -> Non
     first.
     """
     with output.open_hub() as hub, progress.show_advances(quiet=quiet):
-        path = hub.jobs.get(job_id).save(out, replace=replace)
-    click.echo(f"Wrote the output of job {job_id} to {path}")
+        handle = hub.jobs.get(job_id)
+        was_saved = not replace and handle.is_saved(out)
+        path = handle.save(out, replace=replace)
+    if was_saved:
+        click.echo(f"The output of job {job_id} was written to {path} before")
+    else:
+        click.echo(f"Wrote the output of job {job_id} to {path}")
 
 
 @jobs.command()
@@ -166,10 +176,14 @@ def _read_report(handle: JobHandle) -> tuple[Value | None, str | None]:
 
 
 def _summarize(job: Job) -> str:
-    if job.unreadable is not None:
-        return f"cannot be read by this version of Finch Hub: {job.unreadable}"
     if job.set_aside and job.state == "queued":
         return job.reason or ""
+    return _describe_spec(job)
+
+
+def _describe_spec(job: Job) -> str:
+    if job.unreadable is not None:
+        return f"cannot be read by this version of Finch Hub: {job.unreadable}"
     try:
         kind = kinds.kind_of(job.kind)
         return kind.about(kind.spec_of(job.spec))
@@ -188,6 +202,7 @@ def _draw_job(
     job: Job,
     attempts: Sequence[Attempt],
     queue: str | None,
+    wait: WaitStatus | None,
     obstacles: Mapping[str, list[str]],
     is_unattended: bool,
     report_problem: str | None,
@@ -197,7 +212,7 @@ def _draw_job(
     fields = {
         "job": job.id,
         "kind": job.kind,
-        "about": _summarize(job),
+        "about": _describe_spec(job),
         "state": job.state.value + cancelling,
         "reason": job.reason,
         "made": " ".join(result[key] for key in ("adapter", "state") if result.get(key)) or None,
@@ -209,7 +224,7 @@ def _draw_job(
         "waits for": job.depends_on or None,
         "attempts": "\n".join(f"{a.fence} on {a.worker}: {a.outcome or 'running'}" for a in attempts) or None,
         "queue": queue,
-        "waits": following.NO_WORKER if is_unattended else None,
+        "waits": following.NO_WORKER if is_unattended else following.describe_wait(wait),
         "cannot run on": "\n".join(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
     }
     return tables.draw_fields(fields)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from finch_hub.specs.events import Event, NewEvent
 
 PLAIN_SECONDS = 5.0
+WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30.0, 600.0  # between lines about a job that has not started
 
 
 def open_view(*, quiet: bool = False) -> View:
@@ -40,6 +41,9 @@ class View:
     def show(self, event: Event) -> None:
         """Show one event."""
 
+    def show_wait(self, text: str) -> None:
+        """Show why the job has not started. It is called every few seconds."""
+
     def write(self, line: RenderableType) -> None:
         """Show another text."""
 
@@ -48,7 +52,8 @@ class PlainView(View):
     """View with one line per event. Progress gets a line every few seconds, and one for the last step."""
 
     def __init__(self) -> None:
-        self._shown_at = float("-inf")
+        self._shown_at = self._waited_at = float("-inf")
+        self._wait_seconds, self._wait = WAIT_SECONDS, ""
 
     def show(self, event: Event) -> None:
         """Write the event, unless it is progress soon after the last line."""
@@ -59,6 +64,15 @@ class PlainView(View):
             self._shown_at = time.monotonic()
         if line := draw_event(event):
             self.write(line)
+
+    def show_wait(self, text: str) -> None:
+        """Write the text, unless it was written lately. An equal text is written after pauses that grow."""
+        passed = time.monotonic() - self._waited_at
+        if passed < WAIT_SECONDS or (text == self._wait and passed < self._wait_seconds):
+            return
+        self._wait_seconds = min(2 * self._wait_seconds, LONGEST_WAIT_SECONDS) if text == self._wait else WAIT_SECONDS
+        self._wait, self._waited_at = text, time.monotonic()
+        self.write(f"- not started yet: {text}")
 
     def write(self, line: RenderableType) -> None:
         """Write the line at once, so that readers of a pipe see it."""
@@ -101,8 +115,15 @@ class LiveView(View):
             description = self._phase if unit is None else f"{self._phase}: {unit}"
             figures = format_progress(event.data)
             self._bar.update(self._task, description=description, completed=step, total=steps, figures=figures)
-        elif line := draw_event(event):
-            self.write(line)
+        else:
+            if event.type == "state":
+                self._bar.update(self._task, description=str(event.data.get("state", self._phase)))
+            if line := draw_event(event):
+                self.write(line)
+
+    def show_wait(self, text: str) -> None:
+        """Show the text in place of the bar's title, until an event comes."""
+        self._bar.update(self._task, description=f"not started yet: {text}")
 
     def write(self, line: RenderableType) -> None:
         """Write the line above the bar."""

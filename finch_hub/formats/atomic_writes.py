@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import errno
 import fcntl
+import filecmp
 import glob
 import os
 import secrets
@@ -84,6 +85,62 @@ def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Pa
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+@contextlib.contextmanager
+def atomic_output(out: Path) -> Iterator[Path]:
+    """Yield a new path of the same name, in a temporary folder, and rename what the block writes there to `out`.
+
+    It may be a file or a folder. An earlier attempt may have published the same without telling it, so that equal bytes
+    at `out` are kept, and a folder of the same job is replaced.
+
+    Raises:
+        Conflict: something else is at `out`.
+        Unavailable: the disk is full or the path cannot be written.
+    """
+    with translate_write_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(out.parent, glob.escape(out.name))
+        folder, lock = _make_locked(out)
+    try:
+        made = folder / out.name
+        yield made
+        if not os.path.lexists(made):
+            return
+        with translate_write_errors(out):
+            if made.is_dir():
+                if (job_id := _job_id.get()) is not None:
+                    sign_record(made, job_id)
+                _flush(made)
+            else:
+                flush_path(made)
+            if _are_equal(made, out):
+                return
+            if _job_id.get() is not None and read_record(out).get("job") == _job_id.get():
+                _publish(made, out, kind=read_record(out).get("made", ""), replace=True)
+                return
+            if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
+                out.rmdir()
+            elif os.path.lexists(out):
+                fix = "choose another path or delete it"
+                raise errors.Conflict(f"the path {out} exists and is not an output of this job ({fix})")
+            made.rename(out)
+            flush_path(out.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _are_equal(one: Path, other: Path) -> bool:
+    """Return whether two files, or all files of two folders, have the same names and bytes."""
+    if one.is_symlink() or other.is_symlink() or one.is_dir() != other.is_dir():
+        return False
+    if not one.is_dir():
+        return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+    names = {path.name for path in one.iterdir()}
+    return names == {path.name for path in other.iterdir()} and all(
+        _are_equal(one / name, other / name) for name in names
+    )
 
 
 @contextlib.contextmanager

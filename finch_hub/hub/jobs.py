@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finch_hub import errors
 from finch_hub.formats.output_paths import find_output
+from finch_hub.hub import waiting
 from finch_hub.registry import (
     adapter_versions,
     attempts,
@@ -18,6 +20,7 @@ from finch_hub.registry import (
     placement,
     queue_status,
     settlements,
+    stuck_jobs,
     values,
     workers,
 )
@@ -25,6 +28,7 @@ from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState, OutputSpec
 from finch_hub.specs.value import Value
 from finch_hub.storage import outputs
+from finch_hub.storage.store_sweep import OUTPUT_SECONDS
 from finch_hub.workers.runs import kinds
 
 if TYPE_CHECKING:
@@ -114,6 +118,15 @@ class JobHandle:
         with self._stores.database.read() as session:
             return adapter_versions.resolve(session, result.adapter)
 
+    def version(self) -> values.AdapterVersion | None:
+        """Return the adapter version that the job made, None if it made none, or if the version was deleted."""
+        adapter = self._wait_for_result(None).adapter
+        if adapter is None:
+            return None
+        with contextlib.suppress(errors.NotFound), self._stores.database.read() as session:
+            return adapter_versions.resolve(session, adapter)
+        return None
+
     def save(self, out: str | Path | None = None, *, replace: bool | None = None) -> Path:
         """Wait for the job, write the output that waits in the artifact store to a new folder, and return its path.
 
@@ -126,7 +139,7 @@ class JobHandle:
         Raises:
             InvalidSpec: no folder is named, or it cannot be made.
             Conflict: the job has no output in the store, or the path exists and may not be replaced.
-            MissingArtifact: the output was fetched, or its week is over.
+            MissingOutput: the output was fetched, or its week is over.
             JobFailed: the job failed; gives the reason.
             JobCancelled: the job was cancelled.
             Unavailable: the store does not answer, or the path cannot be written.
@@ -146,8 +159,15 @@ class JobHandle:
                 stored, path, self._stores.artifacts, replace=spec.replaces if replace is None else replace
             )
         except errors.MissingArtifact as error:
-            raise errors.MissingArtifact("stored output of job", self.id) from error
+            ended_at = self._job.finished_at
+            is_over = ended_at is not None and (datetime.now(UTC) - ended_at).total_seconds() > OUTPUT_SECONDS
+            raise errors.MissingOutput(self.id, is_over=is_over) from error
         return path
+
+    def is_saved(self, out: str | Path | None = None) -> bool:
+        """Tell whether the output of the job is a folder at this path, or by default at that of the submission."""
+        spec = self.spec
+        return isinstance(spec, OutputSpec) and outputs.is_saved(self.id, Path(spec.out if out is None else out))
 
     def has_output(self) -> bool:
         """Tell whether the job succeeded and made an output that can be fetched, or could be before."""
@@ -162,18 +182,18 @@ class JobHandle:
         return self._kind.report.of_stored(self._wait_for_result(timeout).report)
 
     def events(
-        self, *, after: int = 0, follow: bool = False, while_queued: Callable[[], None] | None = None
+        self, *, after: int = 0, follow: bool = False, while_waiting: Callable[[], None] | None = None
     ) -> Iterator[Event]:
         """Yield the job's events with numbers over `after`. With `follow`, continue until the job has ended.
 
         Following polls twice a second and tolerates a database that does not answer for up to two minutes. While the
-        job waits in the queue, it calls `while_queued` every ten seconds.
+        job has not started, it calls `while_waiting` every ten seconds.
 
         Raises:
             NotFound: there is no such job.
             Unavailable: the database did not answer for two minutes.
         """
-        for job in self._states(while_queued) if follow else iter((self.refresh(),)):
+        for job in self._states(while_waiting) if follow else iter((self.refresh(),)):
             # The state was read before the events, so a job that had ended gets no more of them.
             page = self._retry_read(self._read_page, after)
             while page:
@@ -249,6 +269,13 @@ class JobHandle:
         with self._stores.database.read() as session:
             return workers.count_slots(session) == 0
 
+    def wait_status(self) -> waiting.WaitStatus | None:
+        """Return what is known of why the job has not started, None if it runs or has ended."""
+        if self._job.state not in (JobState.QUEUED, JobState.WAITING):
+            return None
+        with self._stores.database.read() as session:
+            return waiting.read(session, self._job)
+
     def _wait_for_result(self, timeout: float | None) -> JobResult:
         job = self._job if self._job.state in FINAL else self.wait(timeout)
         if job.state is JobState.FAILED:
@@ -261,7 +288,7 @@ class JobHandle:
         with self._stores.database.read() as session:
             return jobs.list_events(session, self.id, after=after, limit=_PAGE_SIZE)
 
-    def _states(self, while_queued: Callable[[], None] | None = None) -> Iterator[Job]:
+    def _states(self, while_waiting: Callable[[], None] | None = None) -> Iterator[Job]:
         """Yield the job twice a second without end, and keep the home's own worker running."""
         ensured = time.monotonic()
         while True:
@@ -270,8 +297,8 @@ class JobHandle:
             if time.monotonic() - ensured > _ENSURE_SECONDS:
                 # If the worker started on demand was killed, no other worker runs its jobs.
                 self._dispatcher.ensure_worker()
-                if while_queued is not None and self._job.state is JobState.QUEUED:
-                    self._retry_read(while_queued)
+                if while_waiting is not None and self._job.state in (JobState.QUEUED, JobState.WAITING):
+                    self._retry_read(while_waiting)
                 ensured = time.monotonic()
 
     def _retry_read(self, read: Callable[..., T], *arguments: int) -> T:
@@ -281,7 +308,7 @@ class JobHandle:
             try:
                 return read(*arguments)
             except errors.Unavailable as error:
-                if isinstance(error, errors.SchemaMismatch) or time.monotonic() > deadline:
+                if isinstance(error, (errors.SchemaMismatch, errors.ReplacedDatabase)) or time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_SECONDS * 2)
 
@@ -342,6 +369,11 @@ class Jobs:
         """Return why some jobs could not be ended, or what depends on them not be settled, by the id of the job."""
         with self._stores.database.read() as session:
             return settlements.find_troubles(session)
+
+    def find_stuck(self) -> dict[str, str]:
+        """Return why some jobs wait for nothing, of the first thousand that wait for others, by the id of the job."""
+        with self._stores.database.read() as session:
+            return stuck_jobs.find(session)
 
     def prune(self, *, older_than: float | None = None, beyond: int | None = None) -> int:
         """Delete ended jobs with their events and return their number. Versions and lineage stay.

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Tag
-from finch_hub.registry.types import Columns, insert_new, now, read_document
+from finch_hub.registry.types import Columns, insert_new, now, one_of, read_document
 from finch_hub.specs.references import LATEST, AdapterReference, check_name
 from finch_hub.specs.value import JsonObject
 
@@ -182,7 +182,7 @@ def remove_tags(session: Session, reference: str, *names: str) -> values.Adapter
         NotFound: the version does not exist.
     """
     version = get_row(session, reference)
-    session.execute(sa.delete(Tag).where(Tag.version_id == version.id, Tag.name.in_(names)))
+    session.execute(sa.delete(Tag).where(Tag.version_id == version.id, one_of(Tag.name, names)))
     return _reload(session, version)
 
 

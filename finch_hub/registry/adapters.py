@@ -12,7 +12,7 @@ from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.adapter_versions import get_row, lock_adapter, select_versions, to_value
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Tag
-from finch_hub.registry.types import now
+from finch_hub.registry.types import now, one_of
 from finch_hub.specs.references import AdapterReference, check_name
 
 _is_present = AdapterVersion.deleted_at.is_(None)
@@ -112,7 +112,7 @@ def _count_versions(session: Session, ids: Sequence[int]) -> dict[int, sa.Row[An
             sa.func.count(sa.case((_is_present, 1))).label("present"),
             sa.func.max(sa.case((is_ready, AdapterVersion.number))).label("latest"),
         )
-        .where(AdapterVersion.adapter_id.in_(ids))
+        .where(one_of(AdapterVersion.adapter_id, ids))
         .group_by(AdapterVersion.adapter_id)
     )
     return {row.adapter_id: row for row in rows}
@@ -123,7 +123,7 @@ def _load_aliases(session: Session, ids: Sequence[int]) -> dict[int, dict[str, i
     for adapter_id, alias, number in session.execute(
         sa.select(Alias.adapter_id, Alias.name, AdapterVersion.number)
         .join(Alias.version)
-        .where(Alias.adapter_id.in_(ids))
+        .where(one_of(Alias.adapter_id, ids))
         .order_by(Alias.name)
     ):
         aliases[adapter_id][alias] = number

@@ -25,7 +25,7 @@ from finch_hub.registry.transitions import (
     in_state_unindexed,
     to_jobs,
 )
-from finch_hub.registry.types import Columns, Json, later, now, once
+from finch_hub.registry.types import Columns, Json, is_ahead, later, now, once, one_of
 from finch_hub.settings import MAX_LEASE_SECONDS
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, Job, JobState
@@ -223,7 +223,7 @@ def pass_on(
     if not others and alone == "retry":
         return fail(session, job, reason, retry=policy, events=events)
     wait = max(_LEAST_WAIT_SECONDS, policy.delay(tried.count(job.worker or "") + 1))
-    text = f"worker {job.worker} cannot run this job now, so it is queued again and no attempt is counted: {reason}"
+    text = f"worker {job.worker} cannot run this job now, so it is queued again and no attempt is counted"
     told = NewEvent(type="message", level="warn", message=text)
     changes: Columns = {
         "attempts": jobs.c.attempts - 1,
@@ -238,9 +238,7 @@ def pass_on(
 
 def is_passed_on(session: Session, job_id: str, worker: str) -> bool:
     """Return whether a worker leaves a job to others for now."""
-    waits = sa.exists().where(
-        attempts.c.job_id == job_id, attempts.c.worker == worker, attempts.c.not_before > once(now())
-    )
+    waits = sa.exists().where(attempts.c.job_id == job_id, attempts.c.worker == worker, is_ahead(attempts.c.not_before))
     return bool(session.scalar(sa.select(waits)))
 
 
@@ -279,7 +277,7 @@ def expire_leases(
     """
     rows = session.execute(
         sa.select(jobs)
-        .where(in_state(JobState.RUNNING), has_expired(), jobs.c.id.not_in(held), ~settlements.is_set_aside())
+        .where(in_state(JobState.RUNNING), has_expired(), ~one_of(jobs.c.id, held), ~settlements.is_set_aside())
         .order_by(jobs.c.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)

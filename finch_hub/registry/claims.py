@@ -28,7 +28,7 @@ from finch_hub.registry.transitions import (
     in_state_unindexed,
     to_jobs,
 )
-from finch_hub.registry.types import Columns, Json, later, now, once, subset
+from finch_hub.registry.types import Columns, Json, is_ahead, later, now, once, subset
 from finch_hub.registry.values import Capabilities
 from finch_hub.specs.jobs import Job, JobState
 
@@ -37,8 +37,8 @@ from finch_hub.specs.jobs import Job, JobState
 FRONT_JOBS = 64
 WARM_PATIENCE_SECONDS = 60.0
 _MEMORY_SLACK = 1.25  # jobs with equal needs differ in memory by less than this factor; see `jobs.hash_needs`
-# A claim adds one to these numbers of its job. Where one of them is damaged, the claim would fail for all jobs.
-_GREATEST = {"fence": 2**31 - 1, "attempts": 2**31 - 1, "last_seq": 2**62}
+# A claim adds one to these numbers of its job, which must still be readable. Otherwise the claim fails for all jobs.
+_GREATEST = {"fence": 2**31 - 2, "attempts": 2**31 - 2, "last_seq": 2**62}
 _MAX_SET_ASIDE = 100  # jobs in one transaction; on SQLite it holds the write lock
 
 
@@ -251,11 +251,11 @@ def _fits_slot(
     is_passed_on = sa.exists().where(
         attempt_rows.c.job_id == of.c.id,
         attempt_rows.c.worker == sa.bindparam("slot_worker", type_=sa.String()),
-        attempt_rows.c.not_before > now(),
+        is_ahead(attempt_rows.c.not_before),
     )
     return [
         in_state(JobState.QUEUED, of=of) if is_queued is None else is_queued,
-        sa.or_(of.c.not_before.is_(None), of.c.not_before <= now()),
+        sa.or_(of.c.not_before.is_(None), ~is_ahead(of.c.not_before)),
         sa.or_(of.c.set_aside.is_(None), ~subset(sa.bindparam("slot_versions", type_=Json), of.c.set_aside)),
         of.c.memory_bytes <= sa.bindparam("slot_memory"),
         *(of.c[name] < sa.literal_column(str(greatest)) for name, greatest in _GREATEST.items()),
@@ -290,7 +290,8 @@ def by_turn(of: sa.FromClause = jobs) -> list[sa.ColumnElement[Any]]:
     return [of.c.priority.desc(), of.c.turn, of.c.owner, of.c.number]
 
 
-def _rank(of: sa.FromClause) -> sa.Tuple:
+def rank(of: sa.FromClause) -> sa.Tuple:
+    """Return what is less for a job that is claimed earlier."""
     return sa.tuple_(-of.c.priority, of.c.turn, of.c.owner, of.c.number)
 
 
@@ -313,7 +314,7 @@ def _claim_in_front(shape: _Shape, *, has_base: bool) -> sa.Update:
     if has_base:
         impatient = _select_impatient(shape)
         query = query.outerjoin(impatient, sa.true())
-        is_first = sa.or_(impatient.c.number.is_(None), _rank(best) <= _rank(impatient))
+        is_first = sa.or_(impatient.c.number.is_(None), rank(best) <= rank(impatient))
         is_preferred = sa.and_(best.c.base_key == sa.bindparam("warm_base"), is_first)
         order.insert(1, sa.case((is_preferred, 0), else_=1))
     best_number = query.order_by(*order).limit(1).with_for_update(of=best, skip_locked=True).scalar_subquery()

@@ -64,12 +64,15 @@ class Database:
     def __init__(self, url: str, *, allow_insecure: bool = False, connections: int = 3) -> None:
         self.url = _parse(url)
         self._file = Path(self.url.database or "")  # for SQLite
+        self._open_file = sqlite.OpenFile(self._file)
         self._begin: Callable[[], contextlib.AbstractContextManager[Session]]
         if self.is_sqlite:
             sqlite.refuse_network_file_system(self._file)
             self._engine = sqlite.create_engine(self.url)
             # An engine of its own: to switch a connection between both uses would take a statement each time.
             self._reader = sqlite.create_engine(self.url, read_only=True)
+            for engine in (self._engine, self._reader):
+                sa.event.listen(engine, "connect", self._open_file.note)
             self._begin = GroupCommits(self._engine, patience_seconds=sqlite.LOCK_TIMEOUT_SECONDS).transaction
         else:
             if not allow_insecure:
@@ -93,7 +96,9 @@ class Database:
 
         Raises:
             Unavailable: the database does not answer.
+            ReplacedDatabase: its file was replaced or removed.
         """
+        self._open_file.check()
         # A commit ends it: after each ROLLBACK psycopg forgets the statements that the server has prepared.
         with self._translate_errors(), self._readers.begin() as session:
             yield session
@@ -108,7 +113,9 @@ class Database:
         Raises:
             Conflict: a constraint of the database forbids the change.
             Unavailable: the database does not answer, stays locked too long, or is full.
+            ReplacedDatabase: its file was replaced or removed.
         """
+        self._open_file.check()
         with self._translate_errors(), self._begin() as session:
             yield session
 
@@ -160,6 +167,7 @@ class Database:
         """Close all pooled connections."""
         self._engine.dispose()
         self._reader.dispose()
+        self._open_file.forget()
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:

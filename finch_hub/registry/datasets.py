@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import job_datasets, jobs
-from finch_hub.registry.types import Columns, insert_new, now
+from finch_hub.registry.types import Columns, insert_new, now, one_of
 from finch_hub.specs.options import write_options
 
 datasets = tables.Dataset.__table__
@@ -133,7 +133,7 @@ def hold(session: Session, digests: Collection[str]) -> None:
         return
     rows = session.execute(
         sa.select(datasets.c.digest, datasets.c.name, datasets.c.purged_at)
-        .where(datasets.c.digest.in_(digests))
+        .where(one_of(datasets.c.digest, digests))
         .order_by(datasets.c.id)
         .with_for_update(read=True)
     )

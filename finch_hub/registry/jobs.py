@@ -33,12 +33,11 @@ from finch_hub.registry.transitions import (
     to_job,
     to_jobs,
 )
-from finch_hub.registry.types import UNKNOWN_TIME, Columns, build_insert_new, later, now, once
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, build_insert_new, later, now, once, one_of
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
 _NUM_EXAMINED = 1000  # newest jobs of the queue that a check reads
-_NUM_IDS = 10_000  # in a statement; PostgreSQL takes 65,535 parameters
 _COPIED = ("spec", "base_key", "priority", "owner", "idempotency_key", "retry_of")  # from a new job to its row
 
 
@@ -210,11 +209,7 @@ def retry(session: Session, job_id: str, *, owner_unfinished: int | None = None)
 def select_unfinished(session: Session, ids: Collection[str], *, ended_within: float = 0.0) -> set[str]:
     """Return the ids of jobs that exist and have not ended, or ended within so many seconds."""
     is_wanted = sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at > later(-ended_within))
-    names, found = list(ids), set[str]()
-    for start in range(0, len(names), _NUM_IDS):
-        some = jobs.c.id.in_(names[start : start + _NUM_IDS])
-        found.update(session.scalars(sa.select(jobs.c.id).where(some, is_wanted)))
-    return found
+    return set(session.scalars(sa.select(jobs.c.id).where(one_of(jobs.c.id, ids), is_wanted)))
 
 
 def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
@@ -295,7 +290,7 @@ def prune(
     )
     ids = list(session.scalars(expired))
     if ids:
-        session.execute(sa.delete(jobs).where(jobs.c.id.in_(ids)))
+        session.execute(sa.delete(jobs).where(one_of(jobs.c.id, ids)))
     return ids
 
 
@@ -400,7 +395,10 @@ def _lock_parents(session: Session, ids: set[str]) -> dict[str, JobState]:
         return {}
     # The lock lasts until the commit: a parent that ends meanwhile sees the new row.
     rows = session.execute(
-        sa.select(jobs.c.id, jobs.c.state).where(jobs.c.id.in_(ids)).order_by(jobs.c.number).with_for_update(read=True)
+        sa.select(jobs.c.id, jobs.c.state)
+        .where(one_of(jobs.c.id, ids))
+        .order_by(jobs.c.number)
+        .with_for_update(read=True)
     )
     states: dict[str, JobState] = {row.id: row.state for row in rows}
     for missing in sorted(ids - set(states)):
@@ -414,13 +412,13 @@ def _lock_parents(session: Session, ids: set[str]) -> dict[str, JobState]:
 def _get_by_key(session: Session, keys: set[str | None]) -> dict[str | None, Job]:
     if not keys:
         return {}
-    rows = session.execute(sa.select(*JOB_COLUMNS).where(jobs.c.idempotency_key.in_(keys))).all()
+    rows = session.execute(sa.select(*JOB_COLUMNS).where(one_of(jobs.c.idempotency_key, keys))).all()
     return {row.idempotency_key: job for row, job in zip(rows, to_jobs(session, rows), strict=True)}
 
 
 def _newest_retries(session: Session, ids: Sequence[str]) -> tuple[str, ...]:
     """Return the newest retry of each job, or the job itself if it has none."""
-    first = sa.select(jobs.c.id.label("first_id"), jobs.c.id, jobs.c.number).where(jobs.c.id.in_(ids))
+    first = sa.select(jobs.c.id.label("first_id"), jobs.c.id, jobs.c.number).where(one_of(jobs.c.id, ids))
     chain = first.cte(recursive=True)  # one statement, however often a job was tried again
     retries = sa.select(chain.c.first_id, jobs.c.id, jobs.c.number).join(chain, jobs.c.retry_of == chain.c.id)
     chain = chain.union_all(retries)

@@ -4,7 +4,8 @@ The transaction that changes the state of a job writes an announcement for each 
 that has the listener takes its announcements, calls it, and deletes them. So it hears each change at least once,
 whoever made it, and in whatever order transactions were committed.
 
-One worker at a time calls a listener, under a lease. A lease that ended in a call may cause a second call.
+One worker at a time calls a listener, under a lease, which it renews during a call. A lease that ended in a call, as of
+a worker that was suspended, may cause a second call.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from finch_hub.registry import values
 from finch_hub.registry.tables import announcements, job_events, jobs
 from finch_hub.registry.tables import listeners as table
 from finch_hub.registry.transitions import JOB_COLUMNS, to_jobs
-from finch_hub.registry.types import insert_new, later, now, once
+from finch_hub.registry.types import LONGEST_WAIT_SECONDS, insert_new, later, now, once, one_of
 from finch_hub.specs.jobs import FINAL, Job
 
 LEASE_SECONDS = 60.0
@@ -31,14 +32,15 @@ _KEPT_SECONDS = 7 * 86_400.0  # for which a listener that no worker has is kept,
 
 def register(session: Session, names: Collection[str]) -> None:
     """Record that a worker has these listeners. A new one hears of changes from now on."""
-    session.execute(sa.update(table).where(table.c.name.in_(names)).values(seen_at=now()))
+    session.execute(sa.update(table).where(one_of(table.c.name, names)).values(seen_at=now()))
     session.execute(insert_new(session, table, "name"), [{"name": name} for name in sorted(names)])
 
 
 def has_due(session: Session, name: str, caller: str) -> bool:
     """Return whether there are changes for a listener that this caller may call."""
-    waits = sa.exists().where(announcements.c.listener == table.c.name, announcements.c.due_at <= once(now()))
-    return bool(session.scalar(sa.select(sa.exists().where(*_may_call(name, caller), waits))))
+    waits = sa.exists().where(announcements.c.listener == table.c.name)
+    is_due = sa.or_(waits.where(announcements.c.due_at <= once(now())), waits.where(_IS_ENDLESS))
+    return bool(session.scalar(sa.select(sa.exists().where(*_may_call(name, caller), is_due))))
 
 
 def take(session: Session, name: str, caller: str, *, limit: int) -> list[values.StateChange]:
@@ -49,6 +51,8 @@ def take(session: Session, name: str, caller: str, *, limit: int) -> list[values
     lease = {"caller": caller, "called_until": later(LEASE_SECONDS)}
     if session.scalar(sa.update(table).where(*_may_call(name, caller)).values(lease).returning(table.c.name)) is None:
         return []
+    endless = sa.update(announcements).where(announcements.c.listener == name, _IS_ENDLESS)
+    session.execute(endless.values(due_at=now()))
     number, told = announcements.c.seq.label("change_seq"), job_events.c.data.label("change_data")
     is_event = sa.and_(job_events.c.job_id == announcements.c.job_id, job_events.c.seq == announcements.c.seq)
     columns: Sequence[sa.ColumnElement[Any]] = (*JOB_COLUMNS, announcements.c.failed_calls, number, told)
@@ -65,6 +69,14 @@ def take(session: Session, name: str, caller: str, *, limit: int) -> list[values
         values.StateChange(job=_as_told(job, row.change_data), seq=row.change_seq, failed_calls=row.failed_calls)
         for row, job in zip(rows, to_jobs(session, rows), strict=True)
     ]
+
+
+def renew(session: Session, name: str, caller: str) -> bool:
+    """Extend the lease of a caller from now. Return whether the caller had it, and no other may have called since."""
+    lease = (
+        sa.update(table).where(table.c.name == name, table.c.caller == caller).values(called_until=later(LEASE_SECONDS))
+    )
+    return session.scalar(lease.returning(table.c.name)) is not None
 
 
 def release(session: Session, name: str, caller: str) -> None:
@@ -120,9 +132,14 @@ def skip_old(session: Session, name: str) -> int:
     return num_old
 
 
+# A wait that a clock that jumped has left. It is asked for by itself, so that an index serves each question.
+_IS_ENDLESS = announcements.c.due_at > once(later(LONGEST_WAIT_SECONDS))
+
+
 def _may_call(name: str, caller: str) -> tuple[sa.ColumnElement[bool], ...]:
-    is_free = sa.or_(table.c.called_until.is_(None), table.c.called_until <= now(), table.c.caller == caller)
-    return table.c.name == name, is_free
+    # A clock that jumped may leave a lease that ends much later than any other.
+    is_held = table.c.called_until.between(now(), later(2 * LEASE_SECONDS))
+    return table.c.name == name, sa.or_(table.c.called_until.is_(None), ~is_held, table.c.caller == caller)
 
 
 def _are(name: str, changes: Sequence[values.StateChange]) -> sa.ColumnElement[bool]:

@@ -19,12 +19,14 @@ from finch_hub import errors
 from finch_hub.registry.jobs import hash_needs
 from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
-from finch_hub.registry.types import now, once
+from finch_hub.registry.types import now, once, one_of
 from finch_hub.specs.jobs import JobState, Requirements
 
-_HAS_DUE = sa.select(sa.exists().where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now())))
-_HAS_UNSENT = sa.select(sa.exists().where(in_state(JobState.QUEUED), jobs.c.ring_at.is_not(None)))
-_HAS_QUEUED = sa.select(sa.exists().where(in_state(JobState.QUEUED)))
+# These ask for the first row in the order of an index. Of `EXISTS`, PostgreSQL believes that any row will do soon, and
+# reads a million jobs of which none is due.
+_FIRST_QUEUED = sa.select(sa.true()).where(in_state(JobState.QUEUED)).order_by(jobs.c.ring_at).limit(1)
+_HAS_DUE = _FIRST_QUEUED.where(jobs.c.ring_at <= once(now()))
+_HAS_UNSENT = _FIRST_QUEUED.where(jobs.c.ring_at.is_not(None))
 _SELECT_DUE = (
     sa.select(
         *(jobs.c[name] for name in ("number", "id", "kind", "queue", "device", "memory_bytes", "labels", "needs"))
@@ -56,7 +58,7 @@ def has_unsent(session: Session) -> bool:
 
 def has_queued(session: Session) -> bool:
     """Return whether any job is queued, whatever became of its message."""
-    return bool(session.scalar(_HAS_QUEUED))
+    return bool(session.scalar(_FIRST_QUEUED))
 
 
 def take_due(session: Session, *, limit: int = 100) -> list[QueuedJob]:
@@ -67,7 +69,7 @@ def take_due(session: Session, *, limit: int = 100) -> list[QueuedJob]:
     rows = session.execute(_SELECT_DUE, {"max_jobs": limit}).all()
     if rows:
         numbers = [row.number for row in rows]
-        session.execute(sa.update(jobs).where(jobs.c.number.in_(numbers)).values(ring_at=None))
+        session.execute(sa.update(jobs).where(one_of(jobs.c.number, numbers)).values(ring_at=None))
     return [QueuedJob(row.id, row.queue, row.needs or _add_needs(session, row)) for row in rows]
 
 

@@ -6,21 +6,22 @@ No statement reads more than `MOST` rows of a partial index. So a number that is
 from __future__ import annotations
 
 import collections
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.registry.attempts import has_expired
-from finch_hub.registry.claims import by_turn
+from finch_hub.registry.claims import by_turn, rank
 from finch_hub.registry.tables import jobs, settlements
 from finch_hub.registry.transitions import in_state
-from finch_hub.registry.types import now
+from finch_hub.registry.types import LONGEST_WAIT_SECONDS, is_ahead, now
 from finch_hub.specs.jobs import JobState
 from finch_hub.specs.value import Value
 
 MOST = 10_000
+MOST_AHEAD = 1000
 _MOST_GROUPS = 64  # of jobs with equal needs, and of jobs with equal priority
 _FRONT_JOBS = 100
 
@@ -88,6 +89,22 @@ def read(session: Session, *, lost_after: float = 0.0) -> QueueStatus:
     )
 
 
+def count_ahead(session: Session, job_id: str) -> int:
+    """Return the number of queued jobs that come before a queued job in its queue, of the first 1,000 of all queues."""
+    return session.scalar(_COUNT_AHEAD, {"of_job": job_id}) or 0
+
+
+def count_running(session: Session) -> int:
+    """Return the number of running jobs, at most 10,000."""
+    return _count(session, jobs, in_state(JobState.RUNNING))
+
+
+def find_start(session: Session, job_id: str) -> datetime | None:
+    """Return when the wait of a queued job ends after a failed attempt, None if it waits for a slot only."""
+    start = session.scalar(sa.select(jobs.c.not_before).where(jobs.c.id == job_id, is_ahead(jobs.c.not_before)))
+    return start if isinstance(start, datetime) else None
+
+
 def _count(session: Session, table: sa.Table, where: sa.ColumnElement[bool]) -> int:
     some = sa.select(sa.literal(1)).select_from(table).where(where).limit(MOST).subquery()
     return session.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
@@ -117,12 +134,12 @@ def _find_oldest(session: Session, at: datetime) -> tuple[datetime, str] | None:
         .order_by(*by_turn())
         .limit(_FRONT_JOBS)
     )
-    lowest = 2**31 - 1
+    lowest, latest = 2**31 - 1, at + timedelta(seconds=LONGEST_WAIT_SECONDS)
     for _ in range(_MOST_GROUPS):
         rows = session.execute(front, {"below": lowest}).all()
         for row in rows:
             moments = [moment for moment in (row.created_at, row.not_before) if isinstance(moment, datetime)]
-            since = max(moments, default=at)
+            since = max((moment for moment in moments if moment <= latest), default=at)
             if since <= at:
                 found.append((since, row.id))
         if len(rows) < _FRONT_JOBS:
@@ -147,3 +164,17 @@ _group = (
     .subquery()
 )
 _COUNT_GROUP = sa.select(sa.func.count()).select_from(_group)
+_own, _front = jobs.alias("own"), jobs.alias("front_job")
+_first = (
+    sa.select(_front.c.priority, _front.c.turn, _front.c.owner, _front.c.number, _front.c.queue)
+    .where(in_state(JobState.QUEUED, of=_front))
+    .order_by(*by_turn(_front))
+    .limit(MOST_AHEAD)
+    .subquery()
+)
+_COUNT_AHEAD = (
+    sa.select(sa.func.count())
+    .select_from(_first)
+    .join(_own, sa.and_(_own.c.queue == _first.c.queue, rank(_first) < rank(_own)))
+    .where(_own.c.id == sa.bindparam("of_job", type_=sa.String()))
+)

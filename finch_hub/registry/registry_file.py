@@ -21,6 +21,7 @@ from finch_hub.registry import attempts, column_values, outbox, row_copies, sche
 from finch_hub.registry.tables import Deployment, Table, jobs
 from finch_hub.registry.types import from_json, now, to_json
 from finch_hub.specs.jobs import Job, JobState
+from finch_hub.specs.outputs import OutputPlace
 
 _REVISIONS = "alembic_version"
 _OWN_OBJECTS = "sqlite_"  # prefix of the indexes, counters and statistics that SQLite makes by itself
@@ -104,12 +105,27 @@ def queue_jobs(session: Session, reason: str) -> tuple[list[Job], int]:
     try:
         if odd := session.scalar(sa.select(jobs.c.id).where(is_odd).limit(1)):
             raise _refuse(f"table jobs: the numbers of job {_quote(odd)} are invalid")
+        _bring_outputs_to_store(session)
         handed_back = attempts.hand_back_all(session, reason)
         queued = outbox.ring_all(session)
         transitions.insert_events(session)
     except exc.IntegrityError as error:
         raise _refuse(f"the running jobs cannot be queued again: {error.orig}") from error
     return [job for job in handed_back if job.state is JobState.QUEUED], queued
+
+
+def _bring_outputs_to_store(session: Session) -> None:
+    """Let old jobs that do not say whose disk their output belongs on write it to the store, to be fetched.
+
+    The disk was that of the worker, which the restored hub may not have.
+    """
+    rows = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(jobs.c.finished_at.is_(None))).all()
+    for row in rows:
+        spec = row.spec if isinstance(row.spec, dict) else {}
+        if isinstance(out := spec.get("out"), str) and spec.get("place") is None:
+            place = OutputPlace(folder=str(Path(out).parent), mark="restored")  # the mark of no folder
+            changed = {**spec, "place": place.model_dump()}
+            session.execute(sa.update(jobs).where(jobs.c.id == row.id).values(spec=changed))
 
 
 def _create_engine(file: Path) -> sa.Engine:

@@ -31,7 +31,7 @@ from finch_hub.registry.transitions import (
     in_state_unindexed,
     insert_events,
 )
-from finch_hub.registry.types import Columns, later, now, once
+from finch_hub.registry.types import Columns, has_come, is_ahead, later, now, one_of
 from finch_hub.secret_shapes import redact
 from finch_hub.specs.jobs import JobState
 
@@ -123,7 +123,7 @@ def set_aside(session: Session, job_id: str, error: Exception) -> None:
 
 def is_set_aside() -> sa.ColumnElement[bool]:
     """Return the condition that a lost job is set aside now."""
-    return sa.exists().where(rows.c.job_id == jobs.c.id, rows.c.due_at > once(now()))
+    return sa.exists().where(rows.c.job_id == jobs.c.id, is_ahead(rows.c.due_at))
 
 
 def find_troubles(session: Session, *, limit: int = 100) -> dict[str, str]:
@@ -211,7 +211,7 @@ def _leave(session: Session, left: Sequence[_Settlement]) -> None:
 
 
 def _remove(session: Session, settlements: Sequence[_Settlement]) -> None:
-    session.execute(sa.delete(rows).where(rows.c.job_id.in_([each.job_id for each in settlements])))
+    session.execute(sa.delete(rows).where(one_of(rows.c.job_id, [each.job_id for each in settlements])))
 
 
 def _describe(error: Exception) -> str:
@@ -229,20 +229,16 @@ _END_ATTEMPT = (
     .values(ended_at=now(), outcome=sa.bindparam("attempt_outcome"), reason=sa.bindparam("attempt_reason"))
     .returning(sa.exists().where(dependencies.c.depends_on == sa.bindparam("of_job")))
 )
-_HAS_DUE = sa.select(sa.exists().where(rows.c.due_at <= once(now())))
+_HAS_DUE = sa.select(sa.exists().where(has_come(rows.c.due_at)))
 _TAKE_DUE = (
     sa.select(rows.c.job_id, rows.c.root_id, rows.c.settled, rows.c.trouble)
-    .where(rows.c.due_at <= once(now()))
+    .where(has_come(rows.c.due_at))
     .order_by(rows.c.due_at)
     .limit(_BATCH)
     .with_for_update(skip_locked=True)
 )
-_SELECT_ENDED = sa.select(jobs.c.id).where(
-    jobs.c.id.in_(sa.bindparam("of", expanding=True)), jobs.c.finished_at.is_not(None)
-)
-_SELECT_ROOTS = sa.select(jobs.c.id, jobs.c.state, jobs.c.reason).where(
-    jobs.c.id.in_(sa.bindparam("of", expanding=True))
-)
+_SELECT_ENDED = sa.select(jobs.c.id).where(one_of(jobs.c.id, "of"), jobs.c.finished_at.is_not(None))
+_SELECT_ROOTS = sa.select(jobs.c.id, jobs.c.state, jobs.c.reason).where(one_of(jobs.c.id, "of"))
 _SELECT_DEPENDENTS = (
     sa.select(jobs.c.number, jobs.c.id)
     .join(dependencies, dependencies.c.job_id == jobs.c.id)

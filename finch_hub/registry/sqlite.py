@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,42 @@ def create_engine(url: sa.URL, *, read_only: bool = False, foreign_keys: bool = 
 def create_migration_engine(url: sa.URL) -> sa.Engine:
     """Return an engine without foreign keys: a table that is rebuilt would delete the rows that refer to its rows."""
     return create_engine(url, foreign_keys=False)
+
+
+class OpenFile:
+    """File of a database while it has connections.
+
+    After somebody replaced or removed it, SQLite would go on with a file that nobody else sees.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened: os.stat_result | None = None
+
+    def note(self, *_: Any) -> None:
+        """Remember the file of the first connection. While this is open, no other file gets its number."""
+        if self._opened is None:
+            self._opened = self._path.stat()
+
+    def forget(self) -> None:
+        """Forget the file, since all connections are closed."""
+        self._opened = None
+
+    def check(self) -> None:
+        """Refuse to go on without the file.
+
+        Raises:
+            ReplacedDatabase: another file is at the path, or none.
+        """
+        if self._opened is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self._path.stat(), self._opened):
+                return
+        fix = "stop all workers before you replace it, and start this process again"
+        raise errors.ReplacedDatabase(
+            f"the database file {self._path} was replaced or removed while it was open ({fix})"
+        )
 
 
 def refuse_foreign_keys(connection: sa.Connection) -> None:

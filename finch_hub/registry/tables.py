@@ -400,7 +400,18 @@ class Deployment(Table):
     store_marked_at: Mapped[Moment | None]  # since then, a store without the marker is not this deployment's
 
 
+class Measurement(Table):
+    """What one process measured for all of the deployment; see `measurements`."""
+
+    __tablename__ = "measurements"
+
+    name: Mapped[Name] = mapped_column(primary_key=True)
+    due_at: Mapped[Created]  # of the next measurement
+    result: Mapped[Document | None]
+
+
 # Core tables, not entities: other processes change the rows, so that a session must not cache them.
 jobs, dependencies, attempts, job_events = (table.__table__ for table in (Job, JobDependency, Attempt, Event))
 job_datasets, settlements = JobDataset.__table__, Settlement.__table__
 listeners, announcements = Listener.__table__, Announcement.__table__
+measurements = Measurement.__table__

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry.tables import announcements, dependencies, job_events, jobs, listeners
-from finch_hub.registry.types import UNKNOWN_TIME, Columns, now
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, now, one_of
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements
 from finch_hub.specs.value import JsonObject
@@ -70,7 +70,7 @@ _ANNOUNCE = sa.insert(announcements).from_select(
 )
 _SELECT_PARENTS = (
     sa.select(dependencies.c.job_id, dependencies.c.depends_on)
-    .where(dependencies.c.job_id.in_(sa.bindparam("of", expanding=True)))
+    .where(one_of(dependencies.c.job_id, "of"))
     .order_by(dependencies.c.position)
 )
 

@@ -10,19 +10,23 @@ and an owner has one job in each turn. A claim takes the smallest turn, and amon
 A job that returns to the queue keeps its turn.
 
 A line without a worker, or with slow jobs, is behind others. So its own jobs tell `front` and `claimed`. If none is
-queued, all jobs of the priority tell `claimed`, so that no line begins before the others.
+queued, all jobs of the priority tell `claimed`, so that no line begins before the others. Queued jobs that the line's
+workers have passed over, because they fit no slot, count as none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from finch_hub.registry import workers
 from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
+from finch_hub.registry.types import Columns, one_of
+from finch_hub.registry.values import Worker
 from finch_hub.specs.jobs import JobState
 
 _MAX_TURN: int = 2**62  # a damaged turn may be greater, and none is greater than 2**63 - 1
@@ -43,28 +47,61 @@ def assign_turns(session: Session, lines: Sequence[Line]) -> list[int]:
     turns: list[int] = []
     for line in lines:
         if line not in following:
-            parameters = {f"of_{name}": value for name, value in line._asdict().items()}
-            front, claimed, last = session.execute(_SELECT_REACHED, parameters).one()
-            candidates = [front or 0, *(turn + 1 for turn in (claimed, last) if turn is not None)]
-            following[line] = min(max(candidates), _MAX_TURN)
+            following[line] = _find_start(session, line)
         turns.append(following[line])
         following[line] += 1
     return turns
 
 
-def _select_reached() -> sa.Select[int | None, int | None, int | None]:
-    """Select the turns at the front of a line, that was claimed, and of the owner's last job."""
-    of_priority = jobs.c.priority == sa.bindparam("of_priority")
-    of_line = sa.and_(jobs.c.queue == sa.bindparam("of_queue"), jobs.c.device == sa.bindparam("of_device"))
+def _find_start(session: Session, line: Line) -> int:
+    """Return the turn of the next job of a line."""
+    parameters = {f"of_{name}": value for name, value in line._asdict().items()}
+    reached = session.execute(_SELECT_REACHED, parameters).one()
+    front, claimed = reached.front, reached.of_line
+    if claimed is None and front is not None and front <= (reached.of_all or 0):
+        claimed = _find_passed(session, line, parameters, reached.of_all)
+    if claimed is not None and front is not None and front < claimed:  # it was passed over
+        front = session.scalar(_SELECT_FRONT, parameters | {"least_turn": claimed})
+    if front is None:
+        claimed = reached.of_all
+    candidates: list[int] = [front or 0, *(turn + 1 for turn in (claimed, reached.last) if turn is not None)]
+    return min(max(candidates), _MAX_TURN)
+
+
+def _find_passed(session: Session, line: Line, parameters: Columns, of_all: int) -> int | None:
+    """Return the turn that the workers of a line without claims have reached, None if there are none.
+
+    They have passed over the queued jobs of earlier turns, which fit none of their slots.
+    """
+
+    def serves(worker: Worker) -> bool:
+        has_device = line.device == "any" or any(device.kind == line.device for device in worker.devices)
+        return has_device and line.queue in worker.queues
+
+    if any(map(serves, workers.find_idle(session))):
+        return of_all
+    names = [worker.id for worker in workers.find(session) if worker.state == "active" and serves(worker)]
+    running: int | None = session.scalar(_SELECT_RUNNING, parameters | {"workers": names})
+    return running
+
+
+_OF_PRIORITY = jobs.c.priority == sa.bindparam("of_priority")
+_OF_LINE = (_OF_PRIORITY, jobs.c.queue == sa.bindparam("of_queue"), jobs.c.device == sa.bindparam("of_device"))
+_GREATEST = sa.select(sa.func.max(jobs.c.turn))
+_SELECT_RUNNING = _GREATEST.where(in_state(JobState.RUNNING), _OF_PRIORITY, one_of(jobs.c.worker, "workers"))
+_SELECT_FRONT = sa.select(sa.func.min(jobs.c.turn)).where(
+    in_state(JobState.QUEUED), *_OF_LINE, jobs.c.turn >= sa.bindparam("least_turn", type_=sa.BigInteger())
+)
+
+
+def _select_reached() -> sa.Select[Any]:
+    """Select the turns at the front of a line, that were claimed of it and of all, and of the owner's last job."""
+    first = sa.select(sa.func.min(jobs.c.turn)).where(in_state(JobState.QUEUED), *_OF_LINE).scalar_subquery()
+    claimed = _GREATEST.where(jobs.c.fence > sa.literal_column("0"), _OF_PRIORITY)  # as in the indexes
+    of_all, of_line = claimed.scalar_subquery(), claimed.where(*_OF_LINE[1:]).scalar_subquery()
     is_own = (jobs.c.owner == sa.bindparam("of_owner"), jobs.c.finished_at.is_(None))
-    greatest = sa.select(sa.func.max(jobs.c.turn))
-    first = sa.select(sa.func.min(jobs.c.turn).label("turn")).where(in_state(JobState.QUEUED), of_priority, of_line)
-    front = first.cte("front")
-    # Jobs that fit no slot now, or whose owner is at the limit, hold back the front. Then claims tell more.
-    claimed = greatest.where(jobs.c.fence > sa.literal_column("0"), of_priority)  # as in the indexes
-    of_all, of_own = claimed.scalar_subquery(), claimed.where(of_line).scalar_subquery()
-    last = greatest.where(*is_own, of_priority, of_line).scalar_subquery()
-    return sa.select(front.c.turn, sa.case((front.c.turn.is_(None), of_all), else_=of_own), last).select_from(front)
+    last = _GREATEST.where(*is_own, *_OF_LINE).scalar_subquery()
+    return sa.select(first.label("front"), of_line.label("of_line"), of_all.label("of_all"), last.label("last"))
 
 
 _SELECT_REACHED = _select_reached()

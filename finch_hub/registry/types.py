@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
 import pydantic_core
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import OperatorType
 
 # SQLite's %f is seconds with milliseconds. All texts have one length, so that they sort by time.
 _SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f"
@@ -144,6 +147,23 @@ def once(moment: sa.ColumnElement[datetime]) -> sa.ScalarSelect[datetime]:
     return sa.select(moment).scalar_subquery()
 
 
+LONGEST_WAIT_SECONDS = 86_400.0
+"""Seconds that no wait for another try lasts, in any version."""
+
+
+def is_ahead(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Return the condition that the end of a wait is still to come.
+
+    One that is further off than any wait comes from a clock that jumped, or from someone's edit, and does not count.
+    """
+    return sa.and_(moment > now(), moment <= later(LONGEST_WAIT_SECONDS))
+
+
+def has_come(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Return the opposite condition, for times that are not null. An index serves the first part of it."""
+    return sa.or_(moment <= once(now()), moment > once(later(LONGEST_WAIT_SECONDS)))
+
+
 class subset(FunctionElement[bool]):  # noqa: N801
     """Whether the second JSON array contains every text of the first. A damaged first one counts as empty."""
 
@@ -165,6 +185,43 @@ def _subset_sqlite(element: subset, compiler: SQLCompiler, **kw: Any) -> str:
 def _subset_postgresql(element: subset, compiler: SQLCompiler, **kw: Any) -> str:
     inner, outer = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"{inner} <@ {outer}"
+
+
+_Texts = sa.JSON().with_variant(postgresql.ARRAY(sa.Text()), "postgresql")
+_Numbers = sa.JSON().with_variant(postgresql.ARRAY(sa.BigInteger()), "postgresql")
+
+
+class one_of(FunctionElement[bool]):  # noqa: N801
+    """Whether a column has one of any number of values. They are one parameter, as PostgreSQL takes 65,535.
+
+    Args:
+        values: texts or whole numbers, as the column has; a text is the name of a parameter that is given later.
+    """
+
+    type = sa.Boolean()
+    inherit_cache = True
+    name = "one_of"
+
+    def __init__(self, column: sa.ColumnElement[Any] | orm.InstrumentedAttribute[Any], values: Collection[Any]) -> None:
+        kind = _Numbers if isinstance(column.type, sa.Integer) else _Texts
+        given = sa.bindparam(values, type_=kind) if isinstance(values, str) else sa.literal(list(values), kind)
+        super().__init__(column, given)
+
+    def self_group(self, against: OperatorType | None = None) -> one_of:
+        """Return the condition itself. Compared with 1, as SQLite's truth values are, it would use no index."""
+        return self
+
+
+@compiles(one_of, "sqlite")
+def _one_of_sqlite(element: one_of, compiler: SQLCompiler, **kw: Any) -> str:
+    column, values = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - compiled SQL, not user input
+
+
+@compiles(one_of, "postgresql")
+def _one_of_postgresql(element: one_of, compiler: SQLCompiler, **kw: Any) -> str:
+    column, values = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} = ANY ({values})"
 
 
 def insert_new(session: Session, table: sa.Table, *unique: str) -> sqlite.Insert | postgresql.Insert:

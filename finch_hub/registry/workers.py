@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -23,6 +23,8 @@ _VALUE_COLUMNS = (values.Worker.model_fields.keys() & workers.c.keys()) - {"stat
 SILENT_SECONDS = 60.0  # without a heartbeat for this long, a worker counts as silent
 GONE = ("stopped", "silent")
 RequestedState = Literal["active", "draining", "stopping"]
+HANDS_OVER = "hands its devices over to a worker that waits for them"
+"""Remark of a worker that ends by itself, so that nobody needs to do anything."""
 
 
 def register(session: Session, worker: values.WorkerDescription, *, replaces: str | None = None) -> values.Worker:
@@ -73,7 +75,7 @@ def heartbeat(
         remark: why the worker claims no jobs; None if it does.
 
     Raises:
-        Conflict: another worker took over the name during a silence.
+        Conflict: another worker took over the name during a silence, or the row has a state that cannot be requested.
     """
     changes: Columns = {"last_seen": now(), "remark": remark}
     if devices is not None:
@@ -84,13 +86,16 @@ def heartbeat(
         .values(changes)
         .returning(workers.c.state)
     )
-    state: RequestedState | None = session.scalar(statement)
+    state = session.scalar(statement)
     if state is None and _insert(session, worker, worker.instance):
         state = session.scalar(statement)
     if state is None:
         what = f"another worker is registered as {worker.id!r}, because this one sent no heartbeat for too long"
         raise errors.Conflict(f"{what} (start it again)")
-    return state
+    if state not in get_args(RequestedState):
+        what = f"worker {worker.id!r} has the state {state!r} in the database, which its version does not know"
+        raise errors.Conflict(f"{what} (start it again)")
+    return cast(RequestedState, state)
 
 
 def get(session: Session, worker_id: str) -> values.Worker:
@@ -228,9 +233,10 @@ def mark_stopped(session: Session, worker_id: str, instance: str) -> None:
 def forget(session: Session, *, silent: float, stopped: float) -> list[str]:
     """Delete the workers that are silent, or have been stopped, for so many seconds, and return their names."""
     has_ended = sa.and_(workers.c.state == "stopped", workers.c.last_seen < later(-stopped))
-    is_gone = sa.or_(workers.c.last_seen < later(-silent), has_ended)
+    is_gone = sa.or_(~_is_recent(silent), has_ended)
     return list(session.scalars(sa.delete(workers).where(is_gone).returning(workers.c.id)))
 
 
 def _is_recent(silent_after: float = SILENT_SECONDS) -> sa.ColumnElement[bool]:
-    return workers.c.last_seen >= later(-silent_after)
+    """Return the condition that a worker sent a heartbeat lately. A clock that jumped may leave one of later."""
+    return workers.c.last_seen.between(later(-silent_after), later(silent_after))

@@ -65,10 +65,15 @@ def store_output(made: Path, job: Job, artifacts: ArtifactStore) -> StoredOutput
     )
 
 
+def is_saved(job_id: str, out: Path) -> bool:
+    """Tell whether a folder has the output of a job. A file does not name its job."""
+    return read_record(out).get("job") == job_id
+
+
 def save_output(stored: StoredOutput, out: Path, artifacts: ArtifactStore, *, replace: bool) -> None:
     """Write a stored output to a path, and remove it from the store. All bytes are verified.
 
-    A folder that has the output already is kept: whoever fetched it was killed, or could not remove it from the store.
+    A path that has the output already is kept: whoever fetched it was killed, or could not remove it from the store.
 
     Raises:
         MissingArtifact: it is no longer in the store.
@@ -76,7 +81,7 @@ def save_output(stored: StoredOutput, out: Path, artifacts: ArtifactStore, *, re
         Conflict: the path exists and may not be replaced.
         Unavailable: the store does not answer, or the path cannot be written.
     """
-    if replace or read_record(out).get("job") != stored.name.rpartition("-")[0]:
+    if replace or not is_saved(stored.name.rpartition("-")[0], out):
         _fetch(stored, out, artifacts.below(f"{FOLDER}/{stored.name}"), replace=replace)
     with contextlib.suppress(errors.StoreUnavailable):  # the output is written, and a sweep removes it later
         artifacts.remove_folder(f"{FOLDER}/{stored.name}")
@@ -87,6 +92,8 @@ def _fetch(stored: StoredOutput, out: Path, store: ArtifactStore, *, replace: bo
     entries = store.tree(stored.digest)
     if stored.file is not None and stored.file not in entries:
         raise errors.MissingArtifact("file of the output", stored.file)
+    if stored.file is not None and _has_bytes(out, entries[stored.file].digest):
+        return  # a file does not name its job
     check_replaceable(out, kind=kind, replace=replace)
     meter = Meter("MB fetched", stored.bytes, size=10**6)
     if stored.file is not None:
@@ -100,6 +107,13 @@ def _fetch(stored: StoredOutput, out: Path, store: ArtifactStore, *, replace: bo
     with atomic_folder(out, kind=kind, replace=replace) as folder:
         for name, entry in entries.items():
             store.save_blob(entry.digest, folder / name, meter)
+
+
+def _has_bytes(file: Path, digest: str) -> bool:
+    if file.is_symlink() or not file.is_file():
+        return False
+    with translate_write_errors(file), file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == digest
 
 
 def _mark(folder: Path) -> str:

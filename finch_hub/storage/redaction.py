@@ -24,7 +24,7 @@ _SECRET_NAME = re.compile(
     r"|(?:PASS|PWD)$|(?P<weak>(?:^|_)(?:KEYS?|AUTH|SAS|PAT|COOKIE|SIGNATURE|SIG|JWT|PIN)\d*(?:_|$)|KEY$)",
     re.IGNORECASE,
 )
-_NOT_SECRET = frozenset({"PWD", "OLDPWD"})
+_NOT_SECRET = re.compile(r"(?:OLD)?PWD|.*_(?:FILE|PATH|DIR|FOLDER)", re.IGNORECASE)  # their values are paths
 _MIN_LENGTH = 8  # shorter secrets may equal ordinary words
 _MIN_MIXED_LENGTH = 5  # of those with letters and others, as words of their own
 _MIN_LINE = 16  # of a line of a secret with several, such as a private key
@@ -52,7 +52,7 @@ def _find_in_environment() -> Iterator[str]:
     for name, value in os.environ.items():
         found = _SECRET_NAME.search(name)
         is_word = found is not None and found["weak"] and value.isalpha()  # `SORT_KEY=creation`
-        if found is not None and not is_word and name not in _NOT_SECRET and not _is_path(value):
+        if found is not None and not is_word and not _NOT_SECRET.fullmatch(name) and not _is_path(value):
             yield value
             yield from _find_in_json(value)
         if "://" in value:

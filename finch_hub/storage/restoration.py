@@ -10,14 +10,14 @@ from finch_hub.artifacts.store import blob_path
 from finch_hub.formats.atomic_writes import scratch_folder, translate_write_errors
 from finch_hub.registry import artifact_references, bases, registry_file, row_copies, schema_revisions, workers
 from finch_hub.registry.database import Session
-from finch_hub.registry.tables import Announcement, Deployment, Listener, Worker
+from finch_hub.registry.tables import Announcement, Deployment, Listener, Measurement, Worker
 from finch_hub.specs.backups import RestoreReport
 from finch_hub.storage.backup_folder import ARTIFACTS, BackupFolder
 from finch_hub.storage.stores import Stores
 
 # Rows of the hub itself. It keeps its own id, so that it shares no queue in a broker with the hub of the backup. Its
 # own listeners hear of what happens from then on.
-_OWN = frozenset(table.__tablename__ for table in (Deployment, Worker, Listener, Announcement))
+_OWN = frozenset(table.__tablename__ for table in (Deployment, Measurement, Worker, Listener, Announcement))
 
 
 def restore_backup(folder: BackupFolder, stores: Stores) -> RestoreReport:

@@ -11,7 +11,7 @@ from finch_hub.registry.database import Database
 from finch_hub.storage import outputs
 
 _NAME = re.compile(r"(?P<job_id>[0-9A-Za-z-]+)-(?P<fence>[0-9]+)")
-_OUTPUT_SECONDS = 7 * 86_400.0  # for which an output waits after the end of its job
+OUTPUT_SECONDS = 7 * 86_400.0  # for which an output waits after the end of its job
 
 
 def sweep_store(artifacts: ArtifactStore, database: Database) -> list[str]:
@@ -26,7 +26,7 @@ def sweep_store(artifacts: ArtifactStore, database: Database) -> list[str]:
     # The jobs that run remove their checkpoints themselves, unless their worker is killed in that moment.
     for folder, seconds, remove in (
         (checkpoints.FOLDER, 0.0, artifacts.remove_named),
-        (outputs.FOLDER, _OUTPUT_SECONDS, artifacts.remove_folder),
+        (outputs.FOLDER, OUTPUT_SECONDS, artifacts.remove_folder),
     ):
         job_of = {name: match["job_id"] for name in artifacts.list_named(folder) if (match := _NAME.fullmatch(name))}
         if not job_of:

@@ -38,7 +38,8 @@ class Stores:
 
     def tidy(self) -> None:
         """Remove what killed processes left in the home and in the system's temporary folder, and old cached files."""
-        remove_abandoned(self.settings.home)
+        for folder in (self.settings.home, self.bases):
+            remove_abandoned(folder)
         place = temporary_place()
         remove_abandoned(place.parent, place.name)
         self.artifacts.trim_cache()

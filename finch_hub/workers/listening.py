@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 CALL_SECONDS = 30.0  # that a call may take
 _START_SECONDS = 120.0  # that the process of a listener may take to start
-_TURN_SECONDS = 15.0  # after which no further call begins; with one call it is less than a lease
+_TURN_SECONDS = 15.0  # after which no further call begins
+_RENEW_SECONDS = listeners.LEASE_SECONDS / 4
 _BATCH = 50  # changes in a turn
 _LOOK_SECONDS = 1.0
 _POLL_SECONDS = 0.2
@@ -73,7 +74,8 @@ class ListenerCalls:
         self._redactor = stores.redactor
         self._closed = threading.Event()
         self._child: Child | None = None
-        self._used_at = self._registered_at = clock.elapsed()
+        self._used_at = self._registered_at = self._renewed_at = clock.elapsed()
+        self._has_lost_turn = False
         self._thread = threading.Thread(target=self._run, name=f"listener {name}", daemon=True)
 
     def start(self) -> None:
@@ -129,13 +131,14 @@ class ListenerCalls:
                 return False
         with self._stores.database.write() as session:
             changes = listeners.take(session, self._name, self._caller, limit=_BATCH)
-        began = clock.elapsed()
+        began = self._renewed_at = clock.elapsed()
+        self._has_lost_turn = False
         heard: list[values.StateChange] = []
         for change in changes:
             if clock.elapsed() - began > _TURN_SECONDS or self._closed.is_set():
                 break
             trouble = self._call(change.job)
-            if self._closed.is_set():
+            if self._closed.is_set() or self._has_lost_turn:
                 break  # the call may have been cut short
             if trouble is None:
                 heard.append(change)
@@ -193,8 +196,27 @@ class ListenerCalls:
                     deadline = clock.elapsed() + CALL_SECONDS
                 if clock.elapsed() > deadline:
                     self._drop_child()
+                    if not has_started:
+                        return f"its process did not start within {_START_SECONDS:g} s"
                     return f"it did not return within {CALL_SECONDS:g} s"
+                self._keep_turn()
+                if self._has_lost_turn:
+                    self._drop_child()
+                    break
         return None
+
+    def _keep_turn(self) -> None:
+        """Renew the lease now and then, as while a process starts slowly. Note whether another worker has it by now."""
+        if clock.elapsed() - self._renewed_at < _RENEW_SECONDS:
+            return
+        try:
+            with self._stores.database.write() as session:
+                self._has_lost_turn = not listeners.renew(session, self._name, self._caller)
+        except errors.Unavailable as error:
+            log.warning("listen", extra={"listener": self._name, "error": error})
+        if self._has_lost_turn:
+            log.warning("listen", extra={"listener": self._name, "error": "another worker calls it by now"})
+        self._renewed_at = clock.elapsed()
 
     def _take_child(self) -> Child:
         if self._child is None or not self._child.is_alive:

@@ -7,7 +7,17 @@ import threading
 from collections.abc import Callable
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, listeners, outbox, schema_revisions, settlements, values, workers
+from finch_hub.registry import (
+    attempts,
+    jobs,
+    listeners,
+    outbox,
+    schema_revisions,
+    settlements,
+    stuck_jobs,
+    values,
+    workers,
+)
 from finch_hub.registry.database import Session
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
@@ -34,8 +44,8 @@ class Maintenance:
 
     Attributes:
         is_ending_idle: whether the worker, which is `is_on_demand`, was ended because it was idle.
-        mismatch: error of the schema, if the database got another one. The worker claims nothing more, and stops when
-            its jobs have ended.
+        failure: why the worker ends, if the database got another schema or registration, or lost its file. With another
+            schema it finishes its jobs first.
     """
 
     def __init__(
@@ -56,9 +66,10 @@ class Maintenance:
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = self._answered_at = clock.elapsed()
         self._prune_at = 0.0
+        self._stuck_after = 0  # number of the last waiting job that a sweep looked at
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = self._hands_over = False
-        self.mismatch: errors.SchemaMismatch | None = None
+        self.failure: errors.FinchError | None = None
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -84,6 +95,11 @@ class Maintenance:
             try:
                 self._health.report_alive()
                 self._look(clock.elapsed())
+            except errors.ReplacedDatabase as error:
+                if self.failure is None:
+                    log.error("end", extra={"error": error})
+                self.failure = error
+                self._end_worker()
             except errors.FinchError as error:
                 log.warning("maintenance", extra={"error": error})
             except Exception:
@@ -122,9 +138,10 @@ class Maintenance:
                 self._check_schema(session)
                 requested = workers.heartbeat(session, self._entry, devices, remark=self._find_remark())
         except errors.Conflict as error:
-            log.error("heartbeat", extra={"error": error})
-            requested = "stopping"
-        is_draining = requested != "active" or hands_over or self.mismatch is not None
+            if self.failure is None:
+                log.error("heartbeat", extra={"error": error})
+            self.failure, requested = self.failure or error, "stopping"
+        is_draining = requested != "active" or hands_over or self.failure is not None
         self._attempt_source.is_draining = is_draining
         claims = not is_draining and self._find_remark() is None and not self._attempt_source.stopping.is_set()
         self._health.report_ready(claims)
@@ -134,10 +151,10 @@ class Maintenance:
 
     def _find_remark(self) -> str | None:
         """Return why the worker claims nothing by itself, None if it claims."""
-        if self.mismatch is not None:
-            return str(self.mismatch)
+        if self.failure is not None:
+            return str(self.failure)
         if self._hands_over:
-            return "hands its devices over to a worker that waits for them"
+            return workers.HANDS_OVER
         remark = self._attempt_source.readiness.remark
         return None if remark is None else self._stores.redactor.clean(remark)
 
@@ -146,9 +163,9 @@ class Maintenance:
         try:
             schema_revisions.check(schema_revisions.read(session), str(self._stores.database))
         except errors.SchemaMismatch as error:
-            if self.mismatch is None:
+            if self.failure is None:
                 log.warning("drain", extra={"error": error})
-            self.mismatch = error
+            self.failure = error
             self._attempt_source.is_draining = True
 
     def _sweep(self) -> None:
@@ -159,6 +176,7 @@ class Maintenance:
             expired = attempts.expire_leases(session, policy, held=held)
             for job in expired:
                 log.warning("expire", extra={**identify(job), "state": job.state.value})
+            self._stuck_after = stuck_jobs.settle(session, after=self._stuck_after)
             if names := workers.forget(
                 session, silent=_FORGET_SILENT_DAYS * _DAY_SECONDS, stopped=_FORGET_STOPPED_DAYS * _DAY_SECONDS
             ):

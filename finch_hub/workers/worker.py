@@ -112,8 +112,9 @@ class Worker:
         """Run until the worker is told to end. Return the exit status.
 
         Raises:
-            Conflict: a worker of that name is running.
+            Conflict: a worker of that name is running, or took over the name, or the registration was changed.
             SchemaMismatch: the database got another schema meanwhile. The worker has finished its jobs.
+            ReplacedDatabase: the database file was replaced or removed meanwhile.
         """
         from celery import signals
         from celery.apps import worker as celery_worker
@@ -123,6 +124,8 @@ class Worker:
         signals.worker_ready.connect(self._handle_hangup, weak=False)
         signals.setup_logging.connect(_keep_logging, weak=False)
         celery_worker.safe_say = _keep_logging  # it prints lines that are no records
+        # It warns of root, whom messages in pickle would serve. Ours are JSON alone, and containers may have one user.
+        celery_worker.check_privileges = _keep_logging
         with contextlib.ExitStack() as ending:
             ending.callback(self._overtime.cancel)
             ending.callback(self._close)
@@ -168,8 +171,8 @@ class Worker:
             Cleaning(self._stores, self._folders, stopping=self._attempt_source.stopping).start()
             threading.Thread(target=self._look, name="look", daemon=True).start()
             consumer.start()
-        if self._maintenance.mismatch is not None:
-            raise self._maintenance.mismatch  # so that a service manager starts the worker anew, with new code
+        if self._maintenance.failure is not None:
+            raise self._maintenance.failure  # so that a service manager starts the worker anew, perhaps with new code
         return int(consumer.exitcode or 0)
 
     def has_overlooked_work(self) -> bool:
@@ -340,9 +343,11 @@ class Worker:
             self._overtime.start()
 
     def _end_at_once(self) -> None:
-        for slot in self._slots:
-            slot.kill()
-        os._exit(1)
+        try:
+            for slot in self._slots:
+                slot.kill()
+        finally:
+            os._exit(1)
 
     def _end_overdue(self) -> None:
         trouble = "something did not answer in the grace, so jobs run again when their leases have ended"

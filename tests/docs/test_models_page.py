@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.commands import parse
 
 from examples.demo import announcement
 from finch_hub.cli import main
-from finch_hub.cli.bases import bases
 from finch_hub.display import tables
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -26,7 +26,7 @@ def test_commands_have_options_that_exist() -> None:
     adding = [words[3:] for words in commands() if words[:3] == ["finch-hub", "bases", "add"]]
     assert len(adding) == 4
     for words in adding:
-        context = bases.commands["add"].make_context("add", list(words))
+        context = parse(["bases", "add", *words])
         assert context.params["source"] == words[0]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 from support.fleet import Fleet, wait_until
 
 from finch_hub.registry import jobs as registry_jobs
@@ -43,6 +45,29 @@ def test_signal_to_all_processes_of_a_service_costs_no_attempt(workers: Fleet, f
     wait_until(lambda: not any(process.is_running() for process in others), "all processes to end")
     with workers.database.read() as session:
         assert registry_jobs.get(session, job).attempts == 0
+    workers.start("second")
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert [attempt.outcome for attempt in workers.attempts(job)] == ["handed_back", "succeeded"]
+    workers.check(job)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"state": "resting"}, r"has the state 'resting' in the database, which its version does not know .start it"),
+        ({"instance": "another"}, "another worker is registered as 'lost'"),
+    ],
+)
+def test_worker_whose_registration_is_not_its_own_hands_its_jobs_back_and_fails(
+    workers: Fleet, change: dict[str, str], why: str
+) -> None:
+    worker = workers.start("lost")
+    job = workers.probe("sleep", seconds=60, once=True)
+    workers.wait_begun(job)
+    with workers.database.write() as session:
+        session.execute(sa.update(registry_workers.workers).values(change))
+    assert worker.wait() not in (0, -signal.SIGTERM), "a service manager starts it again"
+    assert re.search(f"Conflict: .*{why}", worker.text)
     workers.start("second")
     assert workers.wait(job).state is JobState.SUCCEEDED
     assert [attempt.outcome for attempt in workers.attempts(job)] == ["handed_back", "succeeded"]

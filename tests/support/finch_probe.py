@@ -41,6 +41,7 @@ class Parameters(Value):
         "eat",
         "orphan",
         "daemon",
+        "stranger",
         "print",
         "leak",
         "close",
@@ -71,12 +72,14 @@ def _create(path: Path) -> bool:
     return True
 
 
-def start_daemon(out: Path) -> None:
+def start_daemon(out: Path, *, keeps_environment: bool = True) -> None:
     """Start a process that leaves its group and its parent, as daemons do, and write its process id."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
             Path(f"{out}.daemon").write_text(str(os.getpid()))
+            if not keeps_environment:
+                os.execve("/bin/sleep", ["/bin/sleep", "3600"], {})
             time.sleep(3600)
         os._exit(0)
     os.wait()
@@ -116,6 +119,9 @@ def _act(parameters: Parameters, out: Path) -> None:
             os._exit(9)
         case "daemon":
             start_daemon(out)
+            time.sleep(parameters.seconds)
+        case "stranger":
+            start_daemon(out, keeps_environment=False)
             time.sleep(parameters.seconds)
         case "leak":
             raise RuntimeError(f"cannot reach {os.environ['FINCH_BROKER_URL']} or {os.environ['FINCH_DATABASE_URL']}")

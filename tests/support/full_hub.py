@@ -11,7 +11,18 @@ from support import registry
 from support.fleet import write_adapter
 
 from finch_hub import settings
-from finch_hub.registry import datasets, deployment, evaluations, jobs, listeners, row_copies, tables, values, workers
+from finch_hub.registry import (
+    datasets,
+    deployment,
+    evaluations,
+    jobs,
+    listeners,
+    measurements,
+    row_copies,
+    tables,
+    values,
+    workers,
+)
 from finch_hub.registry.database import Database
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
@@ -56,6 +67,7 @@ def fill(stores: Stores, folder: Path) -> None:
             session, base_id=base.id, dataset=texts[1], evaluator="held_out_loss", metrics={"loss": 1.5},
             adapter=child.reference, job_id=done.id,
         )  # fmt: skip
+    measurements.read(database, every=3600)
     slot = values.Capabilities(device="cpu", memory_bytes=2**40, labels=("a",))
     for job in (done, running, cancelled):
         assert registry.claimed(database, job_id=job.id, capabilities=slot).id == job.id

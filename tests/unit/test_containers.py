@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import os
 import re
 import shlex
@@ -13,14 +14,16 @@ from urllib.parse import unquote, urlsplit
 
 import jsonschema
 import pytest
+import redis
 import sqlalchemy as sa
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
+from support import commands
+from support.fleet import wait_until
 
 from finch_hub import settings
-from finch_hub.cli.db import db
-from finch_hub.cli.worker import worker
 from finch_hub.registry import postgresql
+from finch_hub.workers.embedded import broker as embedded_broker
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.supervision import health
 
@@ -77,6 +80,25 @@ def test_its_workers_are_configured_as_the_settings_want(
         assert int(service["stop_grace_period"].removesuffix("s")) > loaded.grace_seconds
         mounted = {volume.split(":")[1] for volume in service["volumes"]}
         assert loaded.artifacts in mounted
+
+
+@pytest.mark.parametrize(
+    "password", ["--port 1", "größer: 日本", "p@ss:w/o%rd#?&[]", """'a"b\\x41\\\\ $HOME `id` c'"""]
+)
+def test_its_broker_takes_any_password(compose: dict[str, Any], password: str, tmp_path: Path) -> None:
+    shell, option, script = compose["services"]["redis"]["command"]
+    server, place = embedded_broker.find_server(), tmp_path / "s"
+    script = script.replace("$$", "$").replace(" valkey-server ", f" {server} --port 0 --unixsocket {place} ")
+    variables = {"PATH": os.environ["PATH"], "VALKEYCLI_AUTH": password}
+    with (
+        subprocess.Popen([shell, option, script], env=variables, cwd=tmp_path, stdout=subprocess.DEVNULL) as process,
+        contextlib.closing(redis.Redis(unix_socket_path=str(place), password=password)) as client,
+    ):
+        try:
+            wait_until(place.exists, "the broker to start")
+            assert client.ping()
+        finally:
+            process.terminate()
 
 
 def test_a_gpu_is_reserved_in_its_profile_only(compose: dict[str, Any]) -> None:
@@ -192,9 +214,7 @@ def test_the_pods_of_kubernetes_fit_the_image_and_the_command_line(name: str) ->
     assert {context[user] for user in ("runAsUser", "runAsGroup", "fsGroup")} == {USER}
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
-    group, command, *words = container["args"]
-    commands = {"db": db, "worker": worker}[group].commands
-    assert commands[command].make_context(command, words)
+    assert commands.parse(container["args"]).info_name == container["args"][1]
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     dockerfile = (ROOT / "Dockerfile").read_text()
@@ -231,7 +251,6 @@ def test_the_unit_of_systemd_starts_a_worker_and_leaves_it_time_to_stop() -> Non
     program, *arguments = shlex.split(service["ExecStart"])
     assert program.endswith("/bin/finch-hub")
     assert arguments[:2] == ["worker", "start"]
-    command = worker.commands["start"]
-    assert command.make_context("start", arguments[2:]).params["name"] == "%H"
+    assert commands.parse(arguments).params["name"] == "%H"
     assert int(service["TimeoutStopSec"]) > settings.load().grace_seconds
     assert service["Restart"] == "on-failure"

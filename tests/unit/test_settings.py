@@ -1,5 +1,7 @@
+import json
 import os
 import pwd
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -27,12 +29,49 @@ def test_arguments_win_over_the_environment_and_the_file(monkeypatch: pytest.Mon
 
 
 def test_all_invalid_values_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "finch.toml").write_text('leese_seconds = 5\nmax_attempts = "many"\n')
+    file = tmp_path / "finch.toml"
+    file.write_text('leese_seconds = 5\n# birds\n"max_attempts" = "many"\ndatabase_url = 5\n[broker]\nurl = 1\n')
+    given = {"FINCH_OWNER_RUNNING": "0", "FINCH_LOG_LEVEL": "loud", "FINCH_ALLOW_INSECURE": "perhaps"}
+    given |= {"FINCH_LEASE_SECONDS": "8", "finch_grace_seconds": "nan", "FINCH_OWNER": "x" * 97}
+    for name, value in {**given, "FINCH_BROKER_PASSWORD": "hunter2"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(errors.InvalidSpec) as caught:
-        settings.load()
-    problems = {problem.where: problem.fix for problem in caught.value.problems}
-    assert problems.keys() == {"leese_seconds", "max_attempts"}
-    assert problems["leese_seconds"].startswith("did you mean lease_seconds")
+        settings.load(gang_size=0, owner_unfinished=1.5)
+    assert {problem.where: f"{problem.what}; {problem.fix}" for problem in caught.value.problems} == {
+        f"{file}, line 1, leese_seconds": "there is no such setting; did you mean lease_seconds or idle_seconds or"
+        " sweep_seconds?",
+        f"{file}, line 3, max_attempts": "is 'many', but must be a whole number from 1 to 1,000,000,000; ",
+        f"{file}, line 4, database_url": "is not text; write it between quotes",
+        f"{file}, line 5, broker": "there is no such setting; did you mean broker_url or broker_password or owner?",
+        "FINCH_OWNER_RUNNING": "is '0', but must be a whole number from 1 to 1,000,000,000; ",
+        "FINCH_LOG_LEVEL": "is 'loud', but must be debug or info or warning or error; ",
+        "FINCH_ALLOW_INSECURE": "is 'perhaps', but must be true or false; ",
+        "FINCH_HEARTBEAT_SECONDS": "is 5, but must be at most half of FINCH_LEASE_SECONDS, which is 8, or leases expire"
+        " between renewals; ",
+        "FINCH_GRACE_SECONDS": "is 'nan', but must be a number above 0 and up to 320,000,000; ",
+        "FINCH_OWNER": f"is '{'x' * 97}', but must be text of 1 to 96 characters; ",
+        "FINCH_BROKER_PASSWORD": "has no effect without FINCH_BROKER_URL; set the URL too, or remove the password",
+        "gang_size": "is 0, but must be a whole number from 1 to 1,000,000,000; ",
+        "owner_unfinished": "is 1.5, but must be a whole number from 1 to 1,000,000,000; ",
+    }
+
+
+@pytest.mark.parametrize("name", settings.Settings.model_fields)
+@pytest.mark.parametrize("value", ["-1", "x\x00", "~nobody/::", "[]", "1e999"])
+def test_no_setting_is_answered_in_the_words_of_a_library(name: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "finch.toml").write_text(f"{name} = {json.dumps(value)}\n")
+    for given in ({}, {name: [value]}, {name: value}):
+        problems = list_problems(**given)
+        assert all(name in problem.where for problem in problems)
+        assert not re.search(r"[Ii]nput|parse|pydantic|None\b|Value error", str(problems))
+
+
+def list_problems(**given: object) -> tuple[errors.Problem, ...]:
+    try:
+        settings.load(**given)
+    except errors.InvalidSpec as error:
+        return error.problems
+    return ()
 
 
 def test_misspelled_variable_warns_with_similar_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +104,9 @@ def unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_user_without_a_home_folder_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert settings.load().home == tmp_path
     monkeypatch.delenv("FINCH_HOME")
-    with pytest.raises(errors.InvalidSpec, match="home: is in ~, which this system does not know; set FINCH_HOME"):
+    with pytest.raises(
+        errors.InvalidSpec, match="FINCH_HOME: is in ~, which this system does not know; set FINCH_HOME"
+    ):
         settings.load()
 
 
@@ -140,12 +181,21 @@ def test_password_of_its_own_is_put_into_the_url(name: str, end: str | None, tmp
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        ({"broker_password": ODD}, "broker_password has no effect without broker_url"),
-        ({"broker_url": "redis://:hunter2@h", "broker_password": ODD}, "broker_url has a password already"),
-        ({"broker_url": "redis://h", "broker_password": ODD, "broker_password_file": "x"}, "are both set"),
+        ({"broker_password": ODD}, "FINCH_BROKER_PASSWORD: has no effect without FINCH_BROKER_URL"),
+        (
+            {"broker_url": "redis://:hunter2@h", "broker_password": ODD},
+            "FINCH_BROKER_PASSWORD: is set, but FINCH_BROKER_URL has a password already",
+        ),
+        (
+            {"broker_url": "redis://h", "broker_password": ODD, "broker_password_file": "x"},
+            "FINCH_BROKER_PASSWORD: is set, and so is FINCH_BROKER_PASSWORD_FILE",
+        ),
         ({"broker_url": "redis://h", "broker_password_file": "missing"}, "could not read missing: No such file"),
         ({"broker_url": "redis://h", "broker_password_file": "empty"}, "empty is empty"),
         ({"broker_url": "redis://h", "broker_password_file": "latin"}, "latin is not UTF-8 text"),
+        ({"broker_url": "redis://h", "broker_password_file": "long"}, "long has more than 65,536 bytes"),
+        ({"broker_url": "redis://h", "broker_password_file": "/dev/zero"}, "/dev/zero is neither a file nor a pipe"),
+        ({"broker_url": "redis://h", "broker_password_file": "."}, r"\. is neither a file nor a pipe"),
     ],
 )
 def test_password_that_fits_no_url_is_refused(
@@ -154,6 +204,7 @@ def test_password_that_fits_no_url_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "latin").write_bytes(b"\xff")
+    (tmp_path / "long").write_bytes(b"x" * 65_537)
     for name, value in given.items():
         monkeypatch.setenv(f"FINCH_{name.upper()}", value)
     with pytest.raises(errors.InvalidSpec, match=what) as raised:
@@ -165,7 +216,9 @@ def test_password_that_fits_no_url_is_refused(
 @pytest.mark.parametrize("password", [ODD, "horse/battery", "horse?battery", "horse#battery", "[horse", "12?battery"])
 def test_password_that_cuts_its_url_is_refused_and_not_shown(field: str, password: str) -> None:
     scheme = "postgresql" if field == "database_url" else "redis"
-    with pytest.raises(errors.InvalidSpec, match=f"{field} cannot be read; set its password as {field[:-4]}") as raised:
+    with pytest.raises(
+        errors.InvalidSpec, match=f"{field}: cannot be read .set its password as FINCH_{field[:-4].upper()}"
+    ) as raised:
         settings.load(**{field: f"{scheme}://finch:{password}@host/0"})
     assert not any(part in str(raised.value) for part in ("horse", "battery", "p@ss", "w/o"))
 
@@ -177,7 +230,7 @@ def test_home_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:
 
 
 def test_heartbeat_longer_than_half_the_lease_is_refused() -> None:
-    with pytest.raises(errors.InvalidSpec, match="half of lease_seconds"):
+    with pytest.raises(errors.InvalidSpec, match="half of FINCH_LEASE_SECONDS, which is 10,"):
         settings.load(lease_seconds=10, heartbeat_seconds=6)
 
 
@@ -237,7 +290,7 @@ def test_number_that_no_clock_or_database_can_hold_is_refused(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"FINCH_{name.upper()}", value)
-    with pytest.raises(errors.InvalidSpec, match=name):
+    with pytest.raises(errors.InvalidSpec, match=f"FINCH_{name.upper()}: is '"):
         settings.load()
 
 
@@ -246,7 +299,7 @@ def test_number_that_no_clock_or_database_can_hold_is_refused(
 )
 def test_limit_that_no_database_can_hold_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"FINCH_{name.upper()}", "9" * 40)
-    with pytest.raises(errors.InvalidSpec, match=name):
+    with pytest.raises(errors.InvalidSpec, match=f"FINCH_{name.upper()}: is '"):
         settings.load()
 
 

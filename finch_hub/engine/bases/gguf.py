@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 import struct
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import filelock
 
 from finch_hub import errors
 from finch_hub.engine.bases.fingerprint import hash_file
+from finch_hub.formats.atomic_writes import scratch_folder
 
 # Increase it when the conversion of a file gives other bytes than before.
 _VERSION = 1
@@ -45,13 +45,9 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
         if folder.is_dir():
             return folder
         progress(f"converting {file.name} to safetensors, once")
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)  # left by a process that died: the lock excludes other writers
-        try:
-            _convert(file, partial)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with scratch_folder(folder) as scratch:
+            _convert(file, scratch / folder.name)
+            (scratch / folder.name).rename(folder)
     return folder
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
+import queue
 import select
 import sys
 import threading
@@ -15,7 +17,7 @@ from finch_hub.storage.redaction import Redactor
 from finch_hub.workers.logs.formatter import FieldFormatter
 
 _MAX_FILE_BYTES = 4_900_000  # below 5 MB, because the handler counts the characters of a record and not its bytes
-_READER_MILLISECONDS = 1000
+_READER_SECONDS = 1.0
 _VERBOSE_LIBRARIES = ("celery.app.trace", "celery.worker.strategy", "celery.worker.consumer.connection", "alembic")
 
 log = logging.getLogger(__name__)
@@ -24,42 +26,51 @@ log = logging.getLogger(__name__)
 class LogStream(logging.Handler):
     """Log on standard error. Lines that its reader does not take within a second are left out, and counted.
 
-    The reader may be a log driver that hangs, or a terminal that is paused. It must not stop a worker.
+    The reader may be a log driver that hangs, a terminal that is paused, or a disk that is away. It must not stop a
+    worker. So a thread writes, and whoever logs waits for it no longer than that.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._poller = select.poll()
-        self._poller.register(sys.__stderr__.fileno() if sys.__stderr__ else 2, select.POLLOUT)
+        # Without standard error, the next file that the process opens has its number.
+        self._fd = sys.__stderr__.fileno() if sys.__stderr__ else None
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # at most one
+        self._is_taken = threading.Event()
+        self._is_taken.set()
+        self._is_stuck = False
         self._num_left_out = 0
-        self._is_cut = False
+        if self._fd is not None:
+            threading.Thread(target=self._write, args=(self._fd,), name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, or leave it out."""
         try:
-            line = self.format(record)
-            if self._num_left_out:
-                fields = {"left_out": self._num_left_out, "error": "the reader of the log did not take these lines"}
-                record = log.makeRecord(log.name, logging.WARNING, "", 0, "log", (), None, extra=fields)
-                line = f"{self.format(record)}\n{line}"
-            if self._write(f"{line}\n"):
-                self._num_left_out = 0
-            else:
+            if not self._is_taken.wait(0.0 if self._is_stuck else _READER_SECONDS):
+                self._is_stuck = True
                 self._num_left_out += 1
-        except OSError:
-            pass  # nobody reads the log any more
+            elif self._fd is not None:
+                line = self.format(record)
+                if self._num_left_out:
+                    fields = {"left_out": self._num_left_out, "error": "the reader of the log did not take these lines"}
+                    left_out = log.makeRecord(log.name, logging.WARNING, "", 0, "log", (), None, extra=fields)
+                    line = f"{self.format(left_out)}\n{line}"
+                    self._num_left_out = 0
+                self._is_taken.clear()
+                self._lines.put(f"{line}\n".encode(errors="backslashreplace"))
+                self._is_stuck = not self._is_taken.wait(_READER_SECONDS)
         except Exception:
             self.handleError(record)
 
-    def _write(self, text: str) -> bool:
-        """Write a text as far as the reader takes it, and return whether it took all."""
-        left = (f"\n{text}" if self._is_cut else text).encode(errors="backslashreplace")
-        num_bytes = len(left)
-        wait = 0 if self._num_left_out else _READER_MILLISECONDS
-        while left and (ready := self._poller.poll(wait)):
-            left = left[os.write(ready[0][0], left[: select.PIPE_BUF]) :]  # a pipe that is ready takes so many bytes
-        self._is_cut = 0 < len(left) < num_bytes or (self._is_cut and len(left) == num_bytes)
-        return not left
+    def _write(self, fd: int) -> None:
+        while True:
+            left = self._lines.get()
+            with contextlib.suppress(OSError):  # nobody reads the log any more
+                while left:
+                    try:
+                        left = left[os.write(fd, left) :]
+                    except BlockingIOError:  # another process made the terminal so
+                        select.select([], [fd], [])
+            self._is_taken.set()
 
 
 class LogFile(logging.handlers.RotatingFileHandler):

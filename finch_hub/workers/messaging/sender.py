@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 # messages have looked for jobs by then. So no message waits for ever for a worker that is gone.
 EXPIRE_SECONDS = 60
 
+_CONNECTIONS = 10  # threads that send at a time
+_CLOSE_SECONDS = 2.0  # for which the end of a client or worker waits for the broker
+
 Result = TypeVar("Result")
 
 
@@ -31,7 +35,7 @@ class Sender:
 
     def __init__(self, database: Database, find_url: Callable[[], str]) -> None:
         self._database, self._find_url = database, find_url
-        self._app: celery.Celery | None = None
+        self._link: _Link | None = None
         self._deployment = ""
 
     def count_waiting(self, queues: Sequence[str]) -> dict[str, int]:
@@ -61,16 +65,17 @@ class Sender:
         self._use_broker(functools.partial(self._trim, queue, limit))
 
     def close(self) -> None:
-        """Close the connections to the broker."""
-        if self._app is not None:
-            used, self._app = self._app, None
-            with contextlib.suppress(Exception):  # of a connection that is broken already
-                used.close()
+        """Close the connections to the broker. One that does not answer is left to close in the background."""
+        if self._link is not None:
+            used, self._link = self._link, None
+            closing = threading.Thread(target=used.close, name="close-sender", daemon=True)
+            closing.start()
+            closing.join(_CLOSE_SECONDS)
 
-    def _use_broker(self, use: Callable[[celery.Celery], Result]) -> Result:
+    def _use_broker(self, use: Callable[[_Link], Result]) -> Result:
         from finch_hub.workers.messaging import app
 
-        is_new = self._app is None
+        is_new = self._link is None
         try:
             return use(self._connect())
         except app.BROKER_ERRORS as error:
@@ -80,17 +85,17 @@ class Sender:
                 raise broker.explain(error, self._find_url()) from error
             return self._use_broker(use)
 
-    def _count_waiting(self, queues: Sequence[str], app: celery.Celery) -> dict[str, int]:
-        with app.producer_or_acquire() as producer, _open_pipeline(producer) as pipeline:
+    def _count_waiting(self, queues: Sequence[str], link: _Link) -> dict[str, int]:
+        with link.producers.acquire(block=True) as producer, _open_pipeline(producer) as pipeline:
             for queue in queues:
                 pipeline.llen(self._key(queue))
             return dict(zip(queues, pipeline.execute(), strict=True))
 
-    def _send(self, messages: Mapping[str, Sequence[str]], app: celery.Celery) -> dict[str, int]:
-        with app.producer_or_acquire() as producer, _open_pipeline(producer) as pipeline:
+    def _send(self, messages: Mapping[str, Sequence[str]], link: _Link) -> dict[str, int]:
+        with link.producers.acquire(block=True) as producer, _open_pipeline(producer) as pipeline:
             for queue, job_ids in messages.items():
                 for job_id in job_ids:
-                    app.send_task(
+                    link.app.send_task(
                         broker.WAKE,
                         args=[job_id],
                         queue=queue,
@@ -103,22 +108,41 @@ class Sender:
                 pipeline.llen(self._key(queue))
             return dict(zip(messages, pipeline.execute()[1::2], strict=True))
 
-    def _trim(self, queue: str, limit: int, app: celery.Celery) -> None:
-        with app.producer_or_acquire() as producer, _open_pipeline(producer) as pipeline:
+    def _trim(self, queue: str, limit: int, link: _Link) -> None:
+        with link.producers.acquire(block=True) as producer, _open_pipeline(producer) as pipeline:
             pipeline.ltrim(self._key(queue), 0, limit - 1)  # messages are added at the head
             pipeline.execute()
 
     def _key(self, queue: str) -> str:
         return f"{broker.key_prefix(self._deployment)}{queue}"
 
-    def _connect(self) -> celery.Celery:
-        if self._app is None:
+    def _connect(self) -> _Link:
+        link = self._link
+        if link is None:
             from finch_hub.workers.messaging import app
 
             with self._database.read() as session:
                 self._deployment = deployment.find_id(session)
-            self._app = app.make_app(self._find_url(), deployment=self._deployment)
-        return self._app
+            link = self._link = _Link(app.make_app(self._find_url(), deployment=self._deployment))
+        return link
+
+
+class _Link:
+    """Connections of one sender. Celery's own would be of all senders of the process, and outlive each of them."""
+
+    def __init__(self, app: celery.Celery) -> None:
+        from kombu import pools
+
+        self.app = app
+        self._connections = app.connection_for_write().Pool(limit=_CONNECTIONS)
+        self.producers = pools.ProducerPool(self._connections, limit=_CONNECTIONS, Producer=app.amqp.Producer)
+
+    def close(self) -> None:
+        """Close the connections, also those in use."""
+        for pool in (self.producers, self._connections):
+            with contextlib.suppress(Exception):  # of a connection that is broken already
+                pool.force_close_all()
+        self.app.close()
 
 
 def _open_pipeline(producer: Any) -> Pipeline:

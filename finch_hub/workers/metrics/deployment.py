@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from finch_hub import errors
-from finch_hub.registry import queue_status, values, workers
-from finch_hub.registry.queue_status import QueueStatus
+from finch_hub.registry import measurements
+from finch_hub.registry.measurements import Measurement
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.messaging import app
 from finch_hub.workers.messaging.broker import BrokerStatus
 
+MEASURE_SECONDS = 15.0
+
 
 def measure(stores: Stores) -> list[Metric]:
     """Ask database, broker and disks, and return the metrics. What does not answer has a metric that says so."""
-    return [*_describe_queue(*_ask_database(stores)), *_describe_broker(_ask_broker(stores)), *_measure_disks(stores)]
-
-
-def _ask_database(stores: Stores) -> tuple[QueueStatus | None, list[values.Worker]]:
-    try:
-        with stores.database.read() as session:
-            return queue_status.read(session), workers.find(session)
-    except errors.FinchError:
-        return None, []
+    return [*_describe_queue(stores), *_describe_broker(_ask_broker(stores)), *_measure_disks(stores)]
 
 
 def _ask_broker(stores: Stores) -> BrokerStatus | None:
@@ -40,28 +32,36 @@ def _ask_broker(stores: Stores) -> BrokerStatus | None:
         return None
 
 
-def _describe_queue(status: QueueStatus | None, found: list[values.Worker]) -> Iterator[Metric]:
-    yield _gauge("finch_database_up", "Whether the database answers, as 1 or 0.", status is not None)
+def _describe_queue(stores: Stores) -> Iterator[Metric]:
+    measured: Measurement | None = None
+    is_up = True
+    try:
+        measured = measurements.read(stores.database, every=MEASURE_SECONDS)
+    except errors.FinchError:
+        is_up = False
+    yield _gauge("finch_database_up", "Whether the database answers, as 1 or 0.", is_up)
     jobs = GaugeMetricFamily("finch_jobs", "Jobs that have not ended, at most 10000 of each state.", labels=["state"])
     depths = GaugeMetricFamily(
         "finch_queued_jobs", "Queued jobs whose priority is high, normal or low.", labels=["queue", "priority"]
     )
     living = GaugeMetricFamily("finch_workers", "Registered workers.", labels=["state"])
-    if status is not None:
+    oldest = None
+    if measured is not None:
         for state in ("queued", "waiting", "running"):
-            jobs.add_metric([state], getattr(status, state))
-        for depth in status.depths:
+            jobs.add_metric([state], getattr(measured, state))
+        for depth in measured.depths:
             depths.add_metric([depth.queue, depth.priority], depth.jobs)
-        for state, number in sorted(collections.Counter(worker.state for worker in found).items()):
+        for state, number in sorted(measured.workers.items()):
             living.add_metric([state], number)
+        oldest = measured.oldest_seconds or 0.0
     yield from (jobs, depths, living)
-    oldest = None if status is None else status.oldest_seconds or 0.0
     yield _gauge("finch_oldest_queued_job_seconds", "Age of the queued job that could start first.", oldest)
-    lost = None if status is None else len(status.lost)
+    lost = None if measured is None else measured.lost
     yield _gauge("finch_lost_jobs", "Running jobs whose lease has ended.", lost)
-    unsettled = None if status is None else status.unsettled
+    unsettled = None if measured is None else measured.unsettled
     yield _gauge("finch_unsettled_jobs", "Ended jobs whose end could not be carried out.", unsettled)
-    yield _gauge("finch_measured_timestamp_seconds", "When these metrics of the deployment were measured.", time.time())
+    at = None if measured is None else measured.at.timestamp()
+    yield _gauge("finch_measured_timestamp_seconds", "When queue and workers were measured.", at)
 
 
 def _describe_broker(status: BrokerStatus | None) -> Iterator[Metric]:

@@ -23,7 +23,6 @@ from finch_hub.workers.supervision.trouble_log import TroubleLog
 
 log = logging.getLogger(__name__)
 
-_MEASURE_SECONDS = 15.0
 _OLD_SECONDS = 86_400.0  # until the file of a worker that was killed is removed
 _CLOSE_SECONDS = 5.0
 _CLIENT_SECONDS = 10.0  # that a client may say nothing, before its thread and connection end
@@ -32,8 +31,8 @@ _CLIENT_SECONDS = 10.0  # that a client may say nothing, before its thread and c
 class MetricsExporter(Collector):
     """Exporter of the metrics of one worker, if the settings name a port or a folder. Each has the label `worker`.
 
-    A thread measures the deployment now and then. So a request costs the database nothing, and is answered also while
-    the database is not.
+    A thread measures the deployment now and then, or reads what another worker measured. So a request costs the
+    database nothing, and is answered also while the database is not.
     """
 
     def __init__(self, stores: Stores, *, worker: str) -> None:
@@ -89,7 +88,7 @@ class MetricsExporter(Collector):
                 self._serve()
             with _reporting(self._file_log):
                 self._write()
-            self._closed.wait(_MEASURE_SECONDS)
+            self._closed.wait(deployment.MEASURE_SECONDS)
 
     def _serve(self) -> None:
         """Open the port, unless it is open. Another worker of this machine may have it until it ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
+from finch_hub.formats.atomic_writes import atomic_output
 from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.specs.reports import ExportReport
 from finch_hub.specs.value import Value
@@ -73,7 +75,18 @@ def execute(order: ExportOrder, channel: Channel) -> OutputOutcome[ExportReport]
     channel.phase("exporting")
     if order.out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
+    # A format with this parameter knows what to do if something is at the path. Others always find it free.
+    knows_others = "replace" in order.spec.parameters
+    with contextlib.nullcontext(out) if knows_others else atomic_output(out) as place:
+        details = _write(format_, order, base, place)
+    details = {name: _relocate(value, place, Path(order.spec.out)) for name, value in (details or {}).items()}
+    report = ExportReport.of({"format": order.spec.format, "out": order.spec.out, **details})
+    return OutputOutcome[ExportReport](report=report, made=order.out)
+
+
+def _write(format_: ExportFormat, order: ExportOrder, base: Path | None, out: Path) -> Mapping[str, object] | None:
     existed = os.path.lexists(out)
+    details: Mapping[str, object] | None
     try:
         details = format_.load()(order.adapter, base, out, format_.parse(order.spec.parameters))
     except errors.FinchError:
@@ -85,10 +98,8 @@ def execute(order: ExportOrder, channel: Channel) -> OutputOutcome[ExportReport]
             raise  # caused by the machine, so that another attempt may succeed
         raise errors.PluginError(f"the export format {format_.name} failed: {type(error).__name__}: {error}") from error
     if not os.path.lexists(out):
-        raise errors.PluginError(f"the export format {format_.name} wrote nothing to {out}")
-    details = {name: _relocate(value, out, Path(order.spec.out)) for name, value in (details or {}).items()}
-    report = ExportReport.of({"format": order.spec.format, "out": order.spec.out, **details})
-    return OutputOutcome[ExportReport](report=report, made=order.out)
+        raise errors.PluginError(f"the export format {format_.name} wrote nothing to {order.spec.out}")
+    return details
 
 
 def _relocate(value: object, made: Path, out: Path) -> object:

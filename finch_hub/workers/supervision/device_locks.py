@@ -1,6 +1,7 @@
 """Locks on the devices of a machine, so that each belongs to one worker of a home at a time.
 
-The kernel releases the locks of a process that ends, however it ends. A worker that was started on demand hands its
+The kernel releases the locks of a process that ends, however it ends, unless another process inherited them. Such locks
+are replaced. A worker that was started on demand hands its
 devices over after its current jobs when another one waits for them.
 """
 
@@ -11,9 +12,10 @@ import fcntl
 import json
 import logging
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import psutil
@@ -21,11 +23,13 @@ import psutil
 from finch_hub import errors
 from finch_hub.settings import Settings
 from finch_hub.workers.hostname import find_hostname
+from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.devices import Device
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
+_TELL_SECONDS = 30.0  # between lines of the log about the same wait
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +51,22 @@ class Owner:
         return f"worker {self.worker} (process {self.pid})"
 
 
-_UNKNOWN = Owner(worker="that is starting", pid=0, started=0, work="", is_on_demand=True)  # until it has its devices
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Holder:
+    """Whoever has the lock of a device: a worker, or somebody unknown, such as a worker that is starting."""
+
+    file: Path
+    owner: Owner | None
+
+    @property
+    def is_leaving(self) -> bool:
+        return self.owner is None or self.owner.is_on_demand
+
+    def __str__(self) -> str:
+        if self.owner is not None:
+            return str(self.owner)
+        pids = [str(pid) for pid, _ in _find_lockers([self.file])[self.file]]
+        return f"process {', '.join(pids) or 'unknown'}, which holds {self.file} and does not say which worker it is"
 
 
 class DeviceLocks:
@@ -72,29 +91,33 @@ class DeviceLocks:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with contextlib.ExitStack() as waiting:
                 taken: set[Device] = set()
-                is_told = False
+                told_at = None
                 while True:
-                    owners = {device: self._lock(device) for device in found if device not in taken}
-                    taken |= {device for device, owner in owners.items() if owner is None}
-                    others = {device: owner for device, owner in owners.items() if owner is not None}
-                    leaving = [owner for owner in others.values() if owner.is_on_demand]
+                    holders = {device: self._lock(device) for device in found if device not in taken}
+                    taken |= {device for device, holder in holders.items() if holder is None}
+                    others = {device: holder for device, holder in holders.items() if holder is not None}
+                    is_due = told_at is None or clock.elapsed() - told_at >= _TELL_SECONDS
+                    if is_due and others and self._recover():
+                        continue
+                    leaving = [holder for holder in others.values() if holder.is_leaving]
                     if not leaving or self._owner.is_on_demand:
                         break
-                    if not is_told:
-                        log.warning("wait", extra={"error": f"{leaving[0]} finishes its current jobs first"})
+                    if told_at is None:
                         waiting.enter_context(_open_locked(self._folder / "wanted", fcntl.LOCK_SH))
-                        is_told = True
+                    if is_due:
+                        told_at = clock.elapsed()
+                        _tell_wait(leaving[0])
                     time.sleep(_POLL_SECONDS)
         except OSError as error:
             raise errors.Unavailable(f"could not lock devices in {self._folder}: {error}") from error
-        for device, owner in others.items():
-            log.warning("skip_device", extra={"device": device, "error": f"it belongs to {owner}"})
+        for device, holder in others.items():
+            log.warning("skip_device", extra={"device": device, "error": f"it belongs to {holder}"})
         if not taken:
-            device, owner = next(iter(others.items()))
+            device, holder = next(iter(others.items()))
             fix = (
                 "stop that worker, give this one other devices with CUDA_VISIBLE_DEVICES or taskset, or set FINCH_HOME"
             )
-            raise errors.Conflict(f"device {device} belongs to {owner} of the same home ({fix})")
+            raise errors.Conflict(f"device {device} belongs to {holder} of the same home ({fix})")
         return tuple(device for device in found if device in taken)
 
     def are_wanted(self) -> bool:
@@ -114,8 +137,22 @@ class DeviceLocks:
             os.ftruncate(fd, 0)  # clients can start a worker now, although this process has not ended
             os.close(fd)
 
-    def _lock(self, device: Device) -> Owner | None:
-        """Lock a device. Return the worker that has it, None if it is this one now."""
+    def _recover(self) -> bool:
+        """Replace the locks that dead processes took and their descendants keep. Return whether there were any."""
+        with _open_locked(self._folder / "recovery", fcntl.LOCK_EX):  # another worker may have been first
+            abandoned = [
+                file
+                for file, lockers in _find_lockers(list(self._folder.glob("*.lock"))).items()
+                if any(taker is None or not psutil.pid_exists(taker) for _, taker in lockers)
+            ]
+            for file in abandoned:
+                about = {"path": file, "error": "its worker is gone, and a process that it started keeps the lock"}
+                log.warning("recover_device", extra=about)
+                file.unlink(missing_ok=True)
+            return bool(abandoned)
+
+    def _lock(self, device: Device) -> _Holder | None:
+        """Lock a device. Return who has it, None if it is this worker now."""
         with contextlib.ExitStack() as locks:
             fds = []
             for part in device.parts:
@@ -123,7 +160,7 @@ class DeviceLocks:
                 try:
                     fds.append(locks.enter_context(_open_locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)))
                 except BlockingIOError:
-                    return _read_owner(file) or _UNKNOWN
+                    return _Holder(file=file, owner=_read_owner(file))
             for fd in fds:
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, json.dumps(asdict(self._owner)).encode(), 0)
@@ -152,19 +189,56 @@ def _open_locked(file: Path, operation: int) -> Iterator[int]:
     Raises:
         BlockingIOError: another process has a lock, and `operation` does not wait.
     """
-    fd = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    while True:
+        fd = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, operation)
+            if not _is_at(file, os.fstat(fd)):  # it was replaced before it was locked
+                continue
+            yield fd
+            return
+        finally:
+            os.close(fd)
+
+
+def _is_at(file: Path, info: os.stat_result) -> bool:
     try:
-        fcntl.flock(fd, operation)
-        yield fd
-    finally:
-        os.close(fd)
+        return os.path.samestat(file.stat(), info)
+    except FileNotFoundError:
+        return False
+
+
+def _tell_wait(holder: _Holder) -> None:
+    how = "finishes its current jobs first" if holder.owner is not None else "has not ended"
+    log.warning("wait", extra={"path": holder.file, "error": f"{holder} {how}"})
+
+
+def _find_lockers(files: Collection[Path]) -> dict[Path, list[tuple[int, int | None]]]:
+    """Return the processes that keep each file locked, and who locked it, None for one that is gone.
+
+    Both differ if a process inherited the lock. Only Linux tells, and only of processes of this user and container.
+    """
+    found: dict[Path, list[tuple[int, int | None]]] = {file: [] for file in files}
+    with contextlib.suppress(OSError):
+        by_key = {(info.st_dev, info.st_ino): file for file in files for info in (file.stat(),)}
+        for pid in psutil.pids():
+            with contextlib.suppress(OSError):
+                for entry in Path(f"/proc/{pid}/fd").iterdir():
+                    with contextlib.suppress(OSError):  # it was closed meanwhile
+                        info = entry.stat()
+                        if (file := by_key.get((info.st_dev, info.st_ino))) is not None:
+                            text = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text(encoding="utf-8")
+                            takers = re.findall(r"^lock:.* FLOCK +\S+ +\S+ +(\d+) ", text, re.MULTILINE)
+                            found[file] += [(pid, int(taker) or None) for taker in takers]
+    return found
 
 
 def _read_owner(file: Path) -> Owner | None:
     """Return the last worker that had a device, None while the next one writes its name."""
     try:
-        return Owner(**json.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        told = json.loads(file.read_bytes())
+        return Owner(**{field.name: told[field.name] for field in fields(Owner)})  # another version may write more
+    except (OSError, ValueError, TypeError, LookupError):
         return None
 
 

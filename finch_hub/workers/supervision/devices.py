@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import platform
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
 import psutil
 
+from finch_hub import errors
 from finch_hub.engine.machine import container
+from finch_hub.workers.supervision.blocking_calls import BlockingCalls
+from finch_hub.workers.supervision.trouble_log import TroubleLog
 
+log = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 0.5  # for which a driver may take to tell the free memory
 NO_DEVICE = {"CUDA_VISIBLE_DEVICES": ""}
 """Variables that hide all graphics cards from a process."""
 
@@ -40,16 +50,43 @@ class Device:
 
 
 def find_devices() -> tuple[Device, ...]:
-    """Return the CUDA devices that this process may use, or the CPU if there are none."""
+    """Return the CUDA devices that this process may use, or the CPU if there are none.
+
+    Raises:
+        Unavailable: there are graphics cards, but their driver fails.
+    """
     return _cuda_devices() or (find_cpu(),)
 
 
-def refresh(device: Device) -> Device:
-    """Return the device with its current free memory."""
-    for current in find_devices():
-        if (current.kind, current.index) == (device.kind, device.index):
-            return current
-    return device
+class FreeMemory:
+    """Free memory of devices. Their driver is asked in another thread, as one that hangs must not stop heartbeats."""
+
+    def __init__(self) -> None:
+        self._calls = BlockingCalls()
+        self._pending: Future[tuple[Device, ...]] | None = None
+        self._trouble = TroubleLog(log, "refresh_devices", about="driver")
+
+    def refresh(self, known: Sequence[Device]) -> list[Device]:
+        """Return the devices with their current free memory, or as they were if the driver does not tell."""
+        if self._pending is None:
+            self._pending = self._calls.start(find_devices)
+            with contextlib.suppress(TimeoutError):
+                self._pending.exception(_ANSWER_SECONDS)
+        pending = self._pending
+        if not pending.done():
+            self._trouble.add("the driver of the devices does not answer, so their free memory is not known")
+            return list(known)
+        self._pending = None
+        if (error := pending.exception()) is not None:
+            self._trouble.add(f"{type(error).__name__}: {error}")
+            return list(known)
+        self._trouble.end()
+        current = {(device.kind, device.index): device for device in pending.result()}
+        return [current.get((device.kind, device.index), device) for device in known]
+
+    def close(self) -> None:
+        """End the thread, unless it hangs."""
+        self._calls.close()
 
 
 def find_cpu() -> Device:
@@ -66,6 +103,8 @@ def find_cpu() -> Device:
 
 
 def _cuda_devices() -> tuple[Device, ...]:
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return ()
     try:
         import pynvml
 
@@ -74,8 +113,8 @@ def _cuda_devices() -> tuple[Device, ...]:
         return ()
     except pynvml.NVMLError:
         return ()
+    found = []
     try:
-        found = []
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
@@ -90,8 +129,13 @@ def _cuda_devices() -> tuple[Device, ...]:
                     parts=(f"card-{pynvml.nvmlDeviceGetUUID(handle)}",),
                 )
             )
+    except pynvml.NVMLError as error:
+        what = f"the driver of the graphics cards fails: {error}"
+        fix = 'look at `nvidia-smi`, or hide the cards with CUDA_VISIBLE_DEVICES=""'
+        raise errors.Unavailable(f"{what} ({fix})") from error
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return tuple(found)

@@ -34,8 +34,6 @@ class HealthFiles:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._trouble = TroubleLog(log, "report_health", about="folder")
-        if folder is None:
-            return
         try:
             self._mark(READY, False)  # a worker that was killed may have left the file
             self._mark(ALIVE, True)

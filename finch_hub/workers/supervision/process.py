@@ -97,7 +97,6 @@ class Child(ChildProcess):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                bufsize=0,
                 pass_fds=(write,),
                 start_new_session=True,
                 env={

@@ -68,7 +68,8 @@ class Slot:
 
     def kill(self) -> None:
         """Kill the warm child and the one that works."""
-        for child in (self.child, self.attempt.child if self.attempt else None):
+        attempt = self.attempt  # other threads go on, and may end it
+        for child in (self.child, attempt.child if attempt is not None else None):
             if child is not None:
                 child.kill()
 
@@ -94,7 +95,7 @@ class Slots:
         found = self._locks.take(devices.find_devices())
         chosen = [found[number % len(found)] for number in range(count or len(found))]
         slots_per_device = collections.Counter((device.kind, device.index) for device in chosen)
-        self._orphan_cleanup = OrphanCleanup()
+        self._orphan_cleanup, self._free_memory = OrphanCleanup(), devices.FreeMemory()
         self._all: list[Slot] = []
         self._free: queue.LifoQueue[Slot] = queue.LifoQueue()  # the slot that was used last is the warmest
         for device in chosen:
@@ -125,6 +126,7 @@ class Slots:
         for slot in self._all:
             slot.drop_child()
         self._orphan_cleanup.close()
+        self._free_memory.close()
         self._locks.close()
 
     def are_wanted(self) -> bool:
@@ -154,8 +156,9 @@ class Slots:
     def refresh_devices(self) -> list[values.Device]:
         """Update each slot's device, and return what the slots have of the devices."""
         reported = []
-        for slot in self._all:
-            slot.device = device = devices.refresh(slot.device)
+        current = self._free_memory.refresh([slot.device for slot in self._all])
+        for slot, device in zip(self._all, current, strict=True):
+            slot.device = device
             free = min(slot.share, device.free_bytes)
             reported.append(values.Device(kind=device.kind, name=device.name, memory_bytes=slot.share, free_bytes=free))
         return reported

@@ -12,7 +12,19 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from support import registry
 
-from finch_hub.registry import attempts, claims, datasets, jobs, listeners, outbox, queue_status, tables, types, values
+from finch_hub.registry import (
+    attempts,
+    claims,
+    datasets,
+    jobs,
+    listeners,
+    outbox,
+    queue_status,
+    stuck_jobs,
+    tables,
+    types,
+    values,
+)
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState, Requirements
 
@@ -100,6 +112,30 @@ def test_claim_past_jobs_that_fit_nobody_reads_few_of_them(history: Database) ->
         assert not re.search(r"Sort|TEMP B-TREE", plan), plan
 
 
+@pytest.mark.parametrize(
+    "look",
+    [
+        outbox.has_due,
+        outbox.has_unsent,
+        outbox.has_queued,
+        outbox.take_due,
+        lambda s: attempts.expire_leases(s, values.RetryPolicy()),
+        lambda s: stuck_jobs.settle(s, after=0),
+    ],
+    ids=["due", "unsent", "queued", "take", "expire", "stuck"],
+)
+def test_worker_that_looks_does_not_read_the_jobs_that_wait(history: Database, look: Callable[[Session], Any]) -> None:
+    with history.write() as session:
+        jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec())] * 5000)
+    if not history.is_sqlite:
+        vacuum(history)
+    plans = plans_of(history, look)
+    assert plans
+    for plan in plans:
+        assert not re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)", plan), plan
+        assert_sorts_none(plan)
+
+
 def test_status_of_a_long_queue_is_read_in_the_order_of_indexes(history: Database) -> None:
     """Its statements have limits, which help only if no statement sorts or filters what waits."""
     with history.write() as session:
@@ -151,7 +187,7 @@ def test_submission_to_a_long_queue_reads_few_of_its_jobs(history: Database, own
     assert plans
     for plan in plans:
         assert not re.search(r"Seq Scan on jobs|SCAN (jobs|following)(?! USING)", plan), plan
-        assert not re.search(r"Sort|ORDER BY", plan), plan
+        assert_sorts_none(plan)
 
 
 def test_queueing_of_a_dependent_reads_few_jobs(history: Database) -> None:
@@ -190,6 +226,11 @@ def test_listener_reads_only_what_it_is_to_hear(number: int, history: Database) 
         assert not re.search(r"Seq Scan on (jobs|events)|SCAN (jobs|events|announcements)", plan), plan
         if number == 2000:
             assert not re.search(r"Sort|ORDER BY", plan), plan
+
+
+def assert_sorts_none(plan: str) -> None:
+    """Assert that a plan sorts nothing, except jobs that run: no more than there are slots."""
+    assert "ix_jobs_running" in plan or not re.search(r"Sort|ORDER BY|TEMP B-TREE", plan), plan
 
 
 def plans_of(database: Database, query: Callable[[Session], Any], table: str = "jobs") -> list[str]:

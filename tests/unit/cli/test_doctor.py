@@ -44,6 +44,20 @@ def test_doctor_names_a_store_of_another_deployment_and_workers_that_claim_nothi
     assert "its store is away" in run("worker", "list").out.replace("\n", " ")
 
 
+def test_doctor_needs_nobody_for_a_worker_that_hands_its_devices_over(
+    run: Run, database: Database, roomy: None
+) -> None:
+    description = values.WorkerDescription(
+        id="home", hostname="box", pid=7, version="1", schema_revision="1", devices=()
+    )
+    with database.write() as session:
+        workers.heartbeat(session, workers.register(session, description), remark=workers.HANDS_OVER)
+    ran = run("doctor", "--fast", "--json")
+    found = {finding["about"]: finding for finding in ran.json["findings"]}["workers"]
+    assert found["advice"] == ""
+    assert "home hands its devices over" in found["found"]
+
+
 def test_doctor_names_listeners_whose_last_call_failed(run: Run, database: Database) -> None:
     with database.write() as session:
         listeners.register(session, ["bell", "mail"])

@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import Hub
+from finch_hub.display import progress
 from finch_hub.hub import jobs as hub_jobs
+from finch_hub.hub.waiting import WaitStatus
 from finch_hub.registry import attempts, tables, types
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
@@ -90,6 +92,86 @@ def test_watch_tells_why_a_job_waits_when_its_workers_begin_to_pause(
     assert " ".join(ran.err.split()).count(warning) == 1, "it is told once"
 
 
+def test_watch_tells_now_and_then_what_a_job_waits_for(
+    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_jobs, "_ENSURE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "WAIT_SECONDS", 0.0)
+    first = registry.submit(database)
+    job = registry.submit(database)
+    found = hub_jobs.JobHandle.wait_status
+    looks: list[int] = []
+
+    def change(handle: hub_jobs.JobHandle) -> WaitStatus | None:
+        looks.append(1)
+        if len(looks) == 2:
+            enter_worker(database)
+            registry.claimed(database, job_id=first.id)
+        if len(looks) == 3:
+            registry.cancel(database, handle.refresh())
+        return found(handle)
+
+    monkeypatch.setattr(hub_jobs.JobHandle, "wait_status", change)
+    told = " ".join(run("jobs", "watch", job.id).err.split())
+    assert "- not started yet: 1 job ahead, no worker runs yet" in told
+    assert "- not started yet: no job ahead, 1 job running on 1 worker" in told
+
+
+def test_show_tells_what_a_job_waits_for(run: Run, database: Database) -> None:
+    enter_worker(database)
+    parents = [registry.submit(database) for _ in range(5)]
+    job = registry.submit(database, depends_on=tuple(parent.id for parent in parents))
+    shown = " ".join(run("jobs", "show", job.id).out.split())
+    assert f"waits for jobs {', '.join(parent.id for parent in parents[:3])} and 2 more" in shown
+    assert "4 jobs ahead, 0 jobs running on 1 worker" in run("jobs", "show", parents[4].id).out
+    assert run("jobs", "show", parents[4].id, "--json").json["wait"]["ahead"] == 4
+    retry = registry.AT_ONCE.evolve(base_delay=600)
+    registry.fail(database, registry.claimed(database, job_id=parents[0].id), "no luck", retry)
+    assert "it is tried again at 2" in run("jobs", "show", parents[0].id).out
+
+
+def test_job_that_waits_for_nothing_is_told(run: Run, database: Database) -> None:
+    parent = registry.submit(database)
+    job = registry.submit(database, depends_on=(parent.id,))
+    with database.write() as session:
+        session.execute(sa.delete(tables.jobs).where(tables.jobs.c.id == parent.id))
+    assert "the jobs that this job depends on are no longer in the database" in run("jobs", "show", job.id).out
+    findings = run("doctor", "--fast", "--json").json["findings"]
+    (queue,) = (finding for finding in findings if finding["about"] == "queue")
+    assert "1 job that waits for nothing" in queue["found"]
+    assert job.id in queue["advice"]
+
+
+def test_watch_of_a_job_that_has_ended_shows_its_report(run: Run, database: Database) -> None:
+    registry.add_version(database, "medical")
+    job = run("quantize", "medical", "--detach", "--json").json
+    report = {"scheme": "int8", "group": None, "bytes_before": 100, "bytes_after": 50, "relative_error": 0.01}
+    claimed = registry.claimed(database, job_id=job["id"])
+    registry.succeed(database, claimed, report=report, adapter="medical/1")
+    watched = run("jobs", "watch", job["id"])
+    assert "Created adapter medical/1" in watched.out
+    assert "int8, per channel" in watched.out
+    assert [json.loads(line)["type"] for line in run("jobs", "watch", job["id"], "--json").out.splitlines()]
+    registry.delete_version(database, "medical", 1)
+    assert "int8, per channel" in run("jobs", "watch", job["id"]).out
+
+
+def test_reason_of_a_job_that_a_worker_left_is_shown_once(run: Run, database: Database) -> None:
+    job = registry.submit(database)
+    claimed = registry.claimed(database)
+    with database.write() as session:
+        attempts.pass_on(session, claimed, "the store is away", policy=registry.AT_ONCE, alone="wait")
+    for command in ("show", "events"):
+        assert run("jobs", command, job.id).out.count("the store is away") == 1
+    claimed = registry.claimed(database, worker="x")
+    with database.write() as session:
+        attempts.set_aside(session, claimed, "unknown field", version="9.9")
+    shown = run("jobs", "show", job.id).out
+    assert shown.count("unknown field") == 1
+    assert re.search(r"about +medical", shown)
+    assert "unknown field" in " ".join(run("jobs", "list").out.split())
+
+
 def test_output_that_a_worker_elsewhere_made_is_saved_once(run: Run, database: Database, tmp_path: Path) -> None:
     registry.add_version(database, "medical")
     job = run("export", "medical", "--out", tmp_path / "out", "--detach", "--json").json
@@ -106,7 +188,16 @@ def test_output_that_a_worker_elsewhere_made_is_saved_once(run: Run, database: D
     saved = run("jobs", "save", job["id"])
     assert saved.out == f"Wrote the output of job {job['id']} to {tmp_path / 'out'}\n"
     assert (tmp_path / "out" / "adapter_config.json").read_text() == "{}"
-    assert run("jobs", "save", job["id"], "--out", tmp_path / "again").status == 3
+    (tmp_path / "out" / "finch.json").write_text(json.dumps({"made": "adapter", "job": job["id"]}))
+    again = run("jobs", "save", job["id"])
+    assert again.out == f"The output of job {job['id']} was written to {tmp_path / 'out'} before\n"
+    gone = run("jobs", "save", job["id"], "--out", tmp_path / "again")
+    assert gone.status == 3
+    assert f"the output of job {job['id']} is no longer in the store: it was fetched already" in gone.err
+    with database.write() as session:
+        session.execute(sa.update(tables.jobs).values(finished_at=types.later(-8 * 86_400)))
+    gone = run("jobs", "save", job["id"], "--out", tmp_path / "again")
+    assert "it is removed a week after the job ended" in gone.err
     other = run("quantize", "medical", "--detach", "--json").json
     registry.succeed(database, registry.claimed(database, job_id=other["id"]), report=report)
     assert "has no output: it is a job of kind quantize" in run("jobs", "save", other["id"]).err

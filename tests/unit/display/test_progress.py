@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,6 +58,23 @@ def test_plain_view_shows_the_first_and_last_progress(capsys: pytest.CaptureFixt
     assert shown[0] == "  step 1/100"
     assert shown[-1] == "  step 100/100"
     assert len(shown) == 2
+
+
+def test_plain_view_repeats_why_a_job_waits_after_pauses_that_grow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables.console.cache_clear()
+    passed = 0.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: passed))
+    shown_at = []
+    with progress.PlainView() as lines:
+        for _ in range(180):
+            passed += 10.0
+            lines.show_wait("1 job ahead" if passed > 1000 else "2 jobs ahead")
+            if shown := capsys.readouterr().err:
+                shown_at.append((passed, shown))
+    assert shown_at[0] == (10.0, "- not started yet: 2 jobs ahead\n")
+    assert [moment for moment, _ in shown_at] == [10, 40, 100, 220, 460, 940, 1010, 1040, 1100, 1220, 1460]
 
 
 def test_live_view_shows_messages_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,20 @@ def test_events_are_numbered_without_gaps(database: Database) -> None:
         assert jobs.list_events(session, job.id, after=6) == []
 
 
+def test_events_of_an_attempt_are_counted_without_those_of_other_jobs(database: Database) -> None:
+    first, second = (registry.submit(database), registry.submit(database))
+    for _ in range(3):
+        registry.fail(
+            database, registry.claimed(database, job_id=second.id), retry=registry.AT_ONCE.evolve(max_attempts=9)
+        )
+    job = registry.claimed(database, job_id=first.id)
+    with database.write() as session:
+        assert attempts.count_events(session, job) == 0
+    append(database, job, *NEWS)
+    with database.write() as session:
+        assert attempts.count_events(session, job) == 3
+
+
 def test_succeed_stores_the_result(database: Database) -> None:
     registry.submit(database)
     job = registry.claimed(database)

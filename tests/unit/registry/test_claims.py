@@ -11,6 +11,7 @@ from support import fuzzing, registry
 
 from finch_hub.registry import attempts, claims, jobs, placement, tables, types, values
 from finch_hub.registry.database import Database
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState, Requirements
 
 
@@ -182,12 +183,63 @@ def test_hand_back_of_a_failed_group_queues_jobs_to_run_alone(database: Database
     assert (first.outcome, first.reason) == ("handed_back", "the group ran out of memory")
 
 
-@pytest.mark.parametrize(("column", "number"), [("fence", 2**31 - 1), ("attempts", 2**31 - 1), ("last_seq", 2**63 - 1)])
+@pytest.mark.parametrize(
+    ("column", "number"),
+    [*((column, 2**31 - below) for column in ("fence", "attempts") for below in (1, 2)), ("last_seq", 2**63 - 1)],
+)
 def test_job_whose_numbers_cannot_grow_stops_no_other(database: Database, column: str, number: int) -> None:
     damaged, sound = registry.submit(database), registry.submit(database)
     with database.write() as session:
         session.execute(sa.update(tables.jobs).where(tables.jobs.c.id == damaged.id).values({column: number}))
     assert registry.claimed(database).id == sound.id
     assert registry.claim(database) is None
-    if column != "last_seq":
+    if number == 2**31 - 1:
         assert (registry.get(database, damaged).unreadable or "").startswith(f"{column}: ")
+
+
+@pytest.mark.parametrize(("column", "number"), [("fence", 2**31 - 3), ("attempts", 2**31 - 3), ("last_seq", 2**62 - 1)])
+def test_job_whose_numbers_can_grow_is_claimed(database: Database, column: str, number: int) -> None:
+    job = registry.submit(database)
+    with database.write() as session:
+        session.execute(sa.update(tables.jobs).values({column: number}))
+    assert registry.claimed(database).id == job.id
+
+
+def test_companion_that_does_not_fit_any_more_keeps_out_no_smaller_one(database: Database) -> None:
+    registry.submit(database, together=True, memory_bytes=2**30, priority=1)
+    registry.submit(database, together=True, memory_bytes=3 * 2**30)
+    small = registry.submit(database, together=True, memory_bytes=2**30)
+    leader = registry.claimed(database)
+    assert companions(database, leader, memory_bytes=3 * 2**30) == [small.id]
+
+
+def test_jobs_of_one_claim_have_leases_and_events_of_their_own(database: Database) -> None:
+    """They have the same worker, fence and token."""
+    together(database, 4)
+    leader = registry.claimed(database)
+    with database.write() as session:
+        taken = claims.claim_companions(
+            session, leader, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT, limit=8, token="t"
+        )
+    assert len(taken) == 3
+    for number, job in enumerate(taken, start=1):
+        with database.write() as session:
+            assert attempts.renew(session, job, 500).lease_until is not None
+            assert attempts.append_events(session, job, [NewEvent(type="message", message="on")] * number) == 2 + number
+    for job in taken:
+        assert registry.succeed(database, job).id == job.id
+    assert registry.get(database, leader) == leader
+
+
+def test_claim_behind_the_front_does_not_wait_for_another_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer")
+    monkeypatch.setattr(claims, "FRONT_JOBS", 0)
+    for owner in ("ada", "ben"):
+        registry.submit(database, owner=owner)
+    for slot in (registry.ANY_SLOT, registry.ANY_SLOT.evolve(owner_running=5)):
+        with database.write() as first, database.write() as second:
+            first.execute(sa.select(tables.jobs.c.id).with_for_update())
+            assert claims.claim(second, worker="w", lease_seconds=60, capabilities=slot) is None

@@ -210,12 +210,27 @@ def test_one_caller_at_a_time_calls_a_listener(database: Database) -> None:
     assert [change.job.id for change in take(database, caller="b")] == [job.id]
 
 
-def test_lease_of_a_caller_that_was_killed_ends(database: Database) -> None:
+@pytest.mark.parametrize(("first", "second"), [("bell", "mail"), ("mail", "bell")])
+def test_listener_has_only_changes_of_its_own(database: Database, first: str, second: str) -> None:
+    register(database, first, second)
+    registry.submit(database)
+    assert len(hear(database, first)) == 1
+    with database.read() as session:
+        assert not listeners.has_due(session, first, "a")
+        assert listeners.has_due(session, second, "a")
+    let_pass(database, 8 * 86_400)
+    with database.write() as session:
+        assert listeners.skip_old(session, first) == 0
+        assert listeners.skip_old(session, second) == 1
+
+
+@pytest.mark.parametrize("seconds", [-1, 3600])  # as a clock that jumped leaves it
+def test_lease_of_a_caller_that_was_killed_ends(database: Database, seconds: float) -> None:
     register(database, "bell")
     registry.submit(database)
     assert take(database, caller="killed")
     with database.write() as session:
-        session.execute(sa.update(tables.listeners).values(called_until=types.later(-1)))
+        session.execute(sa.update(tables.listeners).values(called_until=types.later(seconds)))
     assert take(database, caller="b")
 
 

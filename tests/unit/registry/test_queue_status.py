@@ -31,6 +31,25 @@ def test_empty_queue_has_no_oldest_job(database: Database) -> None:
     assert (status.depths, status.oldest, status.oldest_seconds) == ((), None, None)
 
 
+def test_jobs_ahead_are_those_of_the_queue_that_are_claimed_earlier(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = registry.submit(database, priority=-1)
+    plain = [registry.submit(database) for _ in range(3)]
+    high = registry.submit(database, priority=1)
+    registry.submit(database, queue="night", priority=9)
+
+    def count(job_id: str) -> int:
+        with database.read() as session:
+            return queue_status.count_ahead(session, job_id)
+
+    assert [count(job.id) for job in (low, *plain, high)] == [4, 1, 2, 3, 0]
+    monkeypatch.setattr(queue_status, "MOST_AHEAD", 2)
+    claimed = registry.claimed(database)
+    assert count(claimed.id) == 0 or claimed.id not in {job.id for job in plain}
+    assert count("unknown") == 0
+
+
 def test_jobs_are_counted_by_state_queue_and_priority(database: Database) -> None:
     first = registry.submit(database)
     registry.submit(database, depends_on=(first.id,))

@@ -259,3 +259,15 @@ def test_dependent_whose_row_was_locked_is_tried_again_soon(database: Database) 
         soon = session.scalar(sa.select(tables.settlements.c.due_at <= types.later(15.0)))
     assert "lock timeout" in trouble
     assert soon
+
+
+def test_dependents_of_a_job_whose_attempt_has_no_record_are_settled(database: Database) -> None:
+    """Someone may have deleted the record, or restored it from a backup of another moment."""
+    for end_job, state in ((registry.succeed, JobState.QUEUED), (registry.fail, JobState.FAILED)):
+        parent, dependent = submit_chain(database, 2)
+        job = registry.claimed(database, job_id=parent.id)
+        with database.write() as session:
+            session.execute(sa.delete(tables.attempts))
+        end_job(database, job)
+        settle_all(database)
+        assert states(database, [dependent]) == [state]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
+from support import registry
 
 from finch_hub import errors
 from finch_hub.registry import sqlite
@@ -47,3 +49,21 @@ def test_file_system_is_that_of_the_nearest_mount(tmp_path: Path, monkeypatch: p
     assert sqlite.get_file_system(tmp_path / "share" / "finch.db") == "nfs4", "the last mount of a place is on top"
     assert sqlite.get_file_system(tmp_path / "link" / "finch.db") == "nfs4"
     assert sqlite.get_file_system(Path("/")) == "ext4"
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_file_that_is_gone_is_noticed_by_open_connections(tmp_path: Path, how: str) -> None:
+    file = tmp_path / "finch.db"
+    database = Database(f"sqlite:///{file}")
+    database.upgrade()
+    job = registry.submit(database)
+    file.rename(tmp_path / "old.db")
+    if how == "replaced":
+        shutil.copy(tmp_path / "old.db", file)
+    for use in (database.read, database.write):
+        with pytest.raises(errors.ReplacedDatabase, match=r"finch\.db was replaced or removed"), use():
+            pass
+    database.close()
+    (tmp_path / "old.db").replace(file)
+    assert registry.get(database, job).id == job.id
+    database.close()

@@ -4,15 +4,16 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from support import fuzzing, registry
 from support.services import Databases
 
-from finch_hub.registry import attempts, claims, jobs, tables, types, values
+from finch_hub.registry import attempts, claims, jobs, tables, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, Requirements
 
@@ -128,6 +129,13 @@ def test_priority_is_above_turns(database: Database) -> None:
     assert owners_of(run_all(database)) == ["ada", "cleo", "ada", "ada", "ben", "ben"]
 
 
+def test_urgent_jobs_cost_their_owner_no_turns_among_others(database: Database) -> None:
+    submit(database, "ada", 5, priority=1)
+    submit(database, "ben", 3)
+    submit(database, "ada")
+    assert owners_of(run_all(database)) == [*["ada"] * 5, "ada", "ben", "ben", "ben"]
+
+
 def test_jobs_of_earlier_versions_are_those_of_one_owner(database: Database) -> None:
     submit(database, "", 3)
     submit(database, "ada", 2)
@@ -233,6 +241,72 @@ def test_job_that_fits_nobody_starves_no_sweep_in_a_line_behind_others(database:
         if job.owner == "ben":
             submit(database, "ben", queue="slow")
     assert Counter(order) == {"zoe": 5, "ben": 5}
+
+
+GPU_SLOT = registry.ANY_SLOT.evolve(device="cuda")
+
+
+def enter_gpu_worker(database: Database) -> None:
+    """Let the slot be that of a worker which clients know."""
+    device = values.Device(kind="cuda", name="L4", memory_bytes=2**40, free_bytes=2**40)
+    description = values.WorkerDescription(
+        id="w", hostname="box", pid=1, version="1", schema_revision="1", devices=(device,)
+    )
+    with database.write() as session:
+        session.execute(sa.delete(tables.Worker.__table__))
+        workers.register(session, description)
+
+
+@pytest.mark.parametrize("was_used", [False, True])
+@pytest.mark.parametrize("is_idle", [False, True])
+def test_job_that_fits_nobody_lets_its_line_begin_after_others(
+    database: Database, was_used: bool, is_idle: bool
+) -> None:
+    enter_gpu_worker(database)
+    submit(database, "ada", device="cuda", labels=("none",))
+    if was_used:
+        submit(database, "ada", device="cuda")
+        end(database, registry.claimed(database, capabilities=GPU_SLOT))
+    submit(database, "ben", 60)
+    for _ in range(40):
+        end(database, registry.claimed(database, capabilities=GPU_SLOT))
+    if not is_idle:
+        registry.claimed(database, capabilities=GPU_SLOT)
+    submit(database, "cleo", 20, device="cuda")
+    assert Counter(registry.claimed(database, capabilities=GPU_SLOT).owner for _ in range(10)) == {"ben": 5, "cleo": 5}
+
+
+@settings(max_examples=fuzzing.examples(15), deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(seed=st.integers(0, 2**32))
+@example(seed=23)
+def test_jobs_that_fit_nobody_give_no_owner_more_than_its_turns(sqlite_database: Database, seed: int) -> None:
+    """Between two claims of an owner who waits, each other one gets at most two in each of the two lines."""
+    empty(sqlite_database)
+    enter_gpu_worker(sqlite_database)
+    random = Random(seed)
+    waiting: Counter[str] = Counter()  # jobs that fit, by owner
+    since: dict[str, Counter[str]] = {}  # claims of others since the last one of an owner who waits
+    num_steps = 0
+    while num_steps < 20 or waiting.total():
+        num_steps += 1
+        step = random.choice(["submit", "stick", "claim", "claim"]) if num_steps < 20 else "claim"
+        owner, device = random.choice(OWNERS[:3]), random.choice(["any", "cuda"])
+        if step == "submit":
+            submit(sqlite_database, owner, 6, device=device)
+            if not waiting[owner]:
+                since[owner] = Counter()
+            waiting[owner] += 6
+        elif step == "stick":
+            submit(sqlite_database, "zoe", device=device, labels=("none",))
+        elif waiting.total():
+            job = registry.claimed(sqlite_database, capabilities=GPU_SLOT)
+            end(sqlite_database, job)
+            waiting[job.owner] -= 1
+            since[job.owner] = Counter()
+            for other in OWNERS[:3]:
+                if waiting[other] and other != job.owner:
+                    since[other][job.owner] += 1
+                    assert since[other][job.owner] <= 4
 
 
 def test_line_that_begins_late_does_not_begin_before_others(database: Database) -> None:

@@ -7,9 +7,12 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from support import registry
 
-from finch_hub.registry import types
+from finch_hub import errors
+from finch_hub.registry import adapter_versions, datasets, jobs, tables, types, values
 from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import JobState
 
 
 def test_now_is_the_clock_of_the_database_in_utc(database: Database) -> None:
@@ -85,3 +88,58 @@ def test_json_and_prose_come_back_from_the_database(database: Database) -> None:
         prose = session.scalar(sa.select(sa.literal("Segmentation fault\0\udcff", types.Prose())))
     assert found == {"loss": None, "text": "a\ufffdb\ufffd", "path\\u0000": [1, None, "ü\n"]}
     assert prose == "Segmentation fault\ufffd\ufffd"
+
+
+MANY = 70_000  # PostgreSQL takes 65,535 parameters
+
+
+def test_column_is_compared_with_any_number_of_values(database: Database) -> None:
+    selects = (
+        sa.select(sa.literal(text).label("text"), sa.literal(number, sa.BigInteger()).label("number"))
+        for text, number in (("a", 1), ("b'", 2**62), ("c", 3))
+    )
+    given = sa.union_all(*selects).subquery()
+    for column, wanted, expected in (
+        (given.c.text, ["b'", *map(str, range(MANY))], ["b'"]),
+        (given.c.number, [2**62, *range(100, MANY)], [2**62]),
+        (given.c.text, [], []),
+    ):
+        with database.read() as session:
+            assert list(session.scalars(sa.select(column).where(types.one_of(column, wanted)))) == expected
+            others = sa.select(column).where(~types.one_of(column, "wanted"))
+            assert len(session.scalars(others, {"wanted": wanted}).all()) == 3 - len(expected)
+
+
+def test_as_many_jobs_as_there_are_may_be_named(database: Database) -> None:
+    names = [f"job-{number}" for number in range(MANY)]
+    job = registry.submit(database)
+    with database.write() as session:
+        assert jobs.select_unfinished(session, [*names, job.id]) == {job.id}
+        datasets.hold(session, [registry.digest(name) for name in names])
+        new = values.NewJob.of_spec(registry.train_spec(), depends_on=(job.id, *names))
+        with pytest.raises(errors.NotFound, match="there is no job 'job-0'"):
+            jobs.submit_many(session, [new])
+    version = registry.add_version(database)
+    with database.write() as session:
+        adapter_versions.remove_tags(session, version.reference, *names)
+
+
+@pytest.mark.slow
+def test_as_many_jobs_as_there_are_may_be_listed(database: Database) -> None:
+    """A job that depends on others costs the list a parameter."""
+    first = registry.submit(database)
+    registry.submit(database, depends_on=[first.id])
+    kept = [column for column in tables.jobs.c if column.name not in ("id", "number")]
+    counting = sa.select(sa.literal(1).label("n")).cte("counting", recursive=True)
+    counting = counting.union_all(sa.select(counting.c.n + 1).where(counting.c.n < MANY))
+    name = sa.literal("job-").concat(sa.cast(counting.c.n, sa.String()))
+    waits = tables.jobs.c.state == JobState.WAITING
+    copies = sa.select(name, *kept).select_from(tables.jobs.join(counting, sa.true())).where(waits)
+    links = sa.select(name, sa.literal(first.id), sa.literal(0)).select_from(counting)
+    with database.write() as session:
+        session.execute(sa.insert(tables.jobs).from_select(["id", *kept], copies))
+        session.execute(sa.insert(tables.dependencies).from_select(["job_id", "depends_on", "position"], links))
+    with database.read() as session:
+        found = jobs.find(session, limit=MANY + 2)
+    assert len(found) == MANY + 2
+    assert all(job.depends_on == (first.id,) for job in found[:MANY])

@@ -112,6 +112,19 @@ def test_request_to_a_silent_worker_is_refused(database: Database) -> None:
     assert [(worker.state, worker.devices[0].free_bytes) for worker in find(database)] == [("active", 1)]
 
 
+def test_heartbeat_of_a_clock_that_jumped_keeps_no_name_for_ever(database: Database) -> None:
+    worker = register(database)
+    silence(database, worker, seconds=-3600)
+    assert [worker.state for worker in find(database)] == ["silent"]
+    with database.read() as session:
+        assert (workers.find_living(session), workers.count_slots(session)) == ([], 0)
+    assert register(database).instance != worker.instance
+    silence(database, worker, seconds=-3600)
+    with database.write() as session:
+        assert workers.forget(session, silent=3700, stopped=60) == []
+        assert workers.forget(session, silent=3500, stopped=60) == ["gpu-1"]
+
+
 def test_forget_deletes_workers_without_heartbeat_and_stopped_ones_sooner(database: Database) -> None:
     gone, there, stopped, restarted = (register(database, name) for name in ("gone", "there", "stopped", "restarted"))
     silence(database, gone)

@@ -129,6 +129,19 @@ def test_output_of_one_file_is_one_file(artifacts: ArtifactStore, tmp_path: Path
     assert (tmp_path / "new" / "renamed.gguf").read_bytes() == b"GGUF"
 
 
+def test_file_that_was_fetched_before_is_kept(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    made, out = tmp_path / "work" / "adapter.gguf", tmp_path / "adapter.gguf"
+    made.parent.mkdir()
+    made.write_bytes(b"GGUF")
+    stored = outputs.store_output(made, JOB, artifacts)
+    out.write_bytes(b"GGUF")  # its reader was killed before it removed the output from the store
+    outputs.save_output(stored, out, artifacts, replace=False)
+    stored = outputs.store_output(made, JOB, artifacts)
+    out.write_bytes(b"another")
+    with pytest.raises(errors.Conflict):
+        outputs.save_output(stored, out, artifacts, replace=False)
+
+
 def test_damaged_output_is_refused_and_kept(made: Path, tmp_path: Path) -> None:
     artifacts = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache")
     stored = outputs.store_output(made, JOB, artifacts)

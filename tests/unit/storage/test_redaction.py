@@ -118,7 +118,10 @@ def test_short_values_other_variables_and_files_are_kept(monkeypatch: pytest.Mon
     monkeypatch.setenv("SSL_KEY", str(tmp_path))
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "disabled")
     monkeypatch.setenv("SORT_KEY", "creation")
-    text = f"the-finch-team failed at 1234 in {tmp_path}, disabled, by creation"
+    monkeypatch.setenv("FINCH_BROKER_PASSWORD_FILE", "/run/secrets/broker")
+    monkeypatch.setenv("TOKEN_PATH", "/run/secrets/token")
+    files = "/run/secrets/broker and /run/secrets/token"
+    text = f"the-finch-team failed at 1234 in {tmp_path}, disabled, by creation, {files}"
     assert Redactor().clean(text) == text
 
 

@@ -27,7 +27,8 @@ from finch_hub.registry import (
     values,
     workers,
 )
-from finch_hub.specs.jobs import JobState
+from finch_hub.specs.jobs import JobState, MergeSpec
+from finch_hub.storage import outputs
 from finch_hub.storage.backup import take_backup
 from finch_hub.storage.backup_folder import REGISTRY, BackupFolder
 from finch_hub.storage.stores import Stores
@@ -53,7 +54,7 @@ def test_hub_moves_between_databases_with_all_rows_and_artifacts(
     assert taken.backup.is_complete
     report = restore(tmp_path / "moved", target)
     after = full_hub.read_all(target.database)
-    own = {"deployment", "workers", "listeners", "announcements"}
+    own = {"deployment", "measurements", "workers", "listeners", "announcements"}
     unchanged = before.keys() - own - {"jobs", "attempts", "events"}
     assert {name: _plain(after[name]) for name in unchanged} == {name: _plain(before[name]) for name in unchanged}
     ended = [job["id"] for job in before["jobs"] if job["finished_at"] is not None]
@@ -126,6 +127,15 @@ def test_running_jobs_are_queued_again_without_counting_an_attempt(
     with target.database.write() as session:
         assert {job.id for job in outbox.take_due(session)} >= {running}
     assert report.queued == 2
+
+
+def test_output_without_a_place_is_brought_to_the_store(source: Stores, tmp_path: Path, target: Stores) -> None:
+    job = registry.submit(source.database, spec=registry.merge_spec())
+    take_backup(tmp_path / "old", source)
+    restore(tmp_path / "old", target)
+    spec = MergeSpec.of_stored(registry.get(target.database, job.id).spec)
+    assert (spec.out, registry.merge_spec().place) == (registry.merge_spec().out, None)
+    assert not outputs.is_here(spec)
 
 
 def test_restored_hub_keeps_its_own_id_and_marks_its_store(source: Stores, backup: Path, target: Stores) -> None:
@@ -287,7 +297,7 @@ def test_backup_of_a_restored_hub_has_the_same_rows(backup: Path, target: Stores
     restore(backup, target)
     again = take_backup(tmp_path / "again", target).backup
     first = BackupFolder(backup).backup
-    changed = {"workers", "events", "listeners", "announcements"}
+    changed = {"measurements", "workers", "events", "listeners", "announcements"}
     assert {k: v for k, v in again.rows.items() if k not in changed} == {
         k: v for k, v in first.rows.items() if k not in changed
     }

@@ -13,7 +13,7 @@ from support.fleet import wait_until
 from support.logs import list_said
 
 from finch_hub import errors, settings
-from finch_hub.formats.atomic_writes import temporary_place
+from finch_hub.formats.atomic_writes import scratch_folder, temporary_place
 from finch_hub.storage.stores import Stores, open_stores
 from finch_hub.workers import cleaning as module
 from finch_hub.workers.cleaning import Cleaning
@@ -104,3 +104,12 @@ def test_what_killed_processes_left_is_removed(
     Cleaning(stores, WorkFolders(stores.settings.work), stopping=stopping).start()
     wait_until(lambda: not any(folder.exists() for folder in abandoned), "the folders to be removed")
     assert of_others.exists()
+
+
+def test_conversion_of_a_dead_process_is_removed(stores: Stores) -> None:
+    folder = stores.bases / "gguf-0123"
+    (folder.with_name(".gguf-0123.01234567.part") / "gguf-0123").mkdir(parents=True)
+    folder.mkdir()
+    with scratch_folder(folder.with_name("gguf-4567")) as living:
+        stores.tidy()
+        assert sorted(stores.bases.iterdir()) == sorted([living, folder])

@@ -5,22 +5,25 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 from support import bells, registry, services
 from support.fleet import wait_until
 from support.logs import list_said
 
 from finch_hub import settings
-from finch_hub.registry import jobs, listeners
+from finch_hub.registry import jobs, listeners, tables, types
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job
 from finch_hub.storage.stores import Stores, open_stores
 from finch_hub.workers import listening
 from finch_hub.workers.listening import ListenerCalls, Listening
+from finch_hub.workers.supervision import clock
 
 
 @pytest.fixture
@@ -122,6 +125,35 @@ def test_listener_that_fails_is_reported_and_called_again_later(
     assert other.id != job.id
 
 
+def test_lease_is_renewed_during_a_call(
+    stores: Stores, trouble: ListenerCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_RENEW_SECONDS", 0.0)
+    home = stores.settings.home
+    (home / "trouble").write_text("hang")
+    job = cancel_one(stores.database)
+    calling = threading.Thread(target=trouble.look)
+    calling.start()
+    try:
+        wait_until(lambda: bool(bells.read_lines(home / "tried")), "the listener is called")
+        with stores.database.write() as session:
+            session.execute(sa.update(tables.listeners).values(called_until=types.later(-1)))
+
+        def is_renewed() -> bool:
+            with stores.database.read() as session:
+                return not listeners.has_due(session, "trouble", "another worker")
+
+        wait_until(is_renewed, "the lease to be renewed")
+        with stores.database.write() as session:  # as after a suspension
+            session.execute(sa.update(tables.listeners).values(caller="another worker"))
+        calling.join()
+        assert bells.read_lines(home / "tried")[0].split()[0] == job.id
+        assert find(stores, "trouble") == (2, 0, None), "whoever has the lease records the end"
+    finally:
+        trouble.stop()
+        calling.join()
+
+
 def test_turn_ends_before_the_lease_does() -> None:
     assert listening._TURN_SECONDS + listening.CALL_SECONDS < listeners.LEASE_SECONDS
 
@@ -149,6 +181,27 @@ def test_process_of_a_listener_takes_no_device_and_logs_as_its_worker(
         calls.close()
     names = ("CUDA_VISIBLE_DEVICES", "FINCH_LOG_FORMAT", "FINCH_LOG_LEVEL")
     assert [environment[name] for name in names] == ["", "json", "error"]
+
+
+def test_listener_of_a_worker_that_lives_is_not_forgotten(
+    stores: Stores, trouble: ListenerCalls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    week_ago = types.later(-8 * 86_400)
+    registry.submit(stores.database)
+    with stores.database.write() as session:
+        session.execute(sa.update(tables.announcements).values(due_at=week_ago))
+        session.execute(
+            sa.update(tables.listeners).where(tables.listeners.c.name == "trouble").values(seen_at=week_ago)
+        )
+    trouble._keep_registered()
+    assert find(stores, "trouble")[:2] == (1, 0), "it was registered a moment ago"
+    now = clock.elapsed()
+    monkeypatch.setattr(clock, "elapsed", lambda: now + 600.0)
+    trouble._keep_registered()
+    assert find(stores, "trouble")[:2] == (0, 1)
+    with stores.database.write() as session:
+        assert listeners.forget(session) == []
+    assert [(said["action"], said["changes"]) for said in list_said(caplog)] == [("skip", 1)]
 
 
 def test_worker_without_listeners_starts_nothing(tmp_path: Path) -> None:

@@ -267,12 +267,28 @@ def test_looks_at_their_usual_distance_let_no_sweep_wait(
     assert registry.get(database, job).state is JobState.QUEUED
 
 
+@pytest.mark.parametrize(("pause", "is_swept"), [(55.0, True), (55.1, False)])
+def test_pause_in_which_no_lease_ended_lets_no_sweep_wait(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float, is_swept: bool
+) -> None:
+    """A lease of 60 s that is renewed every 5 s goes on for 55 s after its last renewal at least."""
+    now = 1000.0
+    monkeypatch.setattr(clock, "elapsed", lambda: now)
+    worker = Worker(database, tmp_path, heartbeat_seconds=5.0, lease_seconds=60.0, sweep_seconds=15.0)
+    worker.maintenance._look(now)
+    registry.submit(database)
+    job = registry.claimed(database, lease=-1.0)
+    now += pause
+    worker.maintenance._look(now)
+    assert (registry.get(database, job).state is JobState.QUEUED) == is_swept
+
+
 def test_worker_whose_database_got_another_schema_claims_nothing_and_ends_after_its_jobs(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Worker(database, tmp_path)
     worker.maintenance._report()
-    assert (worker.claims.is_draining, worker.maintenance.mismatch) == (False, None)
+    assert (worker.claims.is_draining, worker.maintenance.failure) == (False, None)
     with database.write() as session:
         session.execute(sa.text("UPDATE alembic_version SET version_num = '9000'"))
     worker.is_busy = True

@@ -231,6 +231,19 @@ def test_worker_that_cannot_end_kills_its_children_and_ends_after_the_grace(
     assert [said["action"] for said in list_said(caplog)] == ["end"]
 
 
+def test_worker_that_cannot_kill_a_child_ends_all_the_same(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill() -> None:
+        raise PermissionError("the child is another user's")
+
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    (slot,) = worker._slots
+    slot.attempt = SimpleNamespace(child=SimpleNamespace(kill=kill))  # type: ignore[assignment]
+    with pytest.raises(PermissionError):
+        worker._end_at_once()
+    assert ended == [1]
+
+
 def test_files_of_final_jobs_are_removed(worker: Worker, database: Database) -> None:
     with database.write() as session:
         queued, final = (jobs.submit(session, SPEC) for _ in range(2))

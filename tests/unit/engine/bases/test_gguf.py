@@ -89,7 +89,7 @@ def test_conversion_replaces_what_a_dead_process_left(tiny_folder: Path, tmp_pat
     file = save_gguf(tiny_folder, tmp_path / "model.gguf")
     cache = tmp_path / "cache"
     folder = fetch(file, cache)
-    partial = folder.rename(folder.with_suffix(".partial"))
+    partial = folder.rename(folder.with_name(f".{folder.name}.01234567.part"))
     (partial / "model.safetensors").write_bytes(b"half")
     again = fetch(file, cache)
     assert again == folder

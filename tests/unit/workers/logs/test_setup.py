@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_all_that_a_process_says_is_lines_of_fields(
 
 @pytest.mark.parametrize(("name", "value"), [("log_format", "xml"), ("log_level", "loud")])
 def test_other_formats_and_levels_are_refused(name: str, value: str, tmp_path: Path) -> None:
-    with pytest.raises(errors.InvalidSpec, match=f"{name}: Input should be"):
+    with pytest.raises(errors.InvalidSpec, match=f"{name}: is '{value}', but must be "):
         settings.load(home=tmp_path, **{name: value})
 
 
@@ -143,9 +144,7 @@ def test_reader_of_the_log_that_stops_stops_nobody(tmp_path: Path, monkeypatch: 
                 text += part
         os.set_blocking(process.stderr.fileno(), True)
         text += process.communicate()[1].encode()
-    lines = [read_line(line) for line in text.decode().splitlines()]
-    said = [line for line in lines if line is not None]
-    assert lines.count(None) == 1, "one line is cut"
+    said = [read_line(line) or {} for line in text.decode().splitlines()]
     whole = len(said) - 2
     assert [line["number"] for line in said[:-2]] == [str(number) for number in range(whole)]
     assert (said[-2]["action"], said[-2]["left_out"]) == ("log", str(1000 - whole))
@@ -163,3 +162,34 @@ def test_log_that_nobody_reads_any_more_stops_nobody(tmp_path: Path, monkeypatch
         process.stderr = None
         assert process.communicate("")[0] == "said\n"
     assert process.returncode == 0
+
+
+def test_terminal_that_is_paused_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINCH_HOME", str(tmp_path))
+    terminal, ours = pty.openpty()
+    pipe = subprocess.PIPE
+    try:
+        with subprocess.Popen([sys.executable, "-c", SAYS_MUCH], stdin=pipe, stdout=pipe, stderr=ours) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"said\n"
+            process.communicate(b"")
+        assert process.returncode == 0
+    finally:
+        os.close(ours)
+        os.close(terminal)
+
+
+def test_log_without_standard_error_goes_into_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that starts without it gives its number to the file that it opens next, such as a database."""
+    monkeypatch.setenv("FINCH_HOME", str(tmp_path))
+    code = f"""
+file = open({str(tmp_path / "database")!r}, "wb")
+assert file.fileno() == 2
+{SAYS_MUCH}"""
+    ran = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    assert (ran.returncode, ran.stdout) == (0, b"said\n")
+    assert (tmp_path / "database").read_bytes() == b""

@@ -21,7 +21,8 @@ from support.logs import list_said
 from finch_hub import errors, settings
 from finch_hub.registry.database import Database
 from finch_hub.storage.stores import Stores
-from finch_hub.workers.metrics import exporter as module
+from finch_hub.workers.metrics import deployment
+from finch_hub.workers.metrics import exporter as exporter_module
 from finch_hub.workers.metrics.exporter import MetricsExporter
 from finch_hub.workers.supervision import instruments
 
@@ -46,7 +47,7 @@ def broker() -> Iterator[Broker]:
 def start(
     database: Database, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., MetricsExporter]]:
-    monkeypatch.setattr(module, "_MEASURE_SECONDS", 0.05)
+    monkeypatch.setattr(deployment, "MEASURE_SECONDS", 0.05)
     started: list[MetricsExporter] = []
 
     def start(worker: str = "w1", **changes: Any) -> MetricsExporter:
@@ -200,7 +201,7 @@ def test_nothing_is_exported_without_settings(start: Callable[..., MetricsExport
 def test_silent_clients_leave_no_threads_behind(
     start: Callable[..., MetricsExporter], port: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module._Request, "timeout", 0.05)
+    monkeypatch.setattr(exporter_module._Request, "timeout", 0.05)
     start(metrics_port=port)
     wait_for(port, "finch_jobs")
     with contextlib.closing(socket.create_connection(("127.0.0.1", port))) as silent:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -174,3 +175,19 @@ def test_child_that_sends_what_is_no_event_is_to_be_killed(watching: Watching) -
     found = watching.run()
     assert found["type"] == "hung"
     assert found["reason"].startswith("sent what is no event (")
+
+
+def test_memory_is_measured_every_few_seconds(watching: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read the memory of all descendants takes a while."""
+    measured: list[float] = []
+
+    def resident_bytes() -> int:
+        measured.append(watching.lease.now)
+        return 0
+
+    monkeypatch.setattr(watching.child, "resident_bytes", resident_bytes)
+    watching.lease.step = 1.0
+    monkeypatch.setattr(watching.record, "write_due_events", lambda: watching.lease.now < 60.0 or watching.child.die())
+    watching.run()
+    assert measured
+    assert all(later - earlier > 5.0 for earlier, later in itertools.pairwise([0.0, *measured]))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -116,6 +119,13 @@ def test_worker_on_demand_is_asked_for_its_devices_and_waited_for(workers: Worke
     assert not foreground.are_wanted()
 
 
+def test_nobody_wants_the_devices_of_a_home_that_was_removed(workers: Workers, loaded: Settings) -> None:
+    on_demand = workers("on-demand", is_on_demand=True)
+    on_demand.take([FIRST])
+    shutil.rmtree(loaded.home)
+    assert not on_demand.are_wanted()
+
+
 def test_devices_of_a_killed_worker_are_free(loaded: Settings, workers: Workers) -> None:
     process = subprocess.Popen([sys.executable, "-c", _HOLD, str(loaded.home)], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -128,6 +138,75 @@ def test_devices_of_a_killed_worker_are_free(loaded: Settings, workers: Workers)
     process.stdout.close()
     assert device_locks.find_owner(loaded) is None
     assert workers("next", is_on_demand=True).take([make_device(0, "core-0")])
+
+
+_INHERIT = """
+import os, sys, time
+from pathlib import Path
+from finch_hub import settings
+from finch_hub.workers.supervision.device_locks import DeviceLocks
+from finch_hub.workers.supervision.devices import Device
+
+device = Device(kind="cuda", index=0, name="a card", memory_bytes=1, free_bytes=1, parts=("card-a",))
+locks = DeviceLocks(settings.load(home=sys.argv[1]), worker="dead", is_on_demand=sys.argv[2] == "on_demand")
+locks.take([device])
+if sys.argv[3] == "unreadable":
+    for file in Path(sys.argv[1]).rglob("*.lock"):
+        file.write_text("")
+if pid := os.fork():
+    print(pid, flush=True)
+    os._exit(0)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fdinfo").is_dir(), reason="only Linux tells who keeps a lock")
+@pytest.mark.parametrize("is_on_demand", [False, True])
+@pytest.mark.parametrize("how", ["on_demand", "foreground"])
+@pytest.mark.parametrize("record", ["readable", "unreadable"])
+def test_lock_that_a_descendant_of_a_dead_worker_keeps_is_replaced(
+    loaded: Settings, workers: Workers, caplog: pytest.LogCaptureFixture, how: str, record: str, is_on_demand: bool
+) -> None:
+    command = [sys.executable, "-c", _INHERIT, str(loaded.home), how, record]
+    dead = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert dead.stdout is not None
+    descendant = int(dead.stdout.readline())
+    dead.stdout.close()
+    dead.wait()
+    try:
+        assert workers("new", is_on_demand=is_on_demand).take([FIRST]) == (FIRST,)
+    finally:
+        os.kill(descendant, signal.SIGKILL)
+    assert [said["action"] for said in list_said(caplog)] == ["recover_device"]
+    with pytest.raises(errors.Conflict, match="belongs to worker new"):
+        workers("other", is_on_demand=True).take([FIRST])
+
+
+def test_wait_for_a_process_that_does_not_say_who_it_is_is_told_again_and_again(
+    loaded: Settings, workers: Workers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_locks, "_TELL_SECONDS", 0.0)
+    first = workers("first")
+    first.take([FIRST])
+    (file,) = loaded.home.rglob("*.lock")
+    file.write_text("not JSON")
+    taken: list[Device] = []
+    second = workers("second")
+    thread = threading.Thread(target=lambda: taken.extend(second.take([FIRST])))
+    thread.start()
+    wait_until(lambda: len(list_said(caplog)) > 1, "the wait to be told twice")
+    first.close()
+    thread.join()
+    assert taken == [FIRST]
+    assert {(said["action"], said["path"]) for said in list_said(caplog)} == {("wait", str(file))}
+
+
+def test_owner_of_another_version_is_read(loaded: Settings, workers: Workers) -> None:
+    workers("next").take([FIRST])
+    (file,) = loaded.home.rglob("*.lock")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "color": "green"}))
+    with pytest.raises(errors.Conflict, match="belongs to worker next"):
+        workers("old").take([FIRST])
 
 
 def test_owner_is_not_taken_for_a_process_with_its_id(loaded: Settings, workers: Workers) -> None:

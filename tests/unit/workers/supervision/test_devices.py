@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from support.fleet import wait_until
+from support.logs import list_said
 
+from finch_hub import errors
 from finch_hub.engine.machine import container
 from finch_hub.workers.supervision import devices
+from finch_hub.workers.supervision.devices import FreeMemory
 
 
 @pytest.fixture
@@ -26,6 +32,13 @@ def graphics_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def memory() -> Iterator[FreeMemory]:
+    memory = FreeMemory()
+    yield memory
+    memory.close()
 
 
 @pytest.fixture
@@ -63,8 +76,51 @@ def test_cpu_is_the_device_without_graphics_cards() -> None:
 
 
 @pytest.mark.usefixtures("graphics_cards")
-def test_refresh_returns_the_free_memory_of_the_same_device() -> None:
+def test_refresh_returns_the_free_memory_of_the_same_device(memory: FreeMemory) -> None:
     known = replace(devices.find_devices()[1], free_bytes=1)
-    assert devices.refresh(known).free_bytes == 70
     gone = replace(known, index=5)
-    assert devices.refresh(gone) is gone
+    refreshed = memory.refresh([known, gone])
+    assert refreshed[0].free_bytes == 70
+    assert refreshed[1] is gone
+
+
+@pytest.mark.usefixtures("graphics_cards")
+def test_driver_that_hangs_stops_nobody_and_is_asked_once(
+    memory: FreeMemory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = [replace(device, free_bytes=1) for device in devices.find_devices()]
+    caplog.set_level("INFO")
+    answer, asked = threading.Event(), list[int]()
+
+    def hang(index: int) -> SimpleNamespace:
+        asked.append(index)
+        answer.wait()
+        return SimpleNamespace(total=24, free=20)
+
+    monkeypatch.setattr(devices, "_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetMemoryInfo", hang)
+    for _ in range(3):
+        assert memory.refresh(known) == known
+    wait_until(lambda: bool(asked), "the driver to be asked")
+    assert memory.refresh(known) == known
+    assert asked == [0]
+    answer.set()
+    wait_until(lambda: memory.refresh(known)[0].free_bytes == 20, "the driver to answer")
+    assert [said.get("driver") for said in list_said(caplog)] == [None, "well"]
+
+
+@pytest.mark.usefixtures("graphics_cards")
+def test_driver_that_fails_is_told_and_leaves_the_devices_as_they_were(
+    memory: FreeMemory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = list(devices.find_devices())
+
+    def fail(*_: int) -> None:
+        raise sys.modules["pynvml"].NVMLError("GPU is lost")
+
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetMemoryInfo", fail)
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlShutdown", fail)
+    assert memory.refresh(known) == known
+    assert "GPU is lost" in str(list_said(caplog))
+    with pytest.raises(errors.Unavailable, match="the driver of the graphics cards fails: GPU is lost"):
+        devices.find_devices()

@@ -30,7 +30,7 @@ class Attempt:
         """Send an order and read until the last message."""
         self.child.send(type="run", job_id=self.job_id, order={"of": self.job_id})
         while True:
-            select.select([self.child.messages_fd], [], [], 30)
+            select.select([self.child.messages_fd], [], [])  # readable at the end of all messages, too
             for message in self.child.read_messages():
                 self.heard.append(message)
                 if message is None or message["type"] != "event":
@@ -166,3 +166,19 @@ def test_child_is_suspended_while_the_lease_of_any_member_is_in_doubt(trained: T
     assert trained.child.calls == ["suspend"]
     second.resume()
     assert trained.child.calls == ["suspend", "resume"]
+
+
+def test_member_that_reads_too_early_or_late_keeps_nobody_waiting(trained: Trained) -> None:
+    member = trained.attempts["a"].child
+    read: list[Any] = []
+
+    def work() -> None:
+        read.extend(member.read_messages())  # nothing has arrived
+        for number in range(70_000):  # a pipe has room for less
+            member.deliver({"number": number})
+        read.extend(member.read_messages())
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert [message["number"] for message in read] == list(range(70_000))

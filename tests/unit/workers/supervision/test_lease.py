@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -299,3 +300,22 @@ def test_worker_renews_its_leases_before_it_sweeps(database: Database, hands: Cl
     assert jobs[0].lease_until is not None
     assert renewed.lease_until > jobs[0].lease_until
     assert registry.expire(database) == []
+
+
+def test_close_waits_for_a_renewal_that_is_under_way(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker closes the database next."""
+    began, ended = threading.Event(), threading.Event()
+
+    def renew_slowly(lease: Lease) -> None:
+        began.set()
+        time.sleep(0.5)
+        ended.set()
+
+    monkeypatch.setattr(Lease, "keep", renew_slowly)
+    registry.submit(database)
+    hurried = settings.load().model_copy(update={"heartbeat_seconds": 0.1})
+    leases = Leases(database, hurried, stopping=threading.Event())
+    with leases.hold(ClaimedJob(job=registry.claimed(database), requested_at=clock.elapsed())):
+        assert began.wait(60)
+        leases.close()
+        assert ended.is_set()

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -144,6 +145,22 @@ def test_kill_of_a_dead_child_kills_its_descendants(child: Child, tmp_path: Path
     assert members, "the descendant is alive"
     child.kill()
     wait_until(lambda: not any(_runs(process) for process in members), "the descendant to be killed")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has adoption by a process")
+def test_kill_of_a_child_kills_a_daemon_with_another_environment(child: Child, tmp_path: Path) -> None:
+    """The tree of processes tells whose it is while the child lives."""
+    send_order(child, tmp_path, "stranger")
+    file = tmp_path / "out.daemon"
+    wait_until(lambda: file.exists() and file.read_text() != "", "the daemon to start")
+    daemon = psutil.Process(int(file.read_text()))
+    try:
+        wait_until(lambda: not daemon.environ(), "it to have another environment")
+        child.kill()
+        wait_until(lambda: not _runs(daemon), "it to be killed")
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            daemon.kill()
 
 
 def test_kill_does_not_wait_for_a_process_that_the_kernel_keeps(

@@ -212,6 +212,7 @@ def test_store_that_hangs_stops_neither_the_job_nor_its_end(
         machine.now += 120.0
         shared.copy_if_due()
     shared.finish(0.01)
+    assert stored(store) == [], "it waited no longer than it was given"
     assert calls == [1], "no second copy begins beside one that hangs"
     shared.end(job.evolve(state=JobState.CANCELLED))
     hangs.set()
