@@ -53,8 +53,7 @@ class Parameters(Value):
 
 def write(adapter: Path, base: Path | None, out: Path, parameters: Parameters) -> dict[str, Any]:
     """Do the action of the parameters."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent / f"{out.name}.pids").open("a") as pids:
+    with _beside(out, "pids").open("a") as pids:
         pids.write(f"{os.getpid()} {time.time()}\n")
     if parameters.once is None or _create(Path(parameters.once)):
         _act(parameters, out)
@@ -62,6 +61,12 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: Parameters) -
         time.sleep(parameters.afterwards)
     out.write_text("done")
     return {"pid": os.getpid()}
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    """Return a path beside the output. The output itself is first written in a temporary folder beside it."""
+    folder = out.parent.parent if out.parent.suffix == ".part" else out.parent
+    return folder / f"{out.name}.{suffix}"
 
 
 def _create(path: Path) -> bool:
@@ -77,13 +82,13 @@ def start_daemon(out: Path, *, keeps_environment: bool = True) -> None:
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            Path(f"{out}.daemon").write_text(str(os.getpid()))
+            _beside(out, "daemon").write_text(str(os.getpid()))
             if not keeps_environment:
                 os.execve("/bin/sleep", ["/bin/sleep", "3600"], {})
             time.sleep(3600)
         os._exit(0)
     os.wait()
-    while not Path(f"{out}.daemon").exists():
+    while not _beside(out, "daemon").exists():
         time.sleep(0.01)
 
 
