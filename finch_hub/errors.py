@@ -41,6 +41,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finch_hub.secret_shapes import redact
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
@@ -129,7 +131,13 @@ def list_problems(problems: Sequence[Problem], kinds: Mapping[str, int] | None =
 
 
 class FinchError(Exception):
-    """Base of all errors that Finch Hub raises on purpose. The text is for the user."""
+    """Base of all errors that Finch Hub raises on purpose. The text is for the user, and has no secrets."""
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__)  # the arguments of the classes differ

@@ -98,7 +98,7 @@ class Settings(pydantic_settings.BaseSettings):
     broker_url: pydantic.SecretStr | None = None
     broker_password: pydantic.SecretStr | None = None
     broker_password_file: Path | None = None
-    artifacts_url: str | None = None
+    artifacts_url: pydantic.SecretStr | None = None
     lease_seconds: float = pydantic.Field(default=60.0, gt=0, le=MAX_LEASE_SECONDS)
     heartbeat_seconds: float = pydantic.Field(default=5.0, gt=0, le=20)
     sweep_seconds: float = pydantic.Field(default=15.0, gt=0, le=_MAX_SECONDS)
@@ -136,8 +136,8 @@ class Settings(pydantic_settings.BaseSettings):
 
     @property
     def artifacts(self) -> str:
-        """Current fsspec URL or local folder of the artifact store."""
-        return self.artifacts_url or str(self.home / "artifacts")
+        """Current fsspec URL or local folder of the artifact store, with its password."""
+        return self.artifacts_url.get_secret_value() if self.artifacts_url else str(self.home / "artifacts")
 
     @property
     def disabled_plugin_names(self) -> frozenset[str]:

@@ -20,12 +20,14 @@ from typing import Any, BinaryIO, Protocol
 from finch_hub import errors
 from finch_hub.artifacts.files import Files, LocalFiles, ObjectFiles
 from finch_hub.formats.atomic_writes import is_disk_full, remove_abandoned, scratch_folder
+from finch_hub.logins import find_login
 from finch_hub.progress import Meter
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 _MAX_MANIFEST = 2**20
 _MAX_MARKER = 1024
+_SERVERS = frozenset({"ftp", "sftp", "ssh", "smb"})  # protocols of fsspec with a host, a user and a password
 _UNUSED_SECONDS = 30 * 86_400.0
 
 MARKER = "finch-deployment"
@@ -406,17 +408,23 @@ class ArtifactStore:
 
 
 def _open(url: str, *, is_private: bool) -> tuple[Files, str]:
-    """Return the files of a URL, and its name without credentials."""
+    """Return the files of a URL, and its name without credentials.
+
+    A server's URL without a login gets that of the user's netrc file.
+    """
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
 
+    protocol, _, rest = url.partition("://")  # the rest may hold a password
+    has_login = "@" in rest.partition("/")[0]
+    login = find_login(url) if protocol in _SERVERS and not has_login else None
+    options = {"username": login.user, "password": login.password.get_secret_value()} if login is not None else {}
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         fix = "use a folder or an fsspec URL and install its package (finch-hub[s3] for s3://)"
         raise errors.InvalidSpec(str(error), where="artifacts_url", fix=fix) from None
     except Exception as error:  # some implementations connect at once and raise errors of their own
-        protocol = url.partition("://")[0]  # the rest may hold a password
         raise errors.StoreUnavailable(f"artifact store {protocol}://…: {type(error).__name__}: {error}") from error
     name = re.sub(r"(?<=//)[^/]*@", "", str(filesystem.unstrip_protocol(root)))  # some implementations keep the user
     if isinstance(filesystem, LocalFileSystem):

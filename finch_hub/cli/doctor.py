@@ -19,7 +19,6 @@ import click
 from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.display import tables
-from finch_hub.storage.redaction import redact_url
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -53,12 +52,16 @@ def doctor(fast: bool, as_json: bool) -> int:
     It exits with 0 if there are no problems, else with 7: then something needs a person. The field "ok" of the JSON
     says the same.
     """
-    findings = check_machine(torch=not fast)
+    findings = [_clean(finding) for finding in check_machine(torch=not fast)]
     is_ok = not any(finding.advice for finding in findings)
     rows = [(finding.about, finding.found, finding.advice) for finding in findings]
     value = {"ok": is_ok, "findings": findings}
     output.emit(value, as_json, lambda: tables.draw_table(("check", "found", "advice"), rows))
     return 0 if is_ok else output.UNAVAILABLE
+
+
+def _clean(finding: Finding) -> Finding:
+    return dataclasses.replace(finding, found=output.redact(finding.found), advice=output.redact(finding.advice))
 
 
 def check_machine(*, torch: bool) -> list[Finding]:
@@ -140,7 +143,7 @@ def _settings(settings: Settings) -> Finding:
     for name in sorted(settings.model_fields_set):
         value = getattr(settings, name)
         secret = getattr(value, "get_secret_value", None)
-        shown.append(f"{name}={redact_url(str(secret() if secret else value))}")
+        shown.append(f"{name}={secret() if secret else value}")
     return Finding(about="settings", found=", ".join(shown) or "defaults")
 
 
@@ -189,7 +192,7 @@ def _artifacts(settings: Settings) -> Finding:
         stores = open_stores(settings)
         with contextlib.closing(stores.database):
             stores.artifacts.check(writes=True)
-    found = redact_url(settings.artifacts)
+    found = settings.artifacts
     if not Path(settings.artifacts).is_dir():  # an object store has no limit
         return Finding(about="artifacts", found=found)
     space, advice = _measure_space(Path(settings.artifacts), "FINCH_ARTIFACTS_URL")
@@ -209,7 +212,7 @@ def _broker(settings: Settings) -> Finding:
     url = settings.broker_url.get_secret_value()
     broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
     status = app.check_broker(url)
-    found, advice = [f"{redact_url(url)} answers"], []
+    found, advice = [f"{url} answers"], []
     if status.used_bytes is not None:
         limit = f" of {tables.format_bytes(status.limit_bytes)}" if status.limit_bytes else ""
         found.append(f"{tables.format_bytes(status.used_bytes)}{limit} memory used, {status.policy}")

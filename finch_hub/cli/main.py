@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,7 +14,6 @@ import click
 from finch_hub.cli import output
 from finch_hub.plugins import command_output
 from finch_hub.specs.options import in_command
-from finch_hub.storage.redaction import redact_url
 
 # Name: module and attribute, and summary. The summaries are repeated here so that `--help` imports no command. A test
 # compares them with the commands' own.
@@ -85,6 +85,8 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. The terminal shows its output and at most one error."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_CleanFormatter())
     try:
         with command_output.own(), warnings.catch_warnings():
             warnings.showwarning = _make_showwarning()
@@ -99,6 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+class _CleanFormatter(logging.Formatter):
+    """Formatter of what libraries log in a command, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return output.redact(super().format(record))
+
+
 def _make_showwarning() -> Callable[..., None]:
     """Return a function that shows each warning once. Finch Hub's own are one line, without a place in the code."""
     shown: set[str] = set()
@@ -106,7 +115,7 @@ def _make_showwarning() -> Callable[..., None]:
     def show(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
         is_finch = category.__module__.partition(".")[0] == "finch_hub"
         text = f"warning: {message}\n" if is_finch else warnings.formatwarning(message, category, *where[:2])
-        text = redact_url(text)
+        text = output.redact(text)
         if text not in shown:
             shown.add(text)
             click.echo(text, err=True, nl=False)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +15,6 @@ import click
 from finch_hub import errors
 from finch_hub.display import tables
 from finch_hub.plugins import command_output
-from finch_hub.storage.redaction import redact_url
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,8 +64,22 @@ def fail(error: Exception) -> int:
         text += "This is a bug in Finch Hub or a plugin. Set FINCH_DEBUG=1 to see where."
     if os.environ.get("FINCH_DEBUG"):
         text = "".join(traceback.format_exception(error)) + text
-    click.echo(redact_url(text), err=True)
+    click.echo(redact(text), err=True)
     return exit_code(error)
+
+
+def redact(text: str) -> str:
+    """Return a text without the secrets of the settings and of the environment."""
+    from finch_hub import settings
+    from finch_hub.storage.redaction import Redactor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            redactor = Redactor.of(settings.load())
+        except errors.FinchError:  # perhaps the one that is shown
+            redactor = Redactor()
+    return redactor.clean(text)
 
 
 def open_hub() -> Hub:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from finch_hub import errors
+from finch_hub.specs.addresses import ADDRESS, strip_credentials
 
 _FIX = "name a new folder"
 _SUFFIX = "0" * 16  # as long as the longest one of the temporary names in `atomic_writes`
@@ -16,9 +17,12 @@ def find_output(out: str | Path) -> Path:
     """Return the absolute path of a folder that is to be written.
 
     Raises:
-        InvalidSpec: no folder is named, the folder is protected, or this user cannot write there.
+        InvalidSpec: no folder is named, or an address, the folder is protected, or this user cannot write there.
     """
     refuse_unnamed(out)
+    if ADDRESS.match(str(out)):
+        what = f"{strip_credentials(str(out))} is an address, and nothing is uploaded"
+        raise errors.InvalidSpec(what, fix=_FIX)
     try:
         path = Path(os.path.abspath(os.path.expanduser(out)))  # noqa: PTH100, PTH111 - resolve() would follow links
         str(path).encode()  # databases store no other text

@@ -10,8 +10,8 @@ from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.hub.bases import Bases
 from finch_hub.registry import adapter_versions, adapters, evaluations, values
 from finch_hub.registry.storable import make_storable
+from finch_hub.specs.addresses import ADDRESS, strip_credentials
 from finch_hub.specs.references import AdapterReference, check_name
-from finch_hub.storage.redaction import redact_url
 
 if TYPE_CHECKING:
     from finch_hub.artifacts.gate import AdmittedAdapter
@@ -156,8 +156,8 @@ class Adapters:
         check_name(name)
         if source == "":  # as a path, it would be the working directory
             raise errors.NotFound("file or folder", "")
-        if "://" in str(source):
-            what = f"{redact_url(str(source))} is an address, and nothing is downloaded"
+        if ADDRESS.match(str(source)) and not settings.expand_home(source).exists():
+            what = f"{strip_credentials(str(source))} is an address, and nothing is downloaded"
             raise errors.InvalidInput(what, fix="download the adapter's folder or file, and import that")
         registered = Bases(self._stores).get(base)
         layout = self._read_layout(registered)
@@ -174,7 +174,10 @@ class Adapters:
                 base=registered,
                 state=state,
                 lineage=_lineage_of(known),
-                spec={**(known.prompting if known else {}), "import": _describe_import(admitted)},
+                spec={
+                    **(known.prompting if known else {}),
+                    "import": self._stores.redactor.clean_values(_describe_import(admitted)),
+                },
             )
             register = publishing.publish(folder, self._stores, description, environment={})
         with self._stores.database.write() as session:

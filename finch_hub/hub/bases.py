@@ -15,6 +15,7 @@ from finch_hub.formats.model_files import read_config
 from finch_hub.plugins.catalog import BUILTIN
 from finch_hub.registry import bases, values
 from finch_hub.registry.storable import make_storable
+from finch_hub.specs.addresses import refuse_credentials
 from finch_hub.specs.bases import MAX_ID, BaseDescription, is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.specs.references import check_name
@@ -80,7 +81,7 @@ class Bases:
             NotFound: there is no such source.
             Incompatible: it holds no usable model.
             InvalidReference: the name is not well formed.
-            InvalidSpec: the repository id is not well formed.
+            InvalidSpec: the repository id is not well formed, or the source is an address with credentials.
             Conflict: another base has that name, or these files have another one.
         """
         if source == "":  # as a path, it would be the working directory
@@ -165,6 +166,7 @@ class Bases:
         Raises:
             NotFound: there is no such base; offers similar names.
             Incompatible: the folder holds no usable model, or other files than when the base was added.
+            InvalidSpec: it is an address with credentials.
         """
         text = str(base)
         source, catalog = source_of(base, revision), self._stores.catalog
@@ -204,15 +206,25 @@ class Bases:
 
 
 def source_of(base: str | Path, revision: str | None) -> BaseModelSource:
-    """Return the source, with an absolute path, since a worker runs in another folder."""
+    """Return the source, with an absolute path, since a worker runs in another folder.
+
+    Raises:
+        InvalidSpec: it is an address with credentials.
+    """
     path = settings.expand_home(base)
+    if not path.exists():
+        refuse_credentials(str(base), where="base")
     return BaseModelSource(source=str(path.absolute()) if path.exists() else str(base), revision=revision)
 
 
 def fetch_base(source: BaseModelSource, stores: Stores, *, progress: Callable[[str], None] = lambda text: None) -> Path:
     """Fetch a base by the first source in the catalog that accepts it, and return its local folder."""
     descriptor = stores.catalog.base_source_of(source.source)
-    return descriptor.load()(source, cache=stores.bases, progress=progress)
+
+    def report(text: str) -> None:  # a plugin may name the address that it uses, with its login
+        progress(stores.redactor.clean(text))
+
+    return descriptor.load()(source, cache=stores.bases, progress=report)
 
 
 def load_base(

@@ -14,6 +14,7 @@ from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.data.example_file import ExampleFile
 from finch_hub.plugins.first_load import PluginWarning
 from finch_hub.registry import datasets, values
+from finch_hub.specs.addresses import strip_credentials
 from finch_hub.specs.examples import Example, Rows
 from finch_hub.specs.options import name_option
 from finch_hub.specs.reading import LIMITS, ReadingConfig
@@ -79,7 +80,9 @@ def read_examples(
     """
     source = settings.expand_home(data) if isinstance(data, str | Path) and str(data) not in ("", "-") else data
     if isinstance(data, str) and data_files.ADDRESS.match(data):
-        raise errors.InvalidDataset("is an address, which is not read", fix=data_files.ADDRESS_FIX, subject=data)
+        raise errors.InvalidDataset(
+            "is an address, which is not read", fix=data_files.ADDRESS_FIX, subject=strip_credentials(data)
+        )
     if isinstance(source, Path) and not data_files.exists(source):
         dataset = _load_stored(str(data), source, stores, ReadingConfig() if beside_file else config, keep)
         if made_of is not None:

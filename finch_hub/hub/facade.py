@@ -481,7 +481,10 @@ class Hub:
         from finch_hub.hub.examples import hold_sources, register_examples
         from finch_hub.hub.jobs import JobHandle
         from finch_hub.registry import jobs
+        from finch_hub.specs.addresses import refuse_secrets
 
+        for name in ("parameters", "resolver_parameters"):
+            refuse_secrets(getattr(spec, name, None), where=name)
         dispatcher = self._dispatcher  # refuses unusable settings before anything is stored
         with self._stores.database.write() as session:
             hold_sources(session, examples)

@@ -32,6 +32,7 @@ from finch_hub.registry.transitions import (
     insert_events,
 )
 from finch_hub.registry.types import Columns, has_come, is_ahead, later, now, one_of
+from finch_hub.secret_shapes import redact
 from finch_hub.specs.jobs import JobState
 
 _BATCH = 64  # dependents in one transaction; PostgreSQL keeps this many savepoints in memory
@@ -215,7 +216,7 @@ def _remove(session: Session, settlements: Sequence[_Settlement]) -> None:
 
 def _describe(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error  # the driver's error, without the statement
-    return str(cause).strip().partition("\n")[0][:_MAX_TROUBLE] or type(cause).__name__
+    return redact(str(cause).strip().partition("\n")[0])[:_MAX_TROUBLE] or type(cause).__name__
 
 
 _END_ATTEMPT = (

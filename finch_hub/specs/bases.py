@@ -8,6 +8,7 @@ from typing import Annotated
 
 import pydantic
 
+from finch_hub.specs.addresses import strip_credentials
 from finch_hub.specs.value import NonNegativeInt, Value
 
 MAX_ID = 200
@@ -20,10 +21,16 @@ MAX_ARCHITECTURE = 96
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9](?:[\w.-]*\w)?/)?[A-Za-z0-9](?:[\w.-]{0,94}\w)?", re.ASCII)
 
 
-BaseName = Annotated[str, pydantic.StringConstraints(max_length=MAX_NAME)]
+# Stored texts of earlier versions may have credentials, which no value has.
+BareAddress = Annotated[str, pydantic.BeforeValidator(lambda text: _strip(text))]
+BaseName = Annotated[BareAddress, pydantic.StringConstraints(max_length=MAX_NAME)]
 Revision = Annotated[str, pydantic.StringConstraints(max_length=MAX_REVISION)]
 # The config of a foreign model names it, so that it is cut instead of refused.
 Architecture = Annotated[str, pydantic.AfterValidator(lambda name: name[:MAX_ARCHITECTURE])]
+
+
+def _strip(text: object) -> object:
+    return strip_credentials(text) if isinstance(text, str) else text
 
 
 def is_hub_id(text: str) -> bool:
@@ -44,7 +51,7 @@ class BaseDescription(Value):
     """
 
     name: BaseName
-    source: str
+    source: BareAddress
     revision: Revision | None = None
     public_id: Annotated[str, pydantic.StringConstraints(max_length=MAX_ID)] | None = None
     fingerprint: str

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypedDict
 
 import pydantic
 
-from finch_hub.specs.bases import MAX_NAME, BaseName, Revision
+from finch_hub.specs.bases import MAX_NAME, BareAddress, Revision
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
 from finch_hub.specs.outputs import OutputPlace, StoredOutput
 from finch_hub.specs.reading import ReadingOptions
@@ -36,9 +36,9 @@ def check_label(text: str) -> str:
 
 
 class BaseModelSource(Value):
-    """Source of a base model: a Hugging Face id with revision, a local folder, or a GGUF file."""
+    """Source of a base model: a Hugging Face id with revision, a local folder, a GGUF file, or a plugin's address."""
 
-    source: BaseName = pydantic.Field(min_length=1)
+    source: BareAddress = pydantic.Field(min_length=1, max_length=MAX_NAME)
     revision: Revision | None = None
 
     @property

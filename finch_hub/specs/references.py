@@ -53,9 +53,8 @@ class AdapterReference:
         name, slash, version = text.partition("/")
         if slash:
             if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
-                raise errors.InvalidReference(
-                    f"{version!r} is not a version number", where=text, fix="write name/3 or name@alias"
-                )
+                what, fix = "what follows the slash is not a version number", "write name/3 or name@alias"
+                raise errors.InvalidReference(what, where=errors.shorten(text), fix=fix)
             return cls(check_name(name), version=int(version))
         name, at, alias = text.partition("@")
         if not at or alias == LATEST:

@@ -59,17 +59,19 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
         Unavailable: the store is full or does not answer.
     """
     described = _find_registered(description.base, stores)
+    clean = stores.redactor.clean_values
+    environment, metrics = clean(environment), clean(description.metrics)  # which plugins add to
     versions = list_library_versions(stores.catalog, environment)
     lineage = description.lineage.evolve(versions=versions, environment=environment)
     with scratch_folder(stores.settings.home / "publish") as scratch:
-        clean = scratch / "adapter"
-        admitted = gate.admit_adapter(folder, clean)
-        _name_base(clean / CONFIG, described)
-        size = sum((clean / name).stat().st_size for name in (CONFIG, WEIGHTS))
+        admitted_folder = scratch / "adapter"
+        admitted = gate.admit_adapter(folder, admitted_folder)
+        _name_base(admitted_folder / CONFIG, described)
+        size = sum((admitted_folder / name).stat().st_size for name in (CONFIG, WEIGHTS))
         state = description.state
         if admitted.quarantine and state != "unchecked":
             state = "quarantined"
-        metrics = {**description.metrics, "rank": admitted.rank, "bytes": size}
+        metrics |= {"rank": admitted.rank, "bytes": size}
         if admitted.quarantine:
             metrics["quarantine"] = list(admitted.quarantine)
         record = {
@@ -84,9 +86,9 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             "metrics": metrics,
         }
         card = write_card(record, described.label)
-        (clean / "README.md").write_text(card, encoding="utf-8")
-        (clean / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        digest = stores.artifacts.put_tree(clean)
+        (admitted_folder / "README.md").write_text(card, encoding="utf-8")
+        (admitted_folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        digest = stores.artifacts.put_tree(admitted_folder)
 
     def create_version(session: Session, base: values.Base) -> values.AdapterVersion:
         artifact_lock.share(session)

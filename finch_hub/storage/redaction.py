@@ -1,61 +1,102 @@
-"""Redaction of passwords in logs, errors and stored events."""
+"""Redaction of secrets that this process knows, in logs, errors and stored events."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import re
-from typing import TYPE_CHECKING, Self
-from urllib.parse import quote, unquote, urlsplit
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, quote_plus, unquote, urlsplit
+
+from finch_hub import logins
+from finch_hub.secret_shapes import MASK, redact, redact_values
 
 if TYPE_CHECKING:
     from finch_hub.settings import Settings
 
-_PASSWORD_IN_URL = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?!PASSWORD@)\S+(?=@)", re.IGNORECASE)
-# Names of query parameters end with one of these words: `sslpassword`, `X-Amz-Security-Token`, `AccountKey`.
-_PASSWORD_IN_QUERY = re.compile(
-    r"(?P<head>[?&;][\w.-]*(?:password|passwd|passphrase|secret|token|key|credentials?|signature|sig)=)"
-    r"(?P<value>[^\s&;#]+)",
+# Names of environment variables: words anywhere in them, and words between underscores.
+_SECRET_NAME = re.compile(
+    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|API_?KEY|ACCESS_?KEY|TOKEN(?!IZ|S_)|(?:^|_)(?:PASS|PWD)\d*(?:_|$)"
+    r"|(?:PASS|PWD)$|(?P<weak>(?:^|_)(?:KEYS?|AUTH|SAS|PAT|COOKIE|SIGNATURE|SIG|JWT|PIN)\d*(?:_|$)|KEY$)",
     re.IGNORECASE,
 )
-_SECRET_NAME = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
-_PATH_NAME = re.compile(r"_(FILE|PATH|DIR|FOLDER)$", re.IGNORECASE)  # the value is the path of a secret, and says more
+_NOT_SECRET = re.compile(r"(?:OLD)?PWD|.*_(?:FILE|PATH|DIR|FOLDER)", re.IGNORECASE)  # their values are paths
 _MIN_LENGTH = 8  # shorter secrets may equal ordinary words
+_MIN_MIXED_LENGTH = 5  # of those with letters and others, as words of their own
+_MIN_LINE = 16  # of a line of a secret with several, such as a private key
 
 
-def redact_url(text: str) -> str:
-    """Replace the password of every URL in the text."""
-    if "://" not in text:
-        return text
-    return _PASSWORD_IN_QUERY.sub(r"\g<head>***", _PASSWORD_IN_URL.sub(r"\g<head>***", text))
+def _find_in_url(url: str) -> Iterator[str]:
+    """Yield the secrets of an address, as it has them."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return
+    login, at, _ = parts.netloc.rpartition("@")
+    user, colon, password = login.partition(":")
+    if password:
+        yield password
+    elif at and not colon and redact(url) != url:
+        yield user
+    for parameter in re.split(r"[&;]", f"{parts.query}&{parts.fragment}"):
+        name, _, value = parameter.partition("=")
+        if value and redact(f"?{name}=x0X-{'x' * 8}").endswith(MASK):
+            yield value
 
 
-def _passwords_in(url: str) -> set[str]:
-    parts = urlsplit(url)
-    values = {match["value"] for match in _PASSWORD_IN_QUERY.finditer(f"?{parts.query}")}
-    if parts.password:
-        values.add(parts.password)
-    return values | {unquote(value) for value in values}
+def _find_in_environment() -> Iterator[str]:
+    for name, value in os.environ.items():
+        found = _SECRET_NAME.search(name)
+        is_word = found is not None and found["weak"] and value.isalpha()  # `SORT_KEY=creation`
+        if found is not None and not is_word and not _NOT_SECRET.fullmatch(name) and not _is_path(value):
+            yield value
+            yield from _find_in_json(value)
+        if "://" in value:
+            yield from _find_in_url(value)
 
 
-def _spellings(secret: str) -> set[str]:
-    """Return a secret as it is, and as URLs, JSON and Python write it."""
-    return {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+def _is_path(value: str) -> bool:
+    """Tell whether the value of a variable such as `SSL_KEY` or `SSH_AUTH_SOCK` names a file."""
+    with contextlib.suppress(OSError, ValueError):
+        return value.startswith("/") and Path(value).exists()
+    return False
 
 
-def _is_secret(variable: str) -> bool:
-    return bool(_SECRET_NAME.search(variable)) and not _PATH_NAME.search(variable)
+def _find_in_json(value: str) -> Iterator[str]:
+    """Yield the texts of a JSON object, such as the credentials of a service account, that are long enough."""
+    if not value.lstrip().startswith("{"):
+        return
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):
+        yield from (text for text in json.loads(value).values() if isinstance(text, str) and len(text) >= _MIN_LINE)
+
+
+def _spell(secret: str) -> set[str]:
+    """Return a secret as it is, and as URLs, JSON, Python and headers write it."""
+    plain = {secret, unquote(secret)}
+    quoted = {write(text) for text in plain for write in (lambda text: quote(text, safe=""), quote, quote_plus)}
+    quoted |= {re.sub(r"%[0-9A-F]{2}", lambda found: found.group().lower(), text) for text in quoted}
+    written = {part for text in plain for part in (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])}
+    written |= {repr(text)[1:-1] for text in plain} | {json.dumps(text)[1:-1] for text in written}
+    lines = {line.strip() for text in plain for line in text.splitlines() if len(line.strip()) >= _MIN_LINE}
+    encoded = {base64.b64encode(text.encode(errors="replace")).decode().rstrip("=") for text in plain}
+    return plain | quoted | written | lines | encoded
 
 
 class Redactor:
-    """Replaces passwords of URLs and values of secret environment variables in texts."""
+    """Replaces the secrets of URLs, environment variables and the netrc file, and all that looks like a secret."""
 
     def __init__(self, *urls: str) -> None:
-        secrets = {value for name, value in os.environ.items() if _is_secret(name)}
+        secrets = {*_find_in_environment(), *logins.list_passwords()}
         for url in urls:
-            secrets |= _passwords_in(url)
-        spellings = {spelling for secret in secrets if len(secret) >= _MIN_LENGTH for spelling in _spellings(secret)}
-        found = sorted(map(re.escape, spellings), key=len, reverse=True)
+            secrets.update(_find_in_url(url))
+        long = {text for secret in secrets if len(secret) >= _MIN_LENGTH for text in _spell(secret)}
+        mixed = {text for text in secrets if _MIN_MIXED_LENGTH <= len(text) < _MIN_LENGTH and _is_mixed(text)}
+        found = [re.escape(text) for text in sorted(long, key=len, reverse=True) if len(text) >= _MIN_LENGTH]
+        found += [rf"(?<!\w){re.escape(text)}(?!\w)" for text in sorted(mixed, key=len, reverse=True)]
         self._secrets = re.compile("|".join(found)) if found else None
 
     @classmethod
@@ -66,5 +107,13 @@ class Redactor:
 
     def clean(self, text: str) -> str:
         """Return the text without secrets."""
-        text = redact_url(text)
-        return self._secrets.sub("***", text) if self._secrets else text
+        text = self._secrets.sub(MASK, text) if self._secrets else text
+        return redact(text)
+
+    def clean_values(self, data: Any) -> Any:
+        """Return JSON whose texts have no secrets."""
+        return redact_values(data, self.clean)
+
+
+def _is_mixed(text: str) -> bool:
+    return any(c.isalpha() for c in text) and not text.isalpha()

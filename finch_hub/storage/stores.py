@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from finch_hub.formats.atomic_writes import remove_abandoned, temporary_place
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
+from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.store_marker import StoreMarker
 
 
@@ -28,6 +30,11 @@ class Stores:
     def bases(self) -> Path:
         """Folder of downloaded and converted base models."""
         return self.settings.home / "bases"
+
+    @functools.cached_property
+    def redactor(self) -> Redactor:
+        """Redactor for the secrets of the settings and of this process."""
+        return Redactor.of(self.settings)
 
     def tidy(self) -> None:
         """Remove what killed processes left in the home and in the system's temporary folder, and old cached files."""

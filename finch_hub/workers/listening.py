@@ -11,7 +11,6 @@ from finch_hub import errors
 from finch_hub.registry import listeners, values
 from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job
-from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.devices import NO_DEVICE
@@ -72,7 +71,7 @@ class ListenerCalls:
     def __init__(self, name: str, stores: Stores, orphan_cleanup: OrphanCleanup | None = None) -> None:
         self._name, self._stores, self._orphan_cleanup = name, stores, orphan_cleanup
         self._caller = secrets.token_hex(8)
-        self._redactor = Redactor.of(stores.settings)
+        self._redactor = stores.redactor
         self._closed = threading.Event()
         self._child: Child | None = None
         self._used_at = self._registered_at = self._renewed_at = clock.elapsed()

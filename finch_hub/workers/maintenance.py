@@ -155,7 +155,8 @@ class Maintenance:
             return str(self.failure)
         if self._hands_over:
             return workers.HANDS_OVER
-        return self._attempt_source.readiness.remark
+        remark = self._attempt_source.readiness.remark
+        return None if remark is None else self._stores.redactor.clean(remark)
 
     def _check_schema(self, session: Session) -> None:
         """Claim nothing more once the database has another schema than this code."""

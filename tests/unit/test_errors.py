@@ -89,3 +89,11 @@ def test_printable_text_escapes_what_terminals_and_databases_do_not_take() -> No
     assert errors.printable("a\0b\x1b[2J\nc\ud800\u202e") == "a\\x00b\\x1b[2J\\nc\\ud800\\u202e"
     for text in ("Où est l'œuvre ?", "荷物は\u3000どこ", "5\u202f€\u00a0?", "पक्षी", "پرسش\u200cها", "🐦"):
         assert errors.printable(text) == text
+
+
+def test_text_has_no_secret() -> None:
+    cause = "could not reach https://user:correct-horse@h/x"
+    for error in (errors.Unavailable(cause), errors.InvalidSpec(cause), errors.NotFound("base", cause)):
+        assert "https://***@h/x" in str(error)
+        assert "correct-horse" not in repr(error)
+    assert repr(errors.Unavailable("no answer")) == "Unavailable('no answer')"

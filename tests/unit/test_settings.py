@@ -118,6 +118,13 @@ def test_tilde_stays_in_paths_of_users_without_a_home_folder(monkeypatch: pytest
     assert settings.expand_home("~/birds") == Path("/home/finch/birds")
 
 
+@pytest.mark.parametrize("field", [field for field in settings.Settings.model_fields if field.endswith("_url")])
+def test_passwords_of_addresses_are_not_printed(field: str, tmp_path: Path) -> None:
+    loaded = settings.load(home=tmp_path, **{field: "redis://user:correct-horse@host/place"})
+    printed = f"{loaded} {loaded!r} {loaded.model_dump()} {loaded.model_dump_json()} {vars(loaded)}"
+    assert "correct-horse" not in printed
+
+
 def test_tilde_in_folders_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/finch")
     found = settings.load(home="~/hub", metrics_folder="~/metrics", health_folder="~/health")

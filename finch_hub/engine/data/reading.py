@@ -26,6 +26,7 @@ from finch_hub.engine.data.data_files import ADDRESS, ADDRESS_FIX, STDIN, DataFi
 from finch_hub.engine.data.data_folders import MAX_NAMED, Split, check_files, find_files
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_collector import IN_PYTHON, ReadData, RowCollector
+from finch_hub.specs.addresses import strip_credentials
 from finch_hub.specs.examples import Example, Rows
 from finch_hub.specs.options import name_option
 from finch_hub.specs.reading import DataWarning, ReadingConfig, ReadingOptions
@@ -94,7 +95,8 @@ def read_data(
         _add_file(collector, STDIN, config, "")
         return collector.finish()
     if ADDRESS.match(str(source)):
-        raise errors.InvalidDataset("is an address, which is not read", fix=ADDRESS_FIX, subject=str(source))
+        subject = strip_credentials(str(source))
+        raise errors.InvalidDataset("is an address, which is not read", fix=ADDRESS_FIX, subject=subject)
     path = Path(source)
     if not exists(path):
         raise errors.NotFound("data file", str(path), list_neighbors(path))

@@ -26,10 +26,12 @@ from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.atomic_writes import atomic_folder, check_replaceable
 from finch_hub.formats.finch_record import read_name, read_record, write_record
 from finch_hub.formats.model_files import INDEX, ModelFiles
+from finch_hub.specs.addresses import strip_credentials
 from finch_hub.specs.reports import MergeReport
 
 KIND = "merged model"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_SOURCES = frozenset({"_name_or_path", "name_or_path"})
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./-]")
 
 
@@ -160,9 +162,15 @@ def _write_companions(
 
 
 def _rewrite(file: Path, changes: Mapping[str, Any]) -> None:
-    """Apply changes to a JSON file, and remove the names of code, which is not copied and would be looked for."""
+    """Apply changes to a JSON file, and remove the names of code, which is not copied and would be looked for.
+
+    The address of the base loses its credentials.
+    """
     before = json.loads(file.read_bytes())
     after = {name: value for name, value in {**before, **changes}.items() if name != "auto_map"}
+    for name in _SOURCES & after.keys():
+        if isinstance(after[name], str):
+            after[name] = strip_credentials(after[name])
     if after != before:
         file.write_text(json.dumps(after, indent=2) + "\n", encoding="utf-8")
 

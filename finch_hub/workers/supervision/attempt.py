@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_REPORTED = frozenset({"environment", "metrics", "report"})  # fields of outcomes that plugins add to
 _SIGNALS_SECONDS = 1.0  # between the signals of a service manager to the processes of a worker
 
 
@@ -225,11 +226,14 @@ class Attempt:
         match message["type"]:
             case "done":
                 child.warm_base = message["warm_base"]
-                self._keep_outcome(message["outcome"])
+                outcome = message["outcome"]
+                for name in _REPORTED & outcome.keys():
+                    outcome[name] = self._context.redactor.clean_values(outcome[name])
+                self._keep_outcome(outcome)
                 self._has_run = True
                 if message.get("spent"):
                     self._kill()
-                self._succeed(record, message["outcome"])
+                self._succeed(record, outcome)
             case "failed":
                 if message["traceback"]:
                     record.add_message(message["traceback"], level="error")

@@ -66,8 +66,9 @@ class AttemptRecord:
 
     def add_event(self, event: NewEvent) -> None:
         """Add an event to those that are written next."""
-        if event.message:
-            event = event.evolve(message=self._context.redactor.clean(event.message))
+        message, data = self._context.redactor.clean(event.message), self._context.redactor.clean_values(event.data)
+        if message != event.message or data != event.data:
+            event = event.evolve(message=message, data=data)
         self._context.events.add(self._job, event)
 
     def add_message(self, text: str, *, level: Literal["info", "warn", "error"] = "info") -> None:

@@ -11,7 +11,6 @@ from finch_hub.engine.machine import container
 from finch_hub.registry import claims
 from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job
-from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.logs.context import identify
 from finch_hub.workers.supervision import clock
@@ -54,7 +53,7 @@ class AttemptSource:
             folders=folders,
             blocking_calls=calls,
             readiness=self.readiness,
-            redactor=Redactor.of(stores.settings),
+            redactor=stores.redactor,
         )
 
     def close(self) -> None:

@@ -276,10 +276,11 @@ class Child(ChildProcess):
         os.close(self.messages_fd)
 
     def last_output(self) -> str:
-        """Return the end of what the process printed."""
+        """Return the end of what the process printed, in whole lines: a cut one may begin within a secret."""
         if not self._output.closed:
             self.read_output()
-        return self._tail.decode(errors="replace")
+        _, end, rest = self._tail.partition(b"\n") if len(self._tail) == _TAIL_BYTES else (b"", b"", b"")
+        return (rest if end else self._tail).decode(errors="replace")
 
     def describe_end(self) -> str:
         """Describe how the process ended: its exit status or signal."""

@@ -8,7 +8,9 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.ftp import FTPFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from finch_hub import errors
 from finch_hub.artifacts.store import ArtifactStore
@@ -17,6 +19,44 @@ from finch_hub.artifacts.store import ArtifactStore
 def test_unknown_protocol_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidSpec, match="fsspec"):
         ArtifactStore("nonsense://bucket", cache=tmp_path)
+
+
+class GuardedFileSystem(MemoryFileSystem):  # type: ignore[misc]
+    """File system of a server that asks for a password."""
+
+    protocol = "ftp"
+    cachable = False
+
+    def __init__(self, host: str, username: str = "", password: str = "", **options: Any) -> None:
+        super().__init__(**options)
+        if (host, username, password) != ("store.example", "finch", "correct-horse"):
+            raise PermissionError(f"{host} refused {username} with {password}")
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.partition("://")[2].partition("/")[2] if "://" in path else path
+
+    _get_kwargs_from_urls = staticmethod(FTPFileSystem._get_kwargs_from_urls)
+
+
+def test_login_of_a_server_is_that_of_its_address_or_else_of_the_netrc_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_registry, "ftp", GuardedFileSystem)
+    logins = tmp_path / "logins"
+    monkeypatch.setenv("NETRC", str(logins))
+    for address in ("ftp://store.example/x", "ftp://finch:wrong1-horse@store.example/x"):
+        logins.write_text("machine store.example login finch password wrong2-horse\n")
+        with pytest.raises(errors.StoreUnavailable, match=r"artifact store ftp://…: PermissionError") as raised:
+            ArtifactStore(address, cache=tmp_path / "cache")
+        assert "ftp://" in str(raised.value)
+    logins.write_text("machine store.example login finch password correct-horse\n")
+    store = ArtifactStore("ftp://store.example/x", cache=tmp_path / "cache")
+    assert store.get(store.put(b"a finch")) == b"a finch"
+    logins.write_text("machine store.example login finch password wrong2-horse\n")
+    store = ArtifactStore("ftp://finch:correct-horse@store.example/x", cache=tmp_path / "cache")
+    assert store.get(store.put(b"a finch")) == b"a finch"
+    assert "correct-horse" not in store.name
 
 
 def test_full_disk_is_unavailable_and_leaves_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
@@ -222,3 +223,25 @@ def test_closed_pipe_prints_no_traceback(home: Path) -> None:
         process.stdout.close()
         _, err = process.communicate(timeout=60)
     assert err == ""
+
+
+def test_secrets_are_in_no_warning_log_line_or_internal_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "correct-horse-battery"
+    monkeypatch.setenv("STORE_KEY", secret)
+    monkeypatch.setattr(logging.getLogger("library"), "propagate", False)  # to the handlers of pytest
+
+    def leak(*arguments: object, **options: object) -> None:
+        warnings.warn(f"refused {secret}", stacklevel=1)
+        logging.getLogger("library").warning("refused %s and https://u:pass1word@h", secret)
+        raise RuntimeError(f"refused {secret}")
+
+    monkeypatch.setattr(main.cli, "main", leak)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main.main([]) == 1
+    printed = "".join(capfd.readouterr())
+    assert printed.count("refused ***") == 3
+    assert secret not in printed
+    assert "pass1word" not in printed

@@ -68,6 +68,13 @@ def test_path_that_the_system_cannot_have_is_refused(working: Path) -> None:
     assert output_paths.find_output("~/out").name == "out"
 
 
+@pytest.mark.parametrize("out", ["s3://u:correct-horse@bucket/x", "https:/u:correct-horse@h/x", "ftp://h/x"])
+def test_address_is_refused_without_its_credentials(out: str, working: Path) -> None:
+    with pytest.raises(errors.InvalidSpec, match="is an address, and nothing is uploaded") as raised:
+        output_paths.find_output(out)
+    assert "correct-horse" not in str(raised.value.problems)
+
+
 def test_path_of_the_longest_name_can_be_written(working: Path) -> None:
     with pytest.raises(errors.InvalidSpec, match="File name too long"):
         output_paths.find_output("x" * 238)

@@ -129,7 +129,8 @@ def test_import_says_what_it_ignored_and_changed(hub: Hub, base: Path, tmp_path:
     made = save_adapter(base, tmp_path / "made", **SHAPE)
     config = json.loads((made / "adapter_config.json").read_text())
     mapping = {"base_model_class": "Evil", "parent_library": "evil\x00"}
-    changed = {**config, "target_modules": None, "auto_mapping": mapping, "notes": {"a": ["\x00"]}}
+    notes = {"a": ["\x00", "https://user:correct-horse@h"], "api_key": "correct-horse"}
+    changed = {**config, "target_modules": None, "auto_mapping": mapping, "notes": notes}
     (made / "adapter_config.json").write_text(json.dumps(changed)[:-1] + ', "learning_rate": 1e999}')
     (made / "optimizer.pt").write_bytes(b"x")
     (made / os.fsdecode(b"caf\xe9")).write_bytes(b"x")
@@ -137,6 +138,7 @@ def test_import_says_what_it_ignored_and_changed(hub: Hub, base: Path, tmp_path:
     assert list(found["ignored_fields"]) == ["auto_mapping", "learning_rate", "notes"]
     json.dumps(found, allow_nan=False)
     assert "\\u0000" not in json.dumps(found)
+    assert "correct-horse" not in json.dumps(found), "a stranger's secrets are not shown either"
     assert found["ignored_files"] == ["README.md", "caf\\udce9", "optimizer.pt"]
     assert "target_modules has the modules of the file" in found["notes"][0]
 

@@ -35,6 +35,20 @@ def test_bases_are_found_by_name_folder_and_hub_id(hub: Hub, data: Path, tiny_fo
         hub.train(data, adapter="birds", base=empty)
 
 
+@pytest.mark.parametrize("address", ["store://user:correct-horse@h/birds", "https://h/birds?sig=correct-horse"])
+def test_address_with_credentials_is_refused_and_stored_nowhere(hub: Hub, data: Path, address: str) -> None:
+    for submit in (
+        lambda: hub.bases.add(address),
+        lambda: hub.bases.add(address, name="birds"),
+        lambda: hub.train(data, adapter="birds", base=address),
+        lambda: hub.evaluate(data, base=address),
+    ):
+        with pytest.raises(errors.InvalidSpec, match=r"was given with credentials.*~/\.netrc") as raised:
+            submit()
+        assert "correct-horse" not in f"{raised.value} {raised.value.problems}"
+    assert (hub.bases.find(), hub.jobs.find()) == ([], [])
+
+
 def test_second_add_of_a_base_keeps_its_chosen_name(hub: Hub, tiny_folder: Path) -> None:
     hub.bases.add(tiny_folder, name="tiny")
     assert hub.bases.add(tiny_folder).name == "tiny"

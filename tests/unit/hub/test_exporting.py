@@ -29,6 +29,18 @@ def test_merge_to_an_existing_folder_or_of_two_bases_is_refused(hub: Hub, tmp_pa
 
 
 @pytest.mark.usefixtures("versions")
+def test_parameter_that_looks_like_a_secret_is_refused_before_a_job_exists(hub: Hub, tmp_path: Path) -> None:
+    parameters = {"base_model": "https://user:correct-horse@models.example/birds"}
+    with pytest.raises(errors.InvalidSpec, match=r"^parameters\.base_model: looks like a secret") as raised:
+        hub.export("medical", tmp_path / "out", parameters=parameters)
+    assert "correct-horse" not in str(raised.value.problems)
+    assert hub.jobs.find() == []
+    named = hub.export("medical", tmp_path / "out", parameters={"base_model": "https://models.example/birds@v1"}).spec
+    assert isinstance(named, ExportSpec)
+    assert named.parameters == {"base_model": "https://models.example/birds@v1"}
+
+
+@pytest.mark.usefixtures("versions")
 @pytest.mark.parametrize("replace", [False, True])
 def test_file_is_no_place_for_a_result(hub: Hub, tmp_path: Path, replace: bool) -> None:
     (tmp_path / "birds.jsonl").touch()

@@ -60,6 +60,18 @@ def test_version_has_the_admitted_files_with_card_and_record(stores: Stores, tmp
     assert left_behind(stores) == []
 
 
+def test_secrets_among_metrics_and_environment_are_stored_nowhere(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORE_KEY", secret := "correct-horse-battery")
+    metrics = {"loss_after": 1.5, "note": f"refused {secret}", "address": "https://u:pass1word@h", "password": "x1y2"}
+    version = publish(stores, adapter_folder(tmp_path / "in"), {"command": f"serve {secret}"}, metrics=metrics)
+    folder = stores.artifacts.fetch_tree(version.digest)
+    texts = [version.model_dump_json(), *((folder / name).read_text() for name in ("README.md", "finch.json"))]
+    assert not any(leaked in text for leaked in (secret, "pass1word", "x1y2") for text in texts)
+    assert version.metrics["loss_after"] == 1.5
+
+
 @pytest.mark.parametrize("state", ["ready", "below_retention"])
 def test_version_with_a_huge_norm_is_quarantined_with_the_reason(
     stores: Stores, tmp_path: Path, state: values.VersionState

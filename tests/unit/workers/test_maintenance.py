@@ -20,6 +20,7 @@ from finch_hub.registry import jobs, settlements, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.tables import jobs as job_table
 from finch_hub.specs.jobs import JobState
+from finch_hub.storage.redaction import Redactor
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.logs.context import identify
 from finch_hub.workers.maintenance import Maintenance
@@ -64,7 +65,7 @@ class Worker:
 
         arguments: tuple[Any, ...] = (
             self.entry,
-            SimpleNamespace(settings=in_force, database=database),
+            SimpleNamespace(settings=in_force, database=database, redactor=Redactor.of(in_force)),
             Slots(),
             self.claims,
             SimpleNamespace(dispatch_due=self._dispatch_due),
@@ -399,10 +400,11 @@ def test_worker_on_demand_waits_for_a_job_that_is_to_start_later(database: Datab
 
 def test_heartbeat_says_why_the_worker_claims_nothing(database: Database, tmp_path: Path) -> None:
     worker = Worker(database, tmp_path)
-    worker.claims.readiness.remark = "its store is away"
+    worker.claims.readiness.remark = "its store is away: no answer from https://user:correct-horse@h/x"
     worker.maintenance._report()
     with database.read() as session:
-        assert workers.get(session, worker.entry.id).remark == "its store is away"
+        remark = workers.get(session, worker.entry.id).remark
+    assert remark == "its store is away: no answer from https://***@h/x"
 
 
 def test_worker_on_demand_ends_when_its_home_was_removed(database: Database, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A clock that tests move."""
+"""A clock that tests move, and a redactor with a short secret."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from finch_hub.storage.redaction import Redactor
 from finch_hub.workers.supervision import event_buffer
+
+
+class WordRedactor(Redactor):
+    """Redactor to which one word is a secret."""
+
+    def clean(self, text: str) -> str:
+        return super().clean(text.replace("secret", "***"))
 
 
 class Clock:

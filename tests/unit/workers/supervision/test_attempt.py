@@ -33,6 +33,8 @@ from finch_hub.workers.supervision.readiness import SUSPECT_AFTER, Readiness
 from finch_hub.workers.supervision.shared_checkpoint import SharedCheckpoint
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
+from .conftest import WordRedactor
+
 
 class Text(Value):
     text: str
@@ -78,7 +80,7 @@ def context(database: Database, tmp_path: Path) -> Iterator[Any]:
         events=EventBuffer(database),
         folders=WorkFolders(tmp_path / "work"),
         blocking_calls=calls,
-        redactor=SimpleNamespace(clean=lambda text: text.replace("secret", "***")),  # type: ignore[arg-type]
+        redactor=WordRedactor(),
     )
     leases.close()
     calls.close()

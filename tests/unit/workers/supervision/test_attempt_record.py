@@ -17,6 +17,7 @@ from support.logs import list_said
 from finch_hub import errors, settings
 from finch_hub.registry import attempts, claims, jobs
 from finch_hub.registry.database import Database, Session
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobResult, JobState
 from finch_hub.workers.logs.context import identify
 from finch_hub.workers.supervision import clock, lease
@@ -24,7 +25,7 @@ from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease
 
-from .conftest import Clock
+from .conftest import Clock, WordRedactor
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def record_of(tmp_path: Path) -> Callable[[Job, Any], AttemptRecord]:
     loaded = settings.load(home=tmp_path, grace_seconds=0.1, max_attempts=2, retry_seconds=0)
     stopping = threading.Event()
     stopping.set()
-    redactor = SimpleNamespace(clean=lambda text: text.replace("secret", "***"))
+    redactor = WordRedactor()
 
     def make(job: Job, database: Any) -> AttemptRecord:
         context: Any = SimpleNamespace(
@@ -73,10 +74,15 @@ def test_events_are_stored_without_secrets(database: Database, record_of: Callab
     record = record_of(job, database)
     assert record.seconds_until_due() == float("inf")
     record.add_message("the secret")
+    data = {"texts": ["a secret", {"api_key": "x1-y2"}], "step": 1, "password": "hunter22"}
+    record.add_event(NewEvent(type="metrics", data=data))
     assert record.seconds_until_due() <= 1.0
     wait_until(lambda: record.seconds_until_due() <= 0, "the message to be due")
     record.write_due_events()
     assert messages(database, job) == ["the ***"]
+    with database.read() as session:
+        (event,) = (event for event in jobs.list_events(session, job.id) if event.type == "metrics")
+    assert event.data == {"texts": ["a ***", {"api_key": "***"}], "step": 1, "password": "***"}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.registry import values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
+from finch_hub.storage.redaction import Redactor
 from finch_hub.workers.supervision import attempt_source
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_source import AttemptSource
@@ -31,7 +32,8 @@ def source(database: Database, tmp_path: Path) -> Iterator[AttemptSource]:
     """Source of attempts for a worker with 1,000 bytes of memory that trains up to three jobs together."""
     in_force = settings.load(home=tmp_path, memory_bytes=1000, gang_size=3)
     artifacts = ArtifactStore(str(tmp_path / "artifacts"), cache=tmp_path / "cache")
-    stores: Any = SimpleNamespace(settings=in_force, database=database, artifacts=artifacts)
+    redactor = Redactor.of(in_force)
+    stores: Any = SimpleNamespace(settings=in_force, database=database, artifacts=artifacts, redactor=redactor)
     made = AttemptSource("one", stores, WorkFolders(tmp_path / "work"))
     yield made
     made.close()

@@ -111,6 +111,13 @@ def test_stop_of_one_order_does_not_stop_the_next(child: Child, tmp_path: Path) 
     assert message["type"] == "done"
 
 
+def test_last_output_that_was_cut_begins_with_a_whole_line(child: Child) -> None:
+    child._tail = b"horse-battery@host/x\nsecond".rjust(2**14, b"x")
+    assert child.last_output() == "second"
+    child._tail = b"first\nsecond"
+    assert child.last_output() == "first\nsecond"
+
+
 def test_last_output_of_a_child_that_died_is_kept(child: Child, tmp_path: Path) -> None:
     send_order(child, tmp_path, "print")
     assert last_message(child) is None
