@@ -186,7 +186,7 @@ def test_invalid_settings_name_the_variable(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.setenv("FINCH_LEASE_SECONDS", "soon")
     ran = run("jobs", "list")
     assert ran.status == 2
-    assert "lease_seconds" in ran.err
+    assert "FINCH_LEASE_SECONDS: is 'soon'" in ran.err
 
 
 def test_ctrl_c_leaves_the_job_running_and_tells_how_to_cancel(
