@@ -13,6 +13,8 @@ from finch_hub import errors
 MAX_BYTES = 2**26
 """Most bytes of a file that is read whole, such as a config or an index of shards."""
 
+_PART_BYTES = 2**20  # a read takes memory for all that it may return
+
 
 def open_regular_file(path: Path) -> io.BufferedReader:
     """Open a regular file for reading. Links are followed.
@@ -37,13 +39,15 @@ def read_regular_file(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
         RefusedArtifact: the path is not a regular file, has more than `max_bytes`, or cannot be read.
     """
     with open_regular_file(path) as stream:
+        content = bytearray()
         try:
-            content = stream.read(max_bytes + 1)
+            while len(content) <= max_bytes and (part := stream.read(_PART_BYTES)):
+                content += part
         except OSError as error:
             raise _refuse(path, f"cannot be read: {error.strerror}") from None
     if len(content) > max_bytes:
         raise _refuse(path, f"has more than {max_bytes:,} bytes")
-    return content
+    return bytes(content)
 
 
 def find_links_out(folder: Path, files: Iterable[Path]) -> list[errors.Problem]:

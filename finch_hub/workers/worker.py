@@ -121,11 +121,14 @@ class Worker:
 
         # Until Celery handles SIGTERM: a worker that is ended while it starts must leave no broker behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        signals.worker_ready.connect(self._handle_hangup, weak=False)
         signals.setup_logging.connect(_keep_logging, weak=False)
         celery_worker.safe_say = _keep_logging  # it prints lines that are no records
         # It warns of root, whom messages in pickle would serve. Ours are JSON alone, and containers may have one user.
         celery_worker.check_privileges = _keep_logging
+        # At SIGHUP it would start itself anew.
+        celery_worker.install_worker_restart_handler = _keep_logging
+        celery_worker.install_HUP_not_supported_handler = _keep_logging
+        self._handle_hangup()
         with contextlib.ExitStack() as ending:
             ending.callback(self._overtime.cancel)
             ending.callback(self._close)
@@ -324,8 +327,8 @@ class Worker:
             # Sent to the main thread, because a signal to another one does not interrupt its wait for messages.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
-    def _handle_hangup(self, **_: Any) -> None:
-        """End at SIGHUP as at SIGTERM, unless the worker was started to survive it. Celery would start itself anew."""
+    def _handle_hangup(self) -> None:
+        """End at SIGHUP as at SIGTERM, unless the worker was started to survive it."""
         if not self._ignores_hangup:
             signal.signal(signal.SIGHUP, lambda *_: self._end())
         else:

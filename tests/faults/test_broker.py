@@ -299,8 +299,8 @@ def test_worker_outlives_a_broker_that_refuses(trouble: str, workers: Fleet) -> 
             wait_until(lambda: "action=start " in running[-1].text, "the start", report=lambda: running[-1].text)
         last = workers.probe()
         assert workers.wait(last).state is JobState.SUCCEEDED
-        for process in running:
-            process.send(signal.SIGTERM)
+        for process, number in zip(running, (signal.SIGTERM, signal.SIGHUP), strict=False):
+            process.send(number)
         assert [process.wait() for process in running] == [0] * len(running)
         os.kill(pid, signal.SIGCONT)
         this.end(client, key)

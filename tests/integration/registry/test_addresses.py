@@ -1,4 +1,4 @@
-"""Migration 0013: addresses that an earlier version stored with credentials lose them, and nothing else changes."""
+"""Migration 0014: addresses that an earlier version stored with credentials lose them, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def read_all(connection: sa.Connection) -> dict[str, list[tuple[object, ...]]]:
 
 
 def test_credentials_leave_every_table_and_the_rest_stays(old_hub: sa.Engine) -> None:
-    registry.migrate(old_hub, "0012")
-    with old_hub.begin() as connection:
-        before = read_all(connection)
     registry.migrate(old_hub, "0013")
     with old_hub.begin() as connection:
+        before = read_all(connection)
+    registry.migrate(old_hub, "0014")
+    with old_hub.begin() as connection:
         assert read_all(connection) == before, "rows without credentials stay as they are"
-    registry.migrate(old_hub, "0012")
+    registry.migrate(old_hub, "0013")
 
     with old_hub.begin() as connection:
         number, spec = connection.execute(
@@ -52,7 +52,7 @@ def test_credentials_leave_every_table_and_the_rest_stays(old_hub: sa.Engine) ->
         connection.execute(sa.update(BASES).values(source=ADDRESS, name=ADDRESS))
         connection.execute(sa.update(ATTEMPTS).values(reason=f"no answer from {TOKEN}"))
         connection.execute(sa.update(EVENTS).values(message=f"fetching {ADDRESS}"))
-    registry.migrate(old_hub, "0013")
+    registry.migrate(old_hub, "0014")
     with old_hub.begin() as connection:
         row = connection.execute(sa.select(JOBS).where(JOBS.c.number == number)).one()
         key = BaseModelSource(source=BARE, revision="v1").key

@@ -141,7 +141,7 @@ def world(databases: Databases) -> Iterator[World]:
         _move(session, made["expired"], lease_until=types.later(-5))
     known = {name: _enter_worker(database, name) for name in ("gpu-1", "gpu-2", "silent", "stopped")}
     with database.write() as session:
-        session.execute(sa.update(workers.workers).values(last_seen=types.later(3600)))
+        session.execute(sa.update(workers.workers).values(last_seen=types.now()))
         workers.mark_stopped(session, "stopped", known["stopped"].instance)
         session.execute(
             sa.update(workers.workers).where(workers.workers.c.id == "silent").values(last_seen=types.later(-3600))

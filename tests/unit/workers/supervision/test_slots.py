@@ -125,8 +125,8 @@ def test_child_is_taken_warm_and_a_dead_one_is_replaced(monkeypatch: pytest.Monk
     slot.keep_child(dead)  # type: ignore[arg-type]
     assert slot.take_child(loaded) is new
     assert dead.calls == ["kill"]
-    logs = {"FINCH_LOG_FORMAT": "json", "FINCH_LOG_LEVEL": "info"}
-    assert made == [{"CUDA_VISIBLE_DEVICES": "", "FINCH_HOME": "/home", **logs}]
+    given = {"FINCH_LOG_FORMAT": "json", "FINCH_LOG_LEVEL": "info", "FINCH_DISABLED_PLUGINS": ""}
+    assert made == [{"CUDA_VISIBLE_DEVICES": "", "FINCH_HOME": "/home", **given}]
     slots.close()
 
 

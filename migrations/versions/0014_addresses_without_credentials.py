@@ -10,8 +10,8 @@ from finch_hub.registry.types import Json
 from finch_hub.secret_shapes import redact
 from finch_hub.specs.addresses import strip_credentials
 
-revision: str = "0013"
-down_revision: str | Sequence[str] | None = "0012"
+revision: str = "0014"
+down_revision: str | Sequence[str] | None = "0013"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 is_additive: bool = True

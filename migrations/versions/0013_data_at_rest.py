@@ -7,8 +7,8 @@ from alembic import op
 
 from finch_hub.registry.types import Instant
 
-revision: str = "0014"
-down_revision: str | Sequence[str] | None = "0013"
+revision: str = "0013"
+down_revision: str | Sequence[str] | None = "0012"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 is_additive: bool = True
