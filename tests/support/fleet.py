@@ -46,12 +46,13 @@ _OPEN_TRANSACTIONS = (
     " AND state LIKE 'idle in transaction%' AND now() - state_change > interval '0.05 seconds'"
 )
 _START = """
-import faulthandler, sys
+import faulthandler, signal, sys
 from finch_hub import settings
 from finch_hub.workers.logs.setup import LogStream, set_up_logging
 from finch_hub.workers.worker import Worker
 
 faulthandler.enable()
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a run of the tests under nohup ignores it
 loaded = settings.load()
 set_up_logging(loaded, LogStream())
 sys.exit(Worker(loaded, name=sys.argv[1], slots=int(sys.argv[2]), labels=sys.argv[3:]).run())
