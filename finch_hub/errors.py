@@ -35,6 +35,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -139,14 +140,29 @@ class FinchError(Exception):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.args, self.__dict__)  # the arguments of the classes differ
+    def to_json(self) -> dict[str, Any]:
+        """Return the error as JSON values, from which `restore` makes it in another process."""
+        fields = {name: value for name, value in self.__dict__.items() if name != "problems"}
+        problems = [dataclasses.asdict(problem) for problem in self.__dict__.get("problems", ())]
+        return {"kind": type(self).__name__, "args": self.args, "fields": fields, "problems": problems}
 
 
-def _restore(kind: type[FinchError], args: tuple[Any, ...], fields: Mapping[str, Any]) -> FinchError:
-    """Return an error that was pickled."""
-    error = kind.__new__(kind, *args)
+def restore(data: Mapping[str, Any]) -> FinchError:
+    """Return the error of `FinchError.to_json`, from a process that need not be trusted.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is none.
+    """
+    kinds: list[type[FinchError]] = [FinchError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    kind = next((kind for kind in kinds if kind.__name__ == data["kind"]), FinchError)
+    error = kind.__new__(kind, *map(str, data["args"]))
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data["fields"].items()}
     error.__dict__.update(fields)
+    if issubclass(kind, InvalidInput):
+        texts = ({name: str(text) for name, text in problem.items()} for problem in data["problems"])
+        error.__dict__["problems"] = tuple(Problem(**text) for text in texts)
     return error
 
 

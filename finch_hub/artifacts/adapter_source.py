@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from finch_hub import errors
 from finch_hub.artifacts import archives
@@ -67,9 +67,14 @@ def find_adapter(source: Path, scratch: Path, *, max_bytes: int) -> AdapterSourc
         RefusedArtifact: there is no adapter, there are several, or its weights are a pickle.
     """
     if archives.is_archive(source):
-        call = partial(_extract, source, scratch, max_bytes)
-        (extracted,) = parse(call, limits=_LIMITS, error=errors.RefusedArtifact, subject=source.name)
-        return extracted
+        options: Any = {"limits": _LIMITS, "error": errors.RefusedArtifact, "subject": source.name}
+        (text,) = parse(_extract, str(source), str(scratch), max_bytes, **options)
+        found = json.loads(text)
+        config, record = (scratch / name if found[name] else None for name in (CONFIG, RECORD))
+        weights, leftovers = scratch / Path(found["weights"]).name, tuple(map(str, found["leftovers"]))
+        return AdapterSource(
+            shown=str(found["shown"]), weights=weights, config=config, record=record, leftovers=leftovers
+        )
     if source.name == CONFIG or (source.name == WEIGHTS and (source.parent / CONFIG).is_file()):
         source = source.parent
     if source.is_dir():
@@ -103,8 +108,9 @@ def _looks_like_safetensors(file: Path) -> bool:
         return stream.read(9)[8:] == b"{"
 
 
-def _extract(source: Path, scratch: Path, max_bytes: int) -> Iterator[AdapterSource]:
-    """Write the files of an archive's adapter to a folder, each under a plain name, and nothing else. Yield them."""
+def _extract(archive_file: str, folder: str, max_bytes: int) -> Iterator[str]:
+    """Write the files of an archive's adapter to a folder, each under a plain name, and nothing else. Yield JSON."""
+    source, scratch = Path(archive_file), Path(folder)
     with archives.open_archive(source, max_bytes=max_bytes) as archive:
         # Names in an archive may be longer than a file system allows, or have no form in it.
         files = [path for path in map(PurePosixPath, archive.files) if len(path.parts) <= _MAX_DEPTH + 1]
@@ -117,7 +123,8 @@ def _extract(source: Path, scratch: Path, max_bytes: int) -> Iterator[AdapterSou
         pairs = ((found.weights, weights), (found.config, config), (found.record, record))
         archive.extract({str(path): target for path, target in pairs if path is not None and target is not None})
         leftovers = tuple(sorted({*found.leftovers, *map(errors.printable, archive.leftovers)}))
-    yield AdapterSource(shown=found.shown, weights=weights, config=config, record=record, leftovers=leftovers)
+    made = {CONFIG: config is not None, RECORD: record is not None, "weights": weights.name}
+    yield json.dumps({**made, "shown": found.shown, "leftovers": leftovers})
 
 
 def _find(files: Sequence[PurePosixPath], shown: str, fix_of_several: str) -> _Files:

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
-import pickle
 import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar, cast
+from typing import IO, Any, NamedTuple, cast
 
 from finch_hub import errors, progress
 
-T = TypeVar("T")
 _BOOTSTRAP = (
-    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
-    "from finch_hub.formats import parsing_process; parsing_process.serve(int(sys.argv[1]))"
+    "import json, sys; order = json.loads(sys.stdin.readline()); sys.path[:] = order['path']; "
+    "from finch_hub.formats import parsing_process; parsing_process.serve(int(sys.argv[1]), order)"
 )
 # Threads reserve memory that they do not use, so their number would decide how much is left for the file.
 _ENVIRONMENT = {
@@ -50,37 +48,44 @@ class Limits(NamedTuple):
     seconds: int = 60
 
 
-class _End(NamedTuple):
-    """Last message of a child: its error, if it has one."""
+Argument = str | int | bool | None
 
-    error: BaseException | None = None
-
-
-class _OutOfMemory(NamedTuple):
-    """Last message of a child that reached its limit."""
+# The first letter of a message. A file may have taken over the child, so that its messages are JSON and texts alone.
+_VALUE, _ADVANCE, _ERROR, _END, _MEMORY = b"v", b"a", b"e", b".", b"m"
+_MAX_MESSAGE = 2**30  # bytes
 
 
 def parse(
-    call: partial[Iterator[T]],
-    *,
+    function: Callable[..., Iterator[str]],
+    *arguments: Argument,
     limits: Limits,
     error: type[errors.InvalidInput],
     subject: str = "",
     libraries: Sequence[str] = (),
     files: Sequence[int] = (),
-) -> Iterator[T]:
-    """Yield what a function yields in a child process, and tell its progress.
+) -> Generator[str, None, None]:
+    """Yield the texts that a function yields in a child process, and tell its progress.
 
     Args:
-        call: function of a module, with its arguments. These and what it yields are pickled.
+        function: function of a module, which yields texts of one line, such as JSON.
+        arguments: arguments of the function.
         error: class of the error if the file takes too much memory or time, or crashes its reader.
         subject: name of the file in this error.
         libraries: modules that the child imports before its memory is limited.
         files: numbers of open files that the child inherits.
 
     Raises:
-        InvalidInput: of the class `error`. Exceptions of the function are raised, too.
+        InvalidInput: of the class `error`.
+        FinchError: the function raised it.
+        RuntimeError: the function raised another error.
     """
+    order = {
+        "path": sys.path,
+        "libraries": list(libraries),
+        "limits": limits,
+        "function": [function.__module__, function.__qualname__],
+        "arguments": arguments,
+    }
     read, write = os.pipe()
     command = [sys.executable, "-P", "-c", _BOOTSTRAP, str(write)]
     with contextlib.ExitStack() as stack:
@@ -99,35 +104,46 @@ def parse(
         stack.callback(_end, child)
         with contextlib.suppress(BrokenPipeError):
             orders = cast(IO[bytes], child.stdin)
-            for part in (sys.path, (libraries, limits), call):
-                pickle.dump(part, orders)
+            orders.write(json.dumps(order).encode() + b"\n")
             orders.close()
-        last = yield from _receive(messages)
-        if isinstance(last, _End) and last.error is not None:
-            raise last.error
-        if not isinstance(last, _End):
-            reason = _describe_end(child, last, limits)
+        kind, text = yield from _receive(messages)
+        if kind == _ERROR and (raised := _restore(text)) is not None:
+            raise raised
+        if kind != _END:
+            reason = _describe_end(child, limits, is_memory=kind == _MEMORY)
             fix = "it is damaged or hostile; fetch it again, or convert it where you trust it"
             raise error(reason, fix=fix, subject=subject)
 
 
-def _receive(messages: IO[bytes]) -> Generator[Any, None, object]:
-    """Yield the values of a child, and return its last message; None if there is none."""
+def _receive(messages: IO[bytes]) -> Generator[str, None, tuple[bytes, str]]:
+    """Yield the values of a child, and return kind and text of its last message; nothing if there is none."""
     meters: dict[str, tuple[progress.Meter, int]] = {}
-    while True:
-        try:
-            message = pickle.load(messages)  # noqa: S301 - of a process of this program
-        except (EOFError, pickle.UnpicklingError):
-            return None
-        if isinstance(message, (_End, _OutOfMemory)):
-            return message
-        if isinstance(message, progress.Advance):
-            meter, done = meters.get(message.work) or (progress.Meter(message.work), 0)
-            meter.total = message.total
-            meter.add(message.done - done)
-            meters[message.work] = meter, message.done
+    while (line := messages.readline(_MAX_MESSAGE)).endswith(b"\n"):
+        kind, text = line[:1], line[1:-1].decode(errors="replace")
+        if kind == _VALUE:
+            yield text
+        elif kind == _ADVANCE:
+            try:
+                work, done, total = json.loads(text)
+                advance = progress.Advance(str(work), int(done), None if total is None else int(total), None)
+            except (TypeError, ValueError, RecursionError):
+                return b"", ""
+            meter, before = meters.get(advance.work) or (progress.Meter(advance.work), 0)
+            meter.total = advance.total
+            meter.add(advance.done - before)
+            meters[advance.work] = meter, advance.done
         else:
-            yield message
+            return kind, text
+    return b"", ""
+
+
+def _restore(text: str) -> Exception | None:
+    """Return the error of a child; None if no reader of this program has sent it."""
+    try:
+        data = json.loads(text)
+        return RuntimeError(data) if isinstance(data, str) else errors.restore(data)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        return None
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -137,9 +153,9 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _describe_end(child: subprocess.Popen[bytes], last: object, limits: Limits) -> str:
+def _describe_end(child: subprocess.Popen[bytes], limits: Limits, *, is_memory: bool) -> str:
     child.wait()
-    if isinstance(last, _OutOfMemory) or child.returncode == -signal.SIGKILL:
+    if is_memory or child.returncode == -signal.SIGKILL:
         return f"takes more than {limits.memory // 2**20:,} MiB of memory to read"
     if child.returncode == -signal.SIGXCPU:
         return f"takes more than {limits.seconds} seconds to read a part of it"
@@ -152,54 +168,46 @@ def _name_end(code: int) -> str:
     return f"code {code}"
 
 
-def serve(number: int) -> None:
-    """Call the function that stands on standard input, and write what it yields.
+def serve(number: int, order: Mapping[str, Any]) -> None:
+    """Call the function of an order, and write what it yields.
 
     Args:
         number: of the pipe for messages.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    orders = sys.stdin.buffer
     with open(number, "wb") as messages, contextlib.suppress(BrokenPipeError):
         try:
-            _serve(orders, messages)
-            last: object = _End()
-        except MemoryError:
-            last = _OutOfMemory()
+            _serve(order, messages)
         except BrokenPipeError:
             return
-        except Exception as error:
-            last = _End(_portable(error))
-        _send(messages, last)
+        except MemoryError:
+            _send(messages, _MEMORY)
+        except errors.FinchError as error:
+            _send(messages, _ERROR, json.dumps(error.to_json()))
+        except Exception as error:  # a bug, which the parent raises as one
+            _send(messages, _ERROR, json.dumps(f"{type(error).__name__}: {error}"))
+        else:
+            _send(messages, _END)
 
 
-def _serve(orders: IO[bytes], messages: IO[bytes]) -> None:
-    libraries, limits = pickle.load(orders)  # noqa: S301 - of the parent
-    for name in libraries:
-        importlib.import_module(name)
-    call = pickle.load(orders)  # noqa: S301 - of the parent
+def _serve(order: Mapping[str, Any], messages: IO[bytes]) -> None:
+    limits, (module, name) = Limits(*order["limits"]), order["function"]
+    for library in order["libraries"]:
+        importlib.import_module(library)
+    function = getattr(importlib.import_module(module), name)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(limits.memory)
     progress.tell_at_once()
-    with progress.listen(lambda advance: _send(messages, advance)):
+    with progress.listen(lambda told: _send(messages, _ADVANCE, json.dumps([told.work, told.done, told.total]))):
         _limit_time(limits.seconds)
-        for value in call():
-            _send(messages, value)
+        for text in function(*order["arguments"]):
+            _send(messages, _VALUE, text)
             _limit_time(limits.seconds)
 
 
-def _send(messages: IO[bytes], message: object) -> None:
-    messages.write(pickle.dumps(message))
+def _send(messages: IO[bytes], kind: bytes, text: str = "") -> None:
+    messages.write(kind + text.encode() + b"\n")
     messages.flush()
-
-
-def _portable(error: Exception) -> Exception:
-    """Return an error in a form that can be unpickled."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - to try it
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 def _limit_memory(budget: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import struct
 from collections import Counter
@@ -53,14 +52,13 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
         size = file.stat().st_size
         limits = Limits(_FREE_BYTES + _MAX_EXPANSION * size, _FREE_SECONDS + size // _BYTES_PER_SECOND)
         with scratch_folder(folder) as scratch:
-            call = functools.partial(_convert, file, scratch / folder.name)
-            subject = f"GGUF file {file}"
-            for _ in parse(call, limits=limits, error=errors.Incompatible, subject=subject, libraries=_LIBRARIES):
+            options: Any = {"limits": limits, "error": errors.Incompatible, "libraries": _LIBRARIES}
+            for _ in parse(_convert, str(file), str(scratch / folder.name), subject=f"GGUF file {file}", **options):
                 (scratch / folder.name).rename(folder)
     return folder
 
 
-def _convert(file: Path, folder: Path) -> Iterator[None]:
+def _convert(source: str, target: str) -> Iterator[str]:
     """Write the folder, and yield when it is complete."""
     import gguf
     import torch
@@ -68,19 +66,20 @@ def _convert(file: Path, folder: Path) -> Iterator[None]:
 
     from finch_hub.engine.bases.transformers_logging import BarReader, quiet_transformers
 
-    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    file = Path(source)
+    location: Any = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
         reader = gguf.GGUFReader(file)
         # The GGUF loader draws its progress bar although progress bars are disabled.
         with quiet_transformers(), contextlib.redirect_stderr(BarReader("converting tensors")):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**location)
             config = None
             head_dim = reader.get_field(f"{reader.get_field('general.architecture').contents()}.attention.key_length")
             if head_dim is not None:  # transformers reads it only for some architectures
-                config = transformers.AutoConfig.from_pretrained(**source)
+                config = transformers.AutoConfig.from_pretrained(**location)
                 config.head_dim = head_dim.contents()
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                **source,
+                **location,
                 config=config,
                 dtype=getattr(torch, _stored_dtype(reader)),
                 quantization_config=transformers.GgufConfig(dequantize=True),
@@ -90,9 +89,9 @@ def _convert(file: Path, folder: Path) -> Iterator[None]:
             model.is_quantized = False
             if hasattr(model.config, "quantization_config"):
                 del model.config.quantization_config
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        yield
+            model.save_pretrained(target)
+            tokenizer.save_pretrained(target)
+        yield ""
     except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError, struct.error) as error:
         raise errors.Incompatible(f"transformers cannot read this GGUF: {error}", where=str(file)) from error
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +81,13 @@ def _ask_transformers(folder: Path, name: str, cache: Path | None) -> BaseLayout
     layouts = JsonCache(cache, _CACHE_FILE)
     found: Any = layouts.get(key)
     if found is None:
-        call, subject = partial(_build, folder, name), f"base model {name}"
-        (found,) = parse(call, limits=_LIMITS, error=errors.Incompatible, subject=subject, libraries=(_BUILDER,))
+        options: Any = {"limits": _LIMITS, "error": errors.Incompatible, "libraries": (_BUILDER,)}
+        (text,) = parse(_build, str(folder), name, subject=f"base model {name}", **options)
+        found = json.loads(text)
         layouts.put(key, found)
     return BaseLayout.of_json(found)
 
 
-def _build(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the layout as JSON values, built by transformers. A config can declare a billion layers."""
-    yield importlib.import_module(_BUILDER).build_layout(folder, name=name).to_json()
+def _build(folder: str, name: str) -> Iterator[str]:
+    """Yield the layout as JSON, built by transformers. A config can declare a billion layers."""
+    yield json.dumps(importlib.import_module(_BUILDER).build_layout(Path(folder), name=name).to_json())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, BinaryIO
 
 from finch_hub import errors
@@ -35,11 +35,10 @@ def read_arrow(stream: BinaryIO, *, is_parquet: bool) -> Iterator[Row]:
     if importlib.util.find_spec("pyarrow") is None:
         raise errors.InvalidDataset("needs pyarrow", fix="pip install 'finch-hub[parquet]'")
     descriptor, number = stream.fileno(), 0
-    call = partial(_read_batches, descriptor, is_parquet=is_parquet)
     max_rows = _FREE_ROWS + _MAX_ROWS_PER_BYTE * os.fstat(descriptor).st_size
-    found = parse(call, limits=Limits(), error=errors.InvalidDataset, libraries=_LIBRARIES, files=(descriptor,))
-    for values in found:
-        for value in values:
+    options: Any = {"limits": Limits(), "libraries": _LIBRARIES, "files": (descriptor,)}
+    for text in parse(_read_batches, descriptor, is_parquet, error=errors.InvalidDataset, **options):
+        for value in json.loads(text, object_hook=_decode):
             number += 1
             yield Row(f"row {number}", value)
         if number > max_rows:
@@ -47,8 +46,8 @@ def read_arrow(stream: BinaryIO, *, is_parquet: bool) -> Iterator[Row]:
             raise errors.InvalidDataset(what, fix="write the rows as JSON Lines")
 
 
-def _read_batches(descriptor: int, *, is_parquet: bool) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a file, in lists that fit into memory."""
+def _read_batches(descriptor: int, is_parquet: bool) -> Iterator[str]:
+    """Yield the rows of a file as JSON, in lists that fit into memory."""
     pyarrow: Any = importlib.import_module("pyarrow")
     try:
         with open(descriptor, "rb", closefd=False) as stream:
@@ -56,11 +55,23 @@ def _read_batches(descriptor: int, *, is_parquet: bool) -> Iterator[list[dict[st
             for batch in _batches(pyarrow, stream, is_parquet=is_parquet):
                 count = max(1, min(_BATCH_ROWS, _BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)))
                 for begin in range(0, batch.num_rows, count):
-                    yield to_rows(batch.slice(begin, count))
+                    yield json.dumps(to_rows(batch.slice(begin, count)), default=_encode)
     except MemoryError:  # which is one of Arrow's exceptions, too
         raise MemoryError from None
     except (pyarrow.ArrowException, OSError) as error:
         raise errors.InvalidDataset(f"cannot be read: {error}", fix="the file is damaged; copy it again") from None
+
+
+_CELL = "\0unreadable"
+
+
+def _encode(cell: object) -> dict[str, str]:
+    """Return a cell that JSON cannot hold, such as bytes, as an object that tells why."""
+    return {_CELL: cell.reason if isinstance(cell, Unreadable) else f"is of the type {type(cell).__name__}"}
+
+
+def _decode(found: dict[str, Any]) -> Any:
+    return Unreadable(str(found[_CELL])) if _CELL in found else found
 
 
 def to_rows(batch: Any) -> list[dict[str, Any]]:

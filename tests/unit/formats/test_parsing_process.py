@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,87 +17,127 @@ from finch_hub.formats import parsing_process
 from finch_hub.formats.parsing_process import Limits
 
 
-def count(stop: int) -> Iterator[int]:
-    yield from progress.track(range(stop), "counting")
+def count(stop: int) -> Iterator[str]:
+    yield from map(str, progress.track(range(stop), "counting"))
 
 
-def allocate(size: int) -> Iterator[int]:
-    yield len(bytearray(size))
+def allocate(size: int) -> Iterator[str]:
+    yield str(len(bytearray(size)))
 
 
-def spin() -> Iterator[int]:
-    yield 1
+def spin() -> Iterator[str]:
+    yield "1"
     while True:
         pass
 
 
-def end(number: int) -> Iterator[int]:
-    yield os.getpid()
+def end(number: int) -> Iterator[str]:
+    yield str(os.getpid())
     os.kill(os.getpid(), number)
 
 
-def fail(error: Exception) -> Iterator[int]:
-    yield 1
-    raise error
+ERRORS = [
+    errors.RefusedArtifact([errors.Problem(what="a", where="b", fix="c"), errors.Problem(what="d")], subject="s"),
+    errors.NotFound("thing", "nme", ["name"]),
+    errors.Unavailable("it does not answer"),
+]
 
 
-def read(descriptor: int) -> Iterator[bytes]:
+def fail(number: int) -> Iterator[str]:
+    yield "1"
+    raise ERRORS[number]
+
+
+def break_down() -> Iterator[str]:
+    yield "1"
+    raise ValueError("text")
+
+
+def lie(text: str) -> Iterator[str]:
+    """Write to the pipe as code of a file would that has taken over the child."""
+    yield "1"
+    os.write(int(sys.argv[1]), text.encode())
+    os._exit(0)
+
+
+def read(descriptor: int) -> Iterator[str]:
     with open(descriptor, "rb", closefd=False) as stream:
-        yield stream.read()
+        yield stream.read().decode()
 
 
-def watch() -> Iterator[int]:
+def watch() -> Iterator[str]:
     parsing_process._watch_memory(parsing_process._peak_bytes() - 1)
-    yield 1
+    yield "1"
 
 
-def parse(call: Any, limits: Limits = Limits(), **options: Any) -> Iterator[Any]:  # noqa: B008 - a constant
-    return parsing_process.parse(call, limits=limits, error=errors.InvalidDataset, subject="x.bin", **options)
+def parse(function: Any, *arguments: Any, limits: Limits = Limits(), **options: Any) -> Iterator[str]:  # noqa: B008
+    options |= {"limits": limits, "error": errors.InvalidDataset, "subject": "x.bin"}
+    return parsing_process.parse(function, *arguments, **options)
 
 
 def test_values_and_progress_come_from_the_child(told: list[progress.Advance]) -> None:
-    assert list(parse(partial(count, 3))) == [0, 1, 2]
+    assert list(parse(count, 3)) == ["0", "1", "2"]
     assert [(advance.work, advance.done, advance.total) for advance in told][-1] == ("counting", 3, 3)
 
 
 def test_open_file_is_inherited(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     with (tmp_path / "a").open("rb") as stream:
-        assert list(parse(partial(read, stream.fileno()), files=(stream.fileno(),))) == [b"content"]
+        assert list(parse(read, stream.fileno(), files=(stream.fileno(),))) == ["content"]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        errors.RefusedArtifact([errors.Problem(what="a", where="b", fix="c"), errors.Problem(what="d")], subject="s"),
-        errors.NotFound("thing", "nme", ["name"]),
-        errors.Unavailable("it does not answer"),
-        ValueError("text"),
-    ],
-)
-def test_error_of_the_child_is_raised_whole(error: Exception) -> None:
+@pytest.mark.parametrize("number", range(len(ERRORS)))
+def test_error_of_the_child_is_raised_whole(number: int) -> None:
+    error = ERRORS[number]
     with pytest.raises(type(error)) as raised:
-        list(parse(partial(fail, error)))
+        list(parse(fail, number))
     assert str(raised.value) == str(error)
     assert raised.value.__dict__ == error.__dict__
 
 
+def test_bug_of_the_reader_is_named() -> None:
+    with pytest.raises(RuntimeError, match="ValueError: text"):
+        list(parse(break_down))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "v1",
+        "x\n",
+        "e{\n",
+        "e[]\n",
+        'e{"kind": "int", "args": []}\n',
+        "e" + "[" * 100_000 + "\n",
+        "a[1]\n",
+        "a\n",
+        "\n",
+    ],
+)
+def test_message_that_no_reader_sends_is_an_error_of_the_file(text: str) -> None:
+    values = parse(lie, text)
+    assert next(values) == "1"
+    with pytest.raises(errors.InvalidDataset, match=r"x\.bin: crashed its reader"):
+        next(values)
+
+
 def test_memory_is_limited() -> None:
     limits = Limits(memory=2**28)
-    assert list(parse(partial(allocate, 2**26), limits)) == [2**26]
+    assert list(parse(allocate, 2**26, limits=limits)) == [str(2**26)]
     for size in (2**29, 2**45):
         with pytest.raises(errors.InvalidDataset, match=r"^x\.bin: takes more than 256 MiB of memory to read"):
-            list(parse(partial(allocate, size), limits))
+            list(parse(allocate, size, limits=limits))
 
 
 def test_memory_is_watched_where_the_system_does_not_limit_it() -> None:
     with pytest.raises(errors.InvalidDataset, match="takes more than 1,024 MiB of memory"):
-        list(parse(partial(watch)))
+        list(parse(watch))
 
 
 def test_computing_time_is_limited() -> None:
-    values = parse(partial(spin), Limits(seconds=1))
-    assert next(values) == 1
+    values = parse(spin, limits=Limits(seconds=1))
+    assert next(values) == "1"
     with pytest.raises(errors.InvalidDataset, match="takes more than 1 seconds to read a part of it"):
         next(values)
 
@@ -105,22 +145,22 @@ def test_computing_time_is_limited() -> None:
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
 def test_crash_of_a_reader_is_an_error_of_the_file(number: int) -> None:
     with pytest.raises(errors.InvalidDataset, match=f"crashed its reader, which ended with {number.name}"):  # type: ignore[attr-defined]
-        list(parse(partial(end, number)))
+        list(parse(end, int(number)))
 
 
 def test_child_ends_with_its_reader() -> None:
-    values = parse(partial(end, 0))
-    process = next(values)
+    values = parse(end, 0)
+    process = int(next(values))
     values.close()  # type: ignore[attr-defined]
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 
 
 def test_children_of_several_threads_do_not_wait_for_each_other() -> None:
-    found: list[list[int]] = []
-    threads = [threading.Thread(target=lambda: found.append(list(parse(partial(count, 5))))) for _ in range(4)]
+    found: list[list[str]] = []
+    threads = [threading.Thread(target=lambda: found.append(list(parse(count, 5)))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [[0, 1, 2, 3, 4]] * 4
+    assert found == [["0", "1", "2", "3", "4"]] * 4
