@@ -7,6 +7,7 @@ import contextvars
 import errno
 import fcntl
 import filecmp
+import fnmatch
 import glob
 import os
 import secrets
@@ -306,7 +307,9 @@ def list_abandoned(parent: Path, name: str = "*") -> Iterator[contextlib.Abstrac
 
     A living process holds the lock of its folder.
     """
-    for folder in parent.glob(f".{name}.*.part"):
+    # Many times faster than Path.glob, and the folder may hold the outputs of many jobs.
+    for found in fnmatch.filter((path.name for path in parent.iterdir()) if parent.is_dir() else (), f".{name}.*.part"):
+        folder = parent / found
         with contextlib.ExitStack() as stack:
             try:
                 # Whatever else has such a name, perhaps of another user, is neither followed nor waited for.

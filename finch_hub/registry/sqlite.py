@@ -65,10 +65,11 @@ class OpenFile:
         Raises:
             ReplacedDatabase: another file is at the path, or none.
         """
-        if self._opened is None:
+        opened = self._opened  # another thread may close the database meanwhile
+        if opened is None:
             return
         with contextlib.suppress(OSError):
-            if os.path.samestat(self._path.stat(), self._opened):
+            if os.path.samestat(self._path.stat(), opened):
                 return
         fix = "stop all workers before you replace it, and start this process again"
         raise errors.ReplacedDatabase(

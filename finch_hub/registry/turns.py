@@ -58,7 +58,7 @@ def _find_start(session: Session, line: Line) -> int:
     parameters = {f"of_{name}": value for name, value in line._asdict().items()}
     reached = session.execute(_SELECT_REACHED, parameters).one()
     front, claimed = reached.front, reached.of_line
-    if claimed is None and front is not None and front <= (reached.of_all or 0):
+    if claimed is None and None not in (front, reached.of_all) and front <= reached.of_all:
         claimed = _find_passed(session, line, parameters, reached.of_all)
     if claimed is not None and front is not None and front < claimed:  # it was passed over
         front = session.scalar(_SELECT_FRONT, parameters | {"least_turn": claimed})
@@ -78,9 +78,10 @@ def _find_passed(session: Session, line: Line, parameters: Columns, of_all: int)
         has_device = line.device == "any" or any(device.kind == line.device for device in worker.devices)
         return has_device and line.queue in worker.queues
 
-    if any(map(serves, workers.find_idle(session))):
+    serving = [worker for worker in workers.find(session) if worker.state == "active" and serves(worker)]
+    if workers.keep_idle(session, serving):
         return of_all
-    names = [worker.id for worker in workers.find(session) if worker.state == "active" and serves(worker)]
+    names = [worker.id for worker in serving]
     running: int | None = session.scalar(_SELECT_RUNNING, parameters | {"workers": names})
     return running
 

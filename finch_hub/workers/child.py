@@ -105,7 +105,7 @@ def run_together(message: dict[str, Any], channel: Channel) -> bool:
         for member in tuple(running):
             member.send(type="failed", **(_describe(error) | {"retry": True}))
         return False
-    channel.send(type="ended_together", warm_base=channel.bases.key, spent=foreign_code.may_spoil_results())
+    channel.send(type="ended_together", warm_base=channel.bases.key, spent=_is_spent())
     return True
 
 
@@ -122,7 +122,7 @@ def call(message: dict[str, Any], channel: Channel) -> bool:
 
 
 def _send_end(channel: Channel, end: Value | BaseException, *, warm_base: str | None = None) -> None:
-    spent = foreign_code.may_spoil_results()
+    spent = _is_spent()
     if isinstance(end, (Stopped, Interrupted)):
         channel.send(type="stopped", why=end.why if isinstance(end, Stopped) else end.kind, spent=spent)
     elif isinstance(end, BaseException):
@@ -130,6 +130,11 @@ def _send_end(channel: Channel, end: Value | BaseException, *, warm_base: str | 
     else:
         outcome = end.model_dump(mode="json", fallback=str)  # the figures of a plugin may be no JSON
         channel.send(type="done", outcome=outcome, warm_base=warm_base, spent=spent)
+
+
+def _is_spent() -> bool:
+    """Return whether this process must not take another order: what plugins left in it may be of the ended job."""
+    return foreign_code.may_spoil_results() or descendants.has_any()
 
 
 def _describe(error: BaseException) -> dict[str, Any]:

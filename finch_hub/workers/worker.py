@@ -350,6 +350,7 @@ class Worker:
             for slot in self._slots:
                 slot.kill()
         finally:
+            logging.shutdown()  # writes the last lines
             os._exit(1)
 
     def _end_overdue(self) -> None:

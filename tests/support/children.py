@@ -41,10 +41,6 @@ class FakeChild(ChildProcess):
     def is_alive(self) -> bool:
         return self._is_alive
 
-    @property
-    def has_descendants(self) -> bool:
-        return False
-
     def say(self, **message: Any) -> None:
         """Let the child send a message."""
         os.write(self._messages, json.dumps(message).encode() + b"\n")

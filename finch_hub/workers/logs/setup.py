@@ -18,6 +18,7 @@ from finch_hub.workers.logs.formatter import FieldFormatter
 
 _MAX_FILE_BYTES = 4_900_000  # below 5 MB, because the handler counts the characters of a record and not its bytes
 _READER_SECONDS = 1.0
+_MAX_WAITING_LINES = 100
 _VERBOSE_LIBRARIES = ("celery.app.trace", "celery.worker.strategy", "celery.worker.consumer.connection", "alembic")
 
 log = logging.getLogger(__name__)
@@ -27,39 +28,48 @@ class LogStream(logging.Handler):
     """Log on standard error. Lines that its reader does not take within a second are left out, and counted.
 
     The reader may be a log driver that hangs, a terminal that is paused, or a disk that is away. It must not stop a
-    worker. So a thread writes, and whoever logs waits for it no longer than that.
+    worker. So a thread writes, and whoever logs waits for it only when many lines wait, and no longer than that.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Without standard error, the next file that the process opens has its number.
-        self._fd = sys.__stderr__.fileno() if sys.__stderr__ else None
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # at most one
-        self._is_taken = threading.Event()
-        self._is_taken.set()
+        self._lines: queue.Queue[bytes] = queue.Queue(_MAX_WAITING_LINES)
         self._is_stuck = False
         self._num_left_out = 0
+        # Without standard error, the next file that the process opens has its number.
+        self._fd = sys.__stderr__.fileno() if sys.__stderr__ else None
         if self._fd is not None:
             threading.Thread(target=self._write, args=(self._fd,), name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, or leave it out."""
+        """Have a line written, or leave it out."""
+        if self._fd is None:
+            return
         try:
-            if not self._is_taken.wait(0.0 if self._is_stuck else _READER_SECONDS):
+            line = self.format(record)
+            if self._num_left_out:
+                fields = {"left_out": self._num_left_out, "error": "the reader of the log did not take these lines"}
+                left_out = log.makeRecord(log.name, logging.WARNING, "", 0, "log", (), None, extra=fields)
+                line = f"{self.format(left_out)}\n{line}"
+            try:
+                self._lines.put(f"{line}\n".encode(errors="backslashreplace"), timeout=self._patience)
+                self._is_stuck, self._num_left_out = False, 0
+            except queue.Full:
                 self._is_stuck = True
                 self._num_left_out += 1
-            elif self._fd is not None:
-                line = self.format(record)
-                if self._num_left_out:
-                    fields = {"left_out": self._num_left_out, "error": "the reader of the log did not take these lines"}
-                    left_out = log.makeRecord(log.name, logging.WARNING, "", 0, "log", (), None, extra=fields)
-                    line = f"{self.format(left_out)}\n{line}"
-                    self._num_left_out = 0
-                self._is_taken.clear()
-                self._lines.put(f"{line}\n".encode(errors="backslashreplace"))
-                self._is_stuck = not self._is_taken.wait(_READER_SECONDS)
         except Exception:
             self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until all lines are written, but not for a reader that takes none. The end of a process calls it."""
+        lines = self._lines
+        with lines.all_tasks_done:
+            is_written = lines.all_tasks_done.wait_for(lambda: not lines.unfinished_tasks, self._patience)
+        self._is_stuck = not is_written
+
+    @property
+    def _patience(self) -> float:
+        return 0.0 if self._is_stuck else _READER_SECONDS
 
     def _write(self, fd: int) -> None:
         while True:
@@ -70,7 +80,7 @@ class LogStream(logging.Handler):
                         left = left[os.write(fd, left) :]
                     except BlockingIOError:  # another process made the terminal so
                         select.select([], [fd], [])
-            self._is_taken.set()
+            self._lines.task_done()
 
 
 class LogFile(logging.handlers.RotatingFileHandler):

@@ -31,6 +31,11 @@ class Outcome(Value, Generic[ReportT]):
 
     report: ReportT
 
+    @property
+    def needs_storing(self) -> bool:
+        """Whether the kind's `finish` has something to store."""
+        return True
+
     def record(self, session: Session) -> JobResult:
         """Return the result of a job that registers nothing more."""
         return JobResult(report=self.report.model_dump(mode="json"))

@@ -23,6 +23,11 @@ class OutputOutcome(Outcome[ReportT], Generic[ReportT]):
 
     made: Path | None = None
 
+    @property
+    def needs_storing(self) -> bool:
+        """Whether the submitter has to fetch the output from the store."""
+        return self.made is not None
+
 
 def choose_folder(spec: OutputSpec, workdir: Path) -> Path | None:
     """Return where the child writes an output that the submitter wants on another machine, None if it is this one."""

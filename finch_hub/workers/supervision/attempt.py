@@ -292,7 +292,7 @@ class Attempt:
         try:
             made = kind.outcome.of(outcome, subject=f"{kind.name} outcome")
             record_result = made.record
-            if kind.finish is not None:
+            if kind.finish is not None and made.needs_storing:
                 finish = functools.partial(kind.finish, self._spec, self._job, made, self._context.stores)
                 record_result = self._call("storing the result", finish)
             fault_points.reach("supervisor.stored")

@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 
@@ -32,12 +31,19 @@ def adopt() -> None:
 
 def find(pid: int) -> list[psutil.Process]:
     """Return the descendants of a process that have not ended."""
-    files = list(Path(f"/proc/{pid}/task").glob("*/children"))
-    if files and not any(_read(file) for file in files):
-        return []  # the usual case, for which reading all processes would take too long
     with contextlib.suppress(psutil.Error):
         return [process for process in psutil.Process(pid).children(recursive=True) if _is_alive(process)]
     return []
+
+
+def has_any() -> bool:
+    """Return whether this process has descendants that have not ended. On Linux it adopts them all (see `adopt`)."""
+    if sys.platform == "linux":
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False  # the usual case, for which reading all processes would take too long
+    return bool(find(os.getpid()))
 
 
 def find_marked(mark: str) -> list[psutil.Process]:
@@ -65,10 +71,3 @@ def _is_alive(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:  # the thread has ended
-        return b""

@@ -141,11 +141,6 @@ class Child(ChildProcess):
         """Whether the process runs."""
         return self._process.poll() is None
 
-    @property
-    def has_descendants(self) -> bool:
-        """Whether processes run that it started, or that these started."""
-        return self.is_alive and bool(descendants.find(self.pid))
-
     def send(self, **message: Any) -> None:
         """Send one order. A child that has ended ignores it, and its messages have ended.
 

@@ -52,10 +52,7 @@ class Slot:
         return Child(environment, orphan_cleanup=self._orphan_cleanup)
 
     def keep_child(self, child: Child | None) -> None:
-        """Keep the child that an attempt left, if any. One with descendants ends: they may be of the ended job."""
-        if child is not None and child.has_descendants:
-            child.kill()
-            child = None
+        """Keep the child that an attempt left, if any."""
         self.child = child
         if child is not None:
             child.idle_since = clock.elapsed()

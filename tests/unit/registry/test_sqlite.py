@@ -67,3 +67,19 @@ def test_file_that_is_gone_is_noticed_by_open_connections(tmp_path: Path, how: s
     (tmp_path / "old.db").replace(file)
     assert registry.get(database, job).id == job.id
     database.close()
+
+
+def test_thread_may_close_the_database_while_another_looks_at_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, usual = tmp_path / "finch.db", Path.stat
+    file.touch()
+    opened = sqlite.OpenFile(file)
+    opened.note()
+
+    def close_meanwhile(path: Path) -> object:
+        opened.forget()
+        return usual(path)
+
+    monkeypatch.setattr(Path, "stat", close_meanwhile)
+    opened.check()

@@ -329,6 +329,16 @@ def test_job_with_new_needs_is_not_behind_the_sweep_of_a_slow_line(database: Dat
     assert single in [registry.claimed(database, capabilities=accelerator).id for _ in range(3)]
 
 
+def test_jobs_that_are_submitted_before_any_claim_ask_for_no_workers(database: Database) -> None:
+    submit(database, "ada")
+    statements: list[str] = []
+    with database.write() as session:
+        sa.event.listen(session.connection(), "before_cursor_execute", lambda *event: statements.append(event[2]))
+        jobs.submit(session, registry.merge_spec(), owner="ada")
+    assert [text for text in statements if "INSERT INTO jobs" in text]
+    assert not [text for text in statements if "workers" in text or "running" in text]
+
+
 def test_owner_at_the_limit_gives_no_new_owner_an_advantage(database: Database) -> None:
     limited = registry.ANY_SLOT.evolve(owner_running=1)
     submit(database, "ada", 20)

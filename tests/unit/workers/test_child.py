@@ -19,6 +19,7 @@ from finch_hub.specs.value import Value
 from finch_hub.workers import child
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.channel import Channel, Stopped
+from finch_hub.workers.supervision import descendants
 
 
 class Order(Value):
@@ -26,7 +27,11 @@ class Order(Value):
 
 
 def serve(
-    monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None = None, order: Any = None
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: BaseException | None = None,
+    order: Any = None,
+    *,
+    has_descendants: bool = False,
 ) -> tuple[bool, dict[str, Any]]:
     """Run one order of a kind that raises an error or returns its order; return what `run` did."""
 
@@ -38,6 +43,7 @@ def serve(
     kind = SimpleNamespace(name="echo", order=Order, execute=execute)
     monkeypatch.setattr(kinds, "kind_of", lambda name: kind)
     monkeypatch.setattr(foreign_code, "_has_run", False)  # by other tests in this process
+    monkeypatch.setattr(descendants, "has_any", lambda: has_descendants)
     messages = io.BytesIO()
     message = {"kind": "echo", "job_id": "j1", "workdir": "/nowhere", "order": order or {"text": "seeds"}}
     goes_on = child.run(message, Channel(messages))
@@ -50,6 +56,14 @@ def test_outcome_is_sent_and_the_process_takes_another_order(monkeypatch: pytest
         True,
         {"type": "done", "outcome": {"text": "seeds"}, "warm_base": None, "spent": False},
     )
+
+
+@pytest.mark.parametrize("stop", [None, Stopped("cancel")])
+def test_process_with_descendants_takes_no_other_order(
+    stop: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be of the ended job."""
+    assert serve(monkeypatch, stop, has_descendants=True)[1]["spent"]
 
 
 class Figures(Value):

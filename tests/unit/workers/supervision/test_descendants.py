@@ -58,6 +58,23 @@ def test_descendants_are_found_after_they_left_group_and_parent(family: subproce
     assert any(Path(f"/proc/{family.pid}/task").glob("*/children"))
 
 
+@linux_only
+def test_process_knows_whether_it_has_descendants_without_reading_all_processes() -> None:
+    code = """
+import subprocess, sys
+from finch_hub.workers.supervision import descendants
+descendants.adopt()
+usual, descendants.find = descendants.find, None
+assert not descendants.has_any()
+descendants.find = usual
+subprocess.run(["/bin/sh", "-c", "/bin/sleep 3600 &"], start_new_session=True)
+assert descendants.has_any()
+descendants.kill(lambda: descendants.find(__import__("os").getpid()))
+assert not descendants.has_any(), "a zombie does not count"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_descendants_of_an_ended_process_are_found_by_their_mark(family: subprocess.Popen[bytes]) -> None:
     wait_until(lambda: len(names(descendants.find_marked("a mark"))) == 3, "two of them to run beside the process")
     left = descendants.find(family.pid)
