@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import logging
 import logging.handlers
 import os
@@ -66,10 +67,14 @@ class LogStream(logging.Handler):
     def flush(self) -> None:
         """Wait until all lines are written, but not for a reader that takes none. The end of a process calls it."""
         with self._changed:
-            while self._lines and not self._is_stuck:
-                num_left = len(self._lines)
-                has_taken = self._changed.wait_for(lambda: len(self._lines) < num_left, self._patience)
-                self._is_stuck = not has_taken
+            first: bytes | None = None
+            while self._lines and self._lines[0] is not first:  # each line has the whole time
+                first = self._lines[0]
+                self._changed.wait_for(functools.partial(self._is_written, first), self._patience)
+            self._is_stuck = bool(self._lines)
+
+    def _is_written(self, line: bytes) -> bool:
+        return not self._lines or self._lines[0] is not line
 
     @property
     def _patience(self) -> float:
