@@ -27,7 +27,7 @@ from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
 from finch_hub.registry.types import Columns, is_ahead
 from finch_hub.registry.values import Worker
-from finch_hub.specs.jobs import Job, JobState, Requirements
+from finch_hub.specs.jobs import JobState, Requirements
 
 _MAX_TURN: int = 2**62  # a damaged turn may be greater, and none is greater than 2**63 - 1
 _NUM_EXAMINED = 64  # jobs of a line of which one may fit its workers
@@ -84,15 +84,17 @@ def _find_fitting_front(session: Session, line: Line, parameters: Columns, front
     if not serving:
         return front
     for row in session.execute(_SELECT_FIRST, parameters | {"least_turn": front}):
-        requirements = Requirements.model_construct(
-            queue=line.queue, device=line.device, memory_bytes=row.memory_bytes, labels=_read_texts(row.labels)
-        )
-        job = Job.model_construct(kind=row.kind, set_aside=_read_texts(row.set_aside), requirements=requirements)
-        if any(
-            placement.can_run(worker, requirements) and not placement.list_unreadable(job, worker) for worker in serving
-        ):
+        if any(_can_run(worker, row) for worker in serving):
             return int(row.turn)
     return None
+
+
+def _can_run(worker: Worker, row: sa.Row[Any]) -> bool:
+    requirements = Requirements.model_construct(
+        queue=row.queue, device=row.device, memory_bytes=row.memory_bytes, labels=_read_texts(row.labels)
+    )
+    is_known = worker.kinds is None or row.kind in worker.kinds
+    return is_known and worker.version not in _read_texts(row.set_aside) and placement.can_run(worker, requirements)
 
 
 def _read_texts(stored: Any) -> tuple[str, ...]:
@@ -106,7 +108,7 @@ _GREATEST = sa.select(sa.func.max(jobs.c.turn))
 _IS_IN_FRONT = (in_state(JobState.QUEUED), *_OF_LINE, jobs.c.turn >= sa.bindparam("least_turn", type_=sa.BigInteger()))
 _SELECT_FRONT = sa.select(sa.func.min(jobs.c.turn)).where(*_IS_IN_FRONT)
 _SELECT_FIRST = (
-    sa.select(*(jobs.c[name] for name in ("turn", "kind", "memory_bytes", "labels", "set_aside")))
+    sa.select(*(jobs.c[name] for name in ("turn", "kind", "queue", "device", "memory_bytes", "labels", "set_aside")))
     .where(*_IS_IN_FRONT, sa.or_(jobs.c.not_before.is_(None), ~is_ahead(jobs.c.not_before)))
     .order_by(jobs.c.turn)
     .limit(_NUM_EXAMINED)
