@@ -136,7 +136,7 @@ def test_driver_that_hangs_keeps_no_worker_from_saying_so_at_its_start(monkeypat
     monkeypatch.setattr(devices, "_FIRST_ANSWER_SECONDS", 0.01)
     monkeypatch.setattr(sys.modules["pynvml"], "nvmlInit", hang)
     try:
-        with pytest.raises(errors.Unavailable, match="the driver of the graphics cards did not answer for 0.01 s"):
+        with pytest.raises(errors.Unavailable, match=r"the driver of the graphics cards did not answer for 0\.01 s"):
             devices.find_devices()
     finally:
         answer.set()
