@@ -1,4 +1,4 @@
-"""Ends of waits that are hours or years off, or infinite, as after a clock jumped or someone edited a row, hold up nothing."""
+"""Ends of waits that are hours off or more, as after a clock jumped or someone edited a row, hold up nothing."""
 
 from __future__ import annotations
 
