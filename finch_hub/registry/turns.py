@@ -84,7 +84,7 @@ def _find_fitting_front(session: Session, line: Line, parameters: Columns, front
     if not serving:
         return front
     for row in session.execute(_SELECT_FIRST, parameters | {"least_turn": front}):
-        if any(_can_run(worker, row) for worker in serving):
+        if not row.waits and any(_can_run(worker, row) for worker in serving):
             return int(row.turn)
     return None
 
@@ -107,12 +107,11 @@ _OF_LINE = (_OF_PRIORITY, jobs.c.queue == sa.bindparam("of_queue"), jobs.c.devic
 _GREATEST = sa.select(sa.func.max(jobs.c.turn))
 _IS_IN_FRONT = (in_state(JobState.QUEUED), *_OF_LINE, jobs.c.turn >= sa.bindparam("least_turn", type_=sa.BigInteger()))
 _SELECT_FRONT = sa.select(sa.func.min(jobs.c.turn)).where(*_IS_IN_FRONT)
-_SELECT_FIRST = (
-    sa.select(*(jobs.c[name] for name in ("turn", "kind", "queue", "device", "memory_bytes", "labels", "set_aside")))
-    .where(*_IS_IN_FRONT, sa.or_(jobs.c.not_before.is_(None), ~is_ahead(jobs.c.not_before)))
-    .order_by(jobs.c.turn)
-    .limit(_NUM_EXAMINED)
-)
+_COLUMNS: list[sa.ColumnElement[Any]] = [
+    *(jobs.c[name] for name in ("turn", "kind", "queue", "device", "memory_bytes", "labels", "set_aside")),
+    is_ahead(jobs.c.not_before).label("waits"),
+]
+_SELECT_FIRST = sa.select(*_COLUMNS).where(*_IS_IN_FRONT).order_by(jobs.c.turn).limit(_NUM_EXAMINED)
 
 
 def _select_reached() -> sa.Select[Any]:
