@@ -162,10 +162,10 @@ def restore(data: Mapping[str, Any]) -> FinchError:
 
 
 class FinchWarning(UserWarning):
-    """Base of all warnings of Finch Hub. The text is one visible line."""
+    """Base of all warnings of Finch Hub. The text is for the user, and visible."""
 
     def __str__(self) -> str:
-        return to_line(super().__str__())
+        return to_block(super().__str__())
 
 
 class InvalidInput(FinchError):

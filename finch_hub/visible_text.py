@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 # Controls, invisible and unassigned ignorable characters, marks of direction, ends of lines, and halves of surrogate
 # pairs. The category of Python's Unicode would also hide new emoji, and would show invisible letters such as U+3164.
@@ -22,9 +23,13 @@ _INVISIBLE = (
 # Joiners, which Persian, Indic scripts and emoji need, and selectors of a variant of a character.
 _JOINERS = r"\u200c\u200d"
 _SELECTORS = r"\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef"
-# They stay behind a character that they can change: none of Latin, Greek and Cyrillic but the signs and keys of emoji.
-_UNCHANGED = rf"(?:(?<=[\x00-\u058f{_INVISIBLE}{_JOINERS}])(?<![\xa9\xae])|(?<=[{_SELECTORS}])(?=[{_SELECTORS}]))"
-_UNSAFE = re.compile(rf"[{_INVISIBLE}]|(?!(?<=[#*0-9])\ufe0f\u20e3){_UNCHANGED}[{_JOINERS}{_SELECTORS}]")
+# One selector and one joiner stay, behind what they can change: none of Latin, Greek, Cyrillic, but signs of emoji.
+_NEVER_CHANGED = rf"[\x00-\u058f{_INVISIBLE}{_JOINERS}{_SELECTORS}]"
+_WORKING = (
+    rf"(?:(?<=[\xa9\xae])|(?<!{_NEVER_CHANGED}))[{_SELECTORS}]?[{_JOINERS}]?"
+    rf"(?<=[{_JOINERS}{_SELECTORS}])(?![{_JOINERS}{_SELECTORS}])|(?<=[#*0-9])\ufe0f(?=\u20e3)"
+)
+_UNSAFE = re.compile(rf"(?:{_WORKING})|([{_INVISIBLE}{_JOINERS}{_SELECTORS}])")
 _LINE_KEEPS: frozenset[str] = frozenset()
 _BLOCK_KEEPS = frozenset("\n\t")
 
@@ -46,19 +51,15 @@ def to_message(text: object, *, indent: str = "  ") -> str:
 
 def to_json(written: str) -> str:
     """Return JSON of equal value in which characters that must not be shown are escaped."""
-    return written if written.isascii() and written.isprintable() else _UNSAFE.sub(_write_for_json, written)
+    # It has newlines and tabs between its values only.
+    return _escape(written, _BLOCK_KEEPS, lambda character: json.dumps(character)[1:-1])
 
 
-def _escape(text: str, kept: frozenset[str]) -> str:
-    if text.isascii() and text.isprintable():
-        return text
-    return _UNSAFE.sub(lambda found: found[0] if found[0] in kept else _write_for_people(found[0]), text)
-
-
-def _write_for_people(character: str) -> str:
+def _write(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def _write_for_json(found: re.Match[str]) -> str:
-    # JSON has newlines and tabs between its values only.
-    return found[0] if found[0] in _BLOCK_KEEPS else json.dumps(found[0])[1:-1]
+def _escape(text: str, kept: frozenset[str], write: Callable[[str], str] = _write) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSAFE.sub(lambda found: found[0] if found[1] is None or found[1] in kept else write(found[1]), text)

@@ -36,7 +36,7 @@ def draw_version(
             "base": f"{version.base.name} ({version.base.architecture}, {version.base.fingerprint[:12]})",
             "parents": [f"{parent.reference} x {parent.weight:g}" for parent in lineage.parents] or None,
             "data": data if lineage.train_digest else None,
-            "system prompt": version.spec.get("system"),
+            "system prompt": Lines.of(version.spec.get("system")),
             "reasoning": "prompts ask for it" if version.spec.get("thinking") else None,
             "settings": _format_settings(version.spec) or None,
             "seed": lineage.seed,

@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub.plugins import command_output
 from finch_hub.visible_text import to_line
@@ -20,6 +20,11 @@ class Lines(tuple[str, ...]):
     """Texts that a table shows below each other, each as one line."""
 
     __slots__ = ()
+
+    @classmethod
+    def of(cls, text: str | None) -> Self | None:
+        """Return the lines of a text."""
+        return None if text is None else cls(str(text).split("\n"))
 
 
 def to_json(value: Any) -> Any:
@@ -82,7 +87,7 @@ def format_value(value: Any) -> str:
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, Lines):
-        return "\n".join(map(to_line, value)) or "-"
+        return "\n".join(map(to_line, value))
     if isinstance(value, (list, tuple, set, frozenset)):
         return to_line(", ".join(str(item) for item in value)) or "-"
     return to_line(value)
