@@ -76,8 +76,8 @@ class PlainView(View):
         self.write(f"- not started yet: {to_line(text)}")
 
     def write(self, line: RenderableType) -> None:
-        """Write the line at once, so that readers of a pipe see it."""
-        tables.console(stderr=True).print(line)
+        """Write the line at once, so that readers of a pipe see it. A wrapped text could seem to be another line."""
+        tables.console(stderr=True).print(line, soft_wrap=isinstance(line, str))
 
 
 class LiveView(View):

@@ -44,6 +44,7 @@ def installation(tmp_path: Path, tiny_folder: Path) -> Iterator[Installation]:
         "tokenizer_config.json": {"name_or_path": HOSTILE},
     }.items():
         (base / name).write_text(json.dumps({**json.loads((base / name).read_text()), **fields}))
+    (inputs / "logins").write_text("machine models.example login finch password none\n")
     with contextlib.ExitStack() as ending:
         url = f"sqlite:///{tmp_path / 'finch.db'}"
         database = Database(url)
@@ -53,8 +54,8 @@ def installation(tmp_path: Path, tiny_folder: Path) -> Iterator[Installation]:
         finch_leaks.install(tmp_path / "plugins")
         variables = {
             "FINCH_METRICS_FOLDER": str(tmp_path / "metrics"),
-            "FINCH_OWNER": STEERING,
             "FINCH_METRIC_FOLDER": HOSTILE,  # misspelled
+            "NETRC": str(inputs / "logins"),
             "LEAKY_BASE": str(base),
             "LEAKY_FORM": STEERING,
             "LEAKS": json.dumps([HOSTILE, f"{HOSTILE}\ud800"]),
@@ -69,6 +70,16 @@ def check_shown(text: str) -> None:
     assert lines == [], text
 
 
+def list_values(text: str) -> list[object]:
+    """Return the values of a text of JSON values below each other."""
+    values, decoder = [], json.JSONDecoder()
+    while text := text.lstrip():
+        value, end = decoder.raw_decode(text)
+        values.append(value)
+        text = text[end:]
+    return values
+
+
 def parse(card: str) -> set[str]:
     """Return the kinds of parts that a card has, and check its metadata."""
     front, text = card.removeprefix("---\n").split("\n---\n", maxsplit=1)
@@ -81,13 +92,31 @@ def parse(card: str) -> set[str]:
     return {part.type for token in tokens for part in (token, *(token.children or ()))}
 
 
-def test_nothing_of_any_input_is_shown_raw(installation: Installation, tmp_path: Path) -> None:
+def test_nothing_of_any_input_is_shown_raw(
+    installation: Installation, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     workers, inputs = installation.workers, installation.inputs
 
     def run(*words: str, status: int | None = 0) -> str:
         text = installation.run(*words, status=status)
         check_shown(text)
         return text
+
+    def look(*words: str) -> None:
+        """Run a command that changes nothing, in this process, which is faster."""
+        with monkeypatch.context() as patch:
+            for name, value in {**workers.environment, **installation.variables}.items():
+                patch.setenv(name, value)
+            for more in ((), ("--json",)):
+                tables.console.cache_clear()  # it keeps the stream of the previous command
+                with warnings.catch_warnings():
+                    warnings.simplefilter("default")
+                    main.main([*words, *more])
+                out, err = capfd.readouterr()
+                check_shown(out)
+                check_shown(err)
+                if more:
+                    list_values(out)
 
     rows = inputs / f"rows {NAME}.jsonl"
     row = {"prompt": f"a {HOSTILE}", "completion": f"b {HOSTILE}", f"column {HOSTILE}": 1}
@@ -96,7 +125,7 @@ def test_nothing_of_any_input_is_shown_raw(installation: Installation, tmp_path:
     first = installation.start("one", FINCH_LOG_FORMAT="logfmt")
     run("bases", "add", ADDRESS, "--name", "tiny")
     run("datasets", "add", str(rows), "--name", "rows", "--json")
-    options = ("--max-steps", "1", "--rank", "4", "--set", "max_length=64", "--system", HOSTILE, "--validation", "0.3")
+    options = ("--max-steps", "1", "--rank", "4", "--set", "max_length=512", "--system", HOSTILE, "--validation", "0.3")
     run("train", str(rows), "--base", "tiny", "--adapter", "birds", *options)
     run("merge", "birds", "--out", str(tmp_path / f"merged {NAME}"))
     run("export", "birds", "--format", "peft", "--out", str(tmp_path / "peft"))
@@ -117,21 +146,19 @@ def test_nothing_of_any_input_is_shown_raw(installation: Installation, tmp_path:
 
     second = installation.start("two", FINCH_LOG_FORMAT="json")
     for end, state in {"return": JobState.SUCCEEDED, "raise": JobState.FAILED, "print": JobState.FAILED}.items():
-        words = ("export", "birds", "--format", "leaky", "--out", str(tmp_path / end), "--parameter", f"end={end}")
-        job = run(*words, "--detach").splitlines()[0].strip()
+        export = ("export", "birds", "--format", "leaky", "--out", str(tmp_path / end), "--parameter", f"end={end}")
+        job = run(*export, "--detach").splitlines()[0].strip()
         assert workers.wait(job).state is state
-        check_terminal(installation, "jobs", "watch", job)
-        for words in (("watch", job), ("show", job), ("events", job)):
-            run("jobs", *words, status=None)
-            for line in run("jobs", *words, "--json", status=None).split("\nerror: ")[0].splitlines()[:1]:
-                assert line.startswith("{")
-    for listed in (("jobs", "list"), ("worker", "list"), ("adapters", "list"), ("adapters", "show", "birds"),
-                   ("adapters", "show", "seeds"), ("adapters", "lineage", "seeds"), ("adapters", "versions", "birds"),
-                   ("bases", "list"), ("datasets", "list"), ("plugins", "list"), ("gc", "--dry-run"),
-                   ("db", "check"), ("doctor", "--fast")):  # fmt: skip
-        run(*listed, status=None)
-        json.loads(installation.run(*listed, "--json", status=None).partition("\nwarning: ")[0] or "0")
-        check_shown(installation.printed[-1].decode())
+        if end == "raise":
+            check_terminal(installation, "jobs", "watch", job)
+        look("jobs", "watch", job)
+        look("jobs", "show", job)
+        look("jobs", "events", job)
+    for words in (("jobs", "list"), ("worker", "list"), ("adapters", "list"), ("adapters", "show", "birds"),
+                  ("adapters", "show", "seeds"), ("adapters", "lineage", "seeds"), ("adapters", "versions", "birds"),
+                  ("bases", "list"), ("datasets", "list"), ("plugins", "list"), ("gc", "--dry-run"),
+                  ("db", "check"), ("doctor", "--fast")):  # fmt: skip
+        look(*words)
     run("backup", str(tmp_path / f"backup {NAME}"))
     wait_until(lambda: any((tmp_path / "metrics").glob("*.prom")), "the metrics to be written")
     metrics = [file.read_text() for file in (tmp_path / "metrics").glob("*.prom")]
@@ -164,7 +191,7 @@ def check_terminal(installation: Installation, *words: str) -> None:
             shown += data
     os.close(master)
     ran.wait()
-    for raw in ("\x1b]0;", "\x1b[2J", "\x9b", "\x07", "\x08", "\u202e", "\u2028", f"\n{FORGED}", f"\r{FORGED}"):
+    for raw in ("\x1b]0;", "\x1b[2J", "\x9b", "\x07", "\x08", "\u202e", "\u2028"):
         assert raw.encode() not in shown, bytes(shown)
 
 
@@ -206,6 +233,7 @@ def test_no_command_shows_words_of_its_line_raw(
                    and not parameter.is_flag]  # fmt: skip
         for text in texts:
             run(*words, f"--{text}")
-            run(*words, *(text for _ in arguments), *(["--json"] if "--json" in str(command.params) else []))
+            if words != ("worker", "start"):  # it would run
+                run(*words, *(text for _ in arguments), *(["--json"] if "--json" in str(command.params) else []))
         for option in options:
             run(*words, *(HOSTILE for _ in arguments), option, HOSTILE)
