@@ -17,6 +17,9 @@ Generated from the commands' own help by `make docs`.
 Commands are `finch-hub NOUN VERB`, or a verb alone for the main tasks. Commands that read have `--json`. Results go to
 standard output, progress and messages to standard error. Progress is a live bar on a terminal, elsewhere plain lines.
 
+Characters that steer a terminal, cannot be seen or change the direction of text are shown as escapes, such as `\\x1b`.
+So is a newline in a name. `--json` has exact values, with such characters as `\\u001b`.
+
 ## Exit codes
 
 | code | meaning |

@@ -44,6 +44,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finch_hub.secret_shapes import redact
+from finch_hub.visible_text import to_block, to_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,17 +57,12 @@ class Problem:
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text} ({self.fix})" if self.fix else text
+        return to_line(f"{text} ({self.fix})" if self.fix else text)
 
 
 def shorten(text: str) -> str:
     """Return a text that a user gave, without the middle of one that is longer than a name or path."""
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT // 2]}…{text[-_MAX_TEXT // 2 :]}"
-
-
-def printable(text: object) -> str:
-    """Return a text with escapes for what terminals and databases do not take, such as zero bytes and surrogates."""
-    return "".join(c if c.isprintable() or c in _SHOWN else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
@@ -78,7 +74,6 @@ _MAX_SHOWN = 20  # problems in the text of an error; a file may have thousands
 _MAX_KINDS = 10
 _MIN_GROUP = 4  # problems of one text that become one
 _MAX_TEXT = 300  # characters of a name or path
-_SHOWN = "\u200c\u200d\u00a0\u202f\u3000"  # joiners of Persian and Hindi letters, spaces of French and Japanese
 
 
 def count_kinds(problems: Iterable[Problem]) -> collections.Counter[str]:
@@ -133,10 +128,10 @@ def list_problems(problems: Sequence[Problem], kinds: Mapping[str, int] | None =
 
 
 class FinchError(Exception):
-    """Base of all errors that Finch Hub raises on purpose. The text is for the user, and has no secrets."""
+    """Base of all errors that Finch Hub raises on purpose. The text is for the user, visible, and has no secrets."""
 
     def __str__(self) -> str:
-        return redact(super().__str__())
+        return to_block(redact(super().__str__()))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
@@ -167,6 +162,13 @@ def restore(data: Mapping[str, Any]) -> FinchError:
     return error
 
 
+class FinchWarning(UserWarning):
+    """Base of all warnings of Finch Hub. The text is for the user, and visible."""
+
+    def __str__(self) -> str:
+        return to_block(super().__str__())
+
+
 class InvalidInput(FinchError):
     """A request has invalid values; `problems` contains all that were found.
 
@@ -189,6 +191,7 @@ class InvalidInput(FinchError):
         self.subject = subject
         lines = list_problems(self.problems, kinds)
         total = sum(kinds.values()) if kinds is not None else len(self.problems)
+        subject = to_line(subject)
         if not subject:
             text = "\n".join(lines)
         elif len(lines) == 1:

@@ -37,7 +37,7 @@ _LIMITS = ("gt", "ge", "min_length", "le", "max_length")
 _URL_FIELDS = tuple(f"{name}_{field}" for name in ("database", "broker") for field in url_passwords.FIELDS)
 
 
-class UnknownVariableWarning(UserWarning):
+class UnknownVariableWarning(errors.FinchWarning):
     """An environment variable that looks like a misspelled setting and has no effect."""
 
 
@@ -303,7 +303,7 @@ def _describe(finding: pydantic_core.ErrorDetails, overrides: Mapping[str, Any])
     allowed = f"must be {_describe_allowed(Settings.model_fields[name])}"
     if name in _URL_FIELDS or name == "artifacts_url":  # they may have passwords
         return errors.Problem(where=where, what=allowed)
-    found = errors.shorten(errors.printable(repr(finding["input"])))
+    found = errors.shorten(repr(finding["input"]))
     return errors.Problem(where=where, what=f"is {found}, but {allowed}")
 
 

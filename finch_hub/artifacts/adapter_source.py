@@ -16,6 +16,7 @@ from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.parsing_process import Limits, parse
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.formats.regular_files import find_links_out, open_regular_file
+from finch_hub.visible_text import to_line
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -122,7 +123,7 @@ def _extract(archive_file: str, folder: str, max_bytes: int) -> Iterator[str]:
         record = scratch / RECORD if found.record is not None else None
         pairs = ((found.weights, weights), (found.config, config), (found.record, record))
         archive.extract({str(path): target for path, target in pairs if path is not None and target is not None})
-        leftovers = tuple(sorted({*found.leftovers, *map(errors.printable, archive.leftovers)}))
+        leftovers = tuple(sorted({*found.leftovers, *map(to_line, archive.leftovers)}))
     made = {CONFIG: config is not None, RECORD: record is not None, "weights": weights.name}
     yield json.dumps({**made, "shown": found.shown, "leftovers": leftovers})
 
@@ -140,7 +141,7 @@ def _find(files: Sequence[PurePosixPath], shown: str, fix_of_several: str) -> _F
     inside = {chosen / CONFIG, chosen / WEIGHTS, chosen / RECORD}.intersection(files)
     own = [file.name for file in files if file.parent == chosen]
     if chosen.parts:
-        shown = f"{shown}: {errors.printable(chosen.as_posix())}"
+        shown = f"{shown}: {chosen.as_posix()}"
     if chosen / WEIGHTS not in inside:
         fix = f"save the adapter with safetensors, as {WEIGHTS}"
         raise errors.RefusedArtifact(f"has no {WEIGHTS}{_describe_pickles(own)}", fix=fix, subject=shown)
@@ -159,7 +160,7 @@ def _choose(folders: Sequence[PurePosixPath], shown: str, fix: str) -> PurePosix
     known = set(finished)
     outer = [folder for folder in finished if known.isdisjoint(folder.parents)]
     if len(outer) > 1:
-        names = sorted(errors.printable(folder.as_posix()) for folder in outer)
+        names = sorted(folder.as_posix() for folder in outer)
         what = f"holds {len(outer)} adapters: {', '.join(names[:_SHOWN])}{'…' if len(names) > _SHOWN else ''}"
         raise errors.RefusedArtifact(what, fix=fix, subject=shown)
     return outer[0] if outer else None
@@ -170,7 +171,7 @@ def _single_file(files: Sequence[PurePosixPath], shown: str) -> _Files:
     weights = [file for file in files if file.suffix == ".safetensors"]
     if len(weights) == 1 and weights[0].name != WEIGHTS:
         return _Files(
-            shown=f"{shown}: {errors.printable(weights[0].as_posix())}",
+            shown=f"{shown}: {weights[0].as_posix()}",
             weights=weights[0],
             config=None,
             record=None,
@@ -184,7 +185,7 @@ def _single_file(files: Sequence[PurePosixPath], shown: str) -> _Files:
 
 
 def _describe_pickles(names: Sequence[str]) -> str:
-    pickles = sorted(errors.printable(name) for name in names if name.endswith(_PICKLES))
+    pickles = sorted(name for name in names if name.endswith(_PICKLES))
     return f"; it has the pickle {', '.join(pickles[:_SHOWN])}, which can run code" if pickles else ""
 
 
@@ -204,7 +205,7 @@ def _leftovers(files: Sequence[PurePosixPath], used: set[PurePosixPath], folder:
     Args:
         folder: of the used files. Names of what lies in it have no folder.
     """
-    return tuple(sorted({errors.printable(_name_leftover(file, folder)) for file in files if file not in used}))
+    return tuple(sorted({to_line(_name_leftover(file, folder)) for file in files if file not in used}))
 
 
 def _name_leftover(file: PurePosixPath, folder: PurePosixPath) -> str:

@@ -146,9 +146,9 @@ def import_(source: str, name: str, base: str, as_json: bool) -> None:
         version = hub.import_adapter(source, name=name, base=base)
         limits = hub.adapters.limits(version.reference)
     lines = [f"Imported {version.reference} ({version.state})", *format_import(version, limits)]
-    output.emit(version, as_json, lambda: "\n".join(lines))
+    output.emit(version, as_json, lambda: lines)
     next_step = "check" if version.state == "unchecked" else "show"
-    output.suggest(f"{next_step.capitalize()} it", f"adapters {next_step} {version.reference}", as_json)
+    output.suggest(f"{next_step.capitalize()} it", "adapters", next_step, version.reference, as_json=as_json)
 
 
 @adapters.command()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -36,23 +34,25 @@ def add(
     with a model never runs.
     """
     with output.open_hub() as hub, progress.show_advances():
-        show = functools.partial(click.echo, err=True)
-        base = hub.bases.add(source, name=name, public_id=public_id, revision=revision, replace=replace, progress=show)
+        base = hub.bases.add(
+            source, name=name, public_id=public_id, revision=revision, replace=replace, progress=output.tell
+        )
     summary = f"{base.architecture}, {base.parameters:,} parameters, in {base.path}"
     before = f"Renamed base {base.renamed_from} to" if base.renamed_from is not None else "Added base"
     output.emit(base, as_json, lambda: f"{before} {base.name}: {summary}")
     if base.earlier is not None:
         _tell_earlier(base, base.earlier)
-    output.suggest("Train an adapter for it", f"train DATA --adapter NAME --base {base.name}", as_json)
+    words = ("train", "DATA", "--adapter", "NAME", "--base", base.name)
+    output.suggest("Train an adapter for it", *words, as_json=as_json)
 
 
 def _tell_earlier(base: values.Base, earlier: values.Base) -> None:
     """Say that a source has other files than before, and how those come back."""
     name = f" as {earlier.name}" if earlier.name != earlier.fingerprint else ""
-    click.echo(f"{base.source} has other files than before. The earlier base and its adapters stay{name}.", err=True)
+    output.tell(f"{base.source} has other files than before. The earlier base and its adapters stay{name}.")
     if earlier.revision is not None:
-        again = f"finch-hub bases add {shlex.quote(base.source)} --revision {earlier.revision}"
-        click.echo(f"To bring it back: {again}", err=True)
+        again = output.name_command("bases", "add", base.source, "--revision", earlier.revision)
+        output.tell(f"To bring it back: {again}")
 
 
 @bases.command("list")
@@ -83,4 +83,4 @@ def remove(name: str, as_json: bool) -> None:
     freed = f", and freed {tables.format_bytes(base.freed)}" if base.freed else ""
     output.emit(base, as_json, lambda: f"Removed base {base.name}{freed}")
     if base.kept is not None:
-        click.echo(f"Its files stay in {base.kept}.", err=True)
+        output.tell(f"Its files stay in {base.kept}.")

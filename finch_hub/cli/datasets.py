@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +44,11 @@ def add(data: str, name: str | None, replace: bool, system: str | None, reading:
             data, name=name, replace=replace, system=system, progress=progress.RowCounter(), **reading
         )
     parts = [dataset] if dataset.validation is None else [dataset, dataset.validation]
-    output.emit(dataset, as_json, lambda: "\n".join(map(_describe, parts)))
+    output.emit(dataset, as_json, lambda: list(map(_describe, parts)))
     train, *held_out = map(_argument, parts)
-    validation = f" --validation {held_out[0]}" if held_out else ""
-    output.suggest("Train an adapter on it", f"train {train}{validation} --adapter NAME --base BASE", as_json)
+    validation = ["--validation", *held_out] if held_out else []
+    words = ("train", train, *validation, "--adapter", "NAME", "--base", "BASE")
+    output.suggest("Train an adapter on it", *words, as_json=as_json)
 
 
 @datasets.command("list")
@@ -83,14 +83,14 @@ def purge(name: str, quiet: bool, as_json: bool) -> None:
     output.emit(dataset, as_json, lambda: _describe_purge(dataset))
     for other in dataset.also_in:
         rows = tables.format_count(other.rows, "row")
-        again = f"finch-hub datasets purge {shlex.quote(other.dataset)}"
-        click.echo(f"Data set {other.dataset} stays and has {rows} of it. To purge it too: {again}", err=True)
-    click.echo("Backups and exports that were made before are not changed.", err=True)
+        again = output.name_command("datasets", "purge", other.dataset)
+        output.tell(f"Data set {other.dataset} stays and has {rows} of it. To purge it too: {again}")
+    output.tell("Backups and exports that were made before are not changed.")
     if not dataset.is_erased:
-        click.echo("The files of the database may hold deleted text for some time: see docs/operations.md.", err=True)
+        output.tell("The files of the database may hold deleted text for some time: see docs/operations.md.")
 
 
-def _describe_purge(dataset: PurgedDataset) -> str:
+def _describe_purge(dataset: PurgedDataset) -> list[str]:
     lines = [f"Deleted the text of data set {_label(dataset)}. Its hash and figures remain."]
     if dataset.parts:
         count = tables.format_count(len(dataset.parts), "data set")
@@ -98,7 +98,7 @@ def _describe_purge(dataset: PurgedDataset) -> str:
     if dataset.changed_records:
         count = tables.format_count(dataset.changed_records, "record")
         lines.append(f"Removed its texts from {count} of jobs, versions and logs.")
-    return "\n".join(lines)
+    return lines
 
 
 def _label(dataset: Dataset) -> str:

@@ -54,7 +54,7 @@ def doctor(fast: bool, as_json: bool) -> int:
     """
     findings = [_clean(finding) for finding in check_machine(torch=not fast)]
     is_ok = not any(finding.advice for finding in findings)
-    rows = [(finding.about, finding.found, finding.advice) for finding in findings]
+    rows = [(finding.about, finding.found, tables.Lines.of(finding.advice)) for finding in findings]
     value = {"ok": is_ok, "findings": findings}
     output.emit(value, as_json, lambda: tables.draw_table(("check", "found", "advice"), rows))
     return 0 if is_ok else output.UNAVAILABLE

@@ -49,9 +49,9 @@ def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> 
     if detach:
         job = handle.refresh()
         for warning in _warnings_of(handle):
-            click.echo(warning, err=True)
+            output.tell(warning)
         output.emit(job, as_json, lambda: job.id)
-        output.suggest(f"Submitted job {job.id} ({job.state}). Follow it", f"jobs watch {job.id}")
+        output.suggest(f"Submitted job {job.id} ({job.state}). Follow it", "jobs", "watch", job.id)
         return
     watch(handle, quiet=quiet)
     with progress.show_advances(quiet=quiet):
@@ -59,7 +59,7 @@ def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> 
     value = {"job": handle.refresh(), "result": result, "report": report}
     output.emit(value, as_json, lambda: reports.draw_result(result, report))
     if reference := getattr(result, "reference", None):
-        output.suggest("Try it", f"generate PROMPT --adapter {reference}", as_json)
+        output.suggest("Try it", "generate", "PROMPT", "--adapter", reference, as_json=as_json)
 
 
 def watch(handle: JobHandle, *, quiet: bool = False, after: int = 0) -> None:
@@ -83,9 +83,10 @@ def watch(handle: JobHandle, *, quiet: bool = False, after: int = 0) -> None:
             for event in handle.events(after=after, follow=True, while_waiting=tell):
                 view.show(event)
     except KeyboardInterrupt:
-        click.echo(f"\nStopped following job {handle.id}. It continues in the background.", err=True)
-        output.suggest("Follow it again", f"jobs watch {handle.id}")
-        output.suggest("Cancel it", f"jobs cancel {handle.id}")
+        output.tell("")  # behind the ^C of the terminal
+        output.tell(f"Stopped following job {handle.id}. It continues in the background.")
+        output.suggest("Follow it again", "jobs", "watch", handle.id)
+        output.suggest("Cancel it", "jobs", "cancel", handle.id)
         raise
 
 

@@ -34,8 +34,8 @@ def gc(dry_run: bool, unused_days: float | None, quiet: bool, as_json: bool) -> 
     output.emit(report, as_json, lambda: _describe(report))
 
 
-def _describe(report: CollectionReport) -> str:
+def _describe(report: CollectionReport) -> list[str]:
     verb = "Would remove" if report.is_dry_run else "Removed"
     lines = [f"{verb} {item.count:,} {item.what}: {tables.format_bytes(item.bytes)}" for item in report.collected]
     freed = "would be freed" if report.is_dry_run else "freed"
-    return "\n".join([*lines, f"{tables.format_bytes(report.bytes)} {freed}"])
+    return [*lines, f"{tables.format_bytes(report.bytes)} {freed}"]

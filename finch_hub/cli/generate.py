@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,7 +49,7 @@ def generate(
     with output.open_hub() as hub:
         # Here too, because loading the base takes long.
         GenerationConfig.of({name: sampling[name] for name in GenerationConfig.model_fields}, subject="generate")
-        model = hub.generator(base, references, progress=functools.partial(click.echo, err=True))
+        model = hub.generator(base, references, progress=output.tell)
         answers = {}
         for name in adapters or (BASE,):
             adapter = None if name == BASE else name
@@ -66,7 +65,7 @@ def _answer(model: GeneratorModel, prompt: str, *, quiet: bool, **options: Any) 
     for piece in model.generate(prompt, stream=True, **options):
         pieces.append(piece)
         if not quiet:
-            output.say(piece, nl=False)
+            output.write(piece)
     if not quiet:
-        output.say()
+        output.write("\n")
     return "".join(pieces)

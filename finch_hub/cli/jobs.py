@@ -73,7 +73,7 @@ def show(job_id: str, as_json: bool) -> None:
     if report is not None and not as_json:
         output.draw(reports.draw_report(report))
     if has_output:
-        output.suggest("Fetch its output, within a week after the job", f"jobs save {job_id}", as_json)
+        output.suggest("Fetch its output, within a week after the job", "jobs", "save", job_id, as_json=as_json)
 
 
 @jobs.command()
@@ -86,7 +86,7 @@ def watch(job_id: str, after: int, as_json: bool) -> None:
         handle = hub.jobs.get(job_id)
         if as_json:
             for event in handle.events(after=after, follow=True):
-                output.say(event.model_dump_json())
+                output.say_json(event.model_dump_json())
         else:
             following.watch(handle, after=after)
         report, problem = _read_report(handle)  # raises the error of a job that has none
@@ -94,7 +94,7 @@ def watch(job_id: str, after: int, as_json: bool) -> None:
             drawn = problem if report is None else reports.draw_result(handle.version() or report, report)
             output.draw(drawn)
         if handle.has_output():
-            output.suggest("Fetch its output", f"jobs save {job_id}", as_json)
+            output.suggest("Fetch its output", "jobs", "save", job_id, as_json=as_json)
 
 
 @jobs.command()
@@ -126,7 +126,7 @@ def events(job_id: str, as_json: bool) -> None:
     with output.open_hub() as hub:
         for event in hub.events(job_id):
             if as_json:
-                output.say(event.model_dump_json())
+                output.say_json(event.model_dump_json())
             elif line := progress.draw_event(event):
                 output.draw(line)
 
@@ -139,7 +139,7 @@ def cancel(job_id: str) -> None:
         job = hub.jobs.get(job_id).cancel()
     if job.state == "running":
         output.say(f"Requested cancellation of job {job.id}")
-        output.suggest("Follow it", f"jobs watch {job.id}")
+        output.suggest("Follow it", "jobs", "watch", job.id)
     else:
         output.say(f"Cancelled job {job.id}")
 
@@ -214,17 +214,17 @@ def _draw_job(
         "kind": job.kind,
         "about": _describe_spec(job),
         "state": job.state.value + cancelling,
-        "reason": job.reason,
+        "reason": tables.Lines.of(job.reason),
         "made": " ".join(result[key] for key in ("adapter", "state") if result.get(key)) or None,
-        "report": report_problem,
+        "report": tables.Lines.of(report_problem),
         "owner": job.owner or None,
         "submitted": job.created_at,
         "started": job.started_at,
         "ended": job.finished_at,
         "waits for": job.depends_on or None,
-        "attempts": "\n".join(f"{a.fence} on {a.worker}: {a.outcome or 'running'}" for a in attempts) or None,
+        "attempts": tables.Lines(f"{a.fence} on {a.worker}: {a.outcome or 'running'}" for a in attempts) or None,
         "queue": queue,
         "waits": following.NO_WORKER if is_unattended else following.describe_wait(wait),
-        "cannot run on": "\n".join(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
+        "cannot run on": tables.Lines(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
     }
     return tables.draw_fields(fields)

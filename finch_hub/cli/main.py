@@ -11,9 +11,11 @@ from typing import Any
 
 import click
 
+from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.plugins import command_output
 from finch_hub.specs.options import in_command
+from finch_hub.visible_text import to_message
 
 # Name: module and attribute, and summary. The summaries are repeated here so that `--help` imports no command. A test
 # compares them with the commands' own.
@@ -92,8 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _make_showwarning()
             result = cli.main(arguments, prog_name="finch-hub", standalone_mode=False)
     except click.exceptions.ClickException as error:
-        error.show()
-        return error.exit_code
+        return output.refuse(error)
     except (KeyboardInterrupt, click.exceptions.Abort):
         return output.INTERRUPTED
     except Exception as error:  # whatever a command raises, users see no traceback
@@ -105,7 +106,7 @@ class _CleanFormatter(logging.Formatter):
     """Formatter of what libraries log in a command, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return output.redact(super().format(record))
+        return to_message(output.redact(super().format(record)))
 
 
 def _make_showwarning() -> Callable[..., None]:
@@ -113,12 +114,12 @@ def _make_showwarning() -> Callable[..., None]:
     shown: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
-        is_finch = category.__module__.partition(".")[0] == "finch_hub"
-        text = f"warning: {message}\n" if is_finch else warnings.formatwarning(message, category, *where[:2])
+        is_finch = issubclass(category, errors.FinchWarning)
+        text = f"warning: {message}" if is_finch else warnings.formatwarning(message, category, *where[:2]).rstrip()
         text = output.redact(text)
         if text not in shown:
             shown.add(text)
-            click.echo(text, err=True, nl=False)
+            output.tell(text)
 
     return show
 

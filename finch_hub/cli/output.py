@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import shlex
 import traceback
 import warnings
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import click
 from finch_hub import errors
 from finch_hub.display import tables
 from finch_hub.plugins import command_output
+from finch_hub.visible_text import to_block, to_json, to_line, to_message
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,16 +59,24 @@ def fail(error: Exception) -> int:
     """Print an error and return its exit code. The traceback is printed with FINCH_DEBUG=1 only."""
     if isinstance(error, OSError) and error.filename is not None and error.errno in _REFUSALS:
         name = error.filename if isinstance(error.filename, str) else repr(error.filename)
-        refused = errors.InvalidInput(f"cannot be used: {error.strerror}", where=errors.printable(name))
+        refused = errors.InvalidInput(f"cannot be used: {error.strerror}", where=name)
         error = refused.with_traceback(error.__traceback__)
     text = f"error: {error}"
     if not isinstance(error, errors.FinchError):
         text = f"internal error: {type(error).__name__}: {error}\n"
         text += "This is a bug in Finch Hub or a plugin. Set FINCH_DEBUG=1 to see where."
     if os.environ.get("FINCH_DEBUG"):
-        text = "".join(traceback.format_exception(error)) + text
-    click.echo(redact(text), err=True)
+        tell(redact("".join(traceback.format_exception(error)).rstrip()))
+    tell(redact(text))
     return exit_code(error)
+
+
+def refuse(error: click.ClickException) -> int:
+    """Print why a command line is refused, or help, and return the exit code."""
+    shown = io.StringIO()  # the text has words of the command line
+    error.show(shown)
+    click.echo(to_block(shown.getvalue()), err=True, nl=False)
+    return error.exit_code
 
 
 def redact(text: str) -> str:
@@ -94,27 +105,57 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
-def emit(value: Any, as_json: bool, make: Callable[[], RenderableType]) -> None:
-    """Print the value as JSON, or what `make` draws. A text is not wrapped, since it may be a path."""
+def emit(value: Any, as_json: bool, make: Callable[[], RenderableType | list[str]]) -> None:
+    """Print the value as JSON, or what `make` draws. A text is one line, and is not wrapped since it may be a path."""
     if as_json:
-        say(json.dumps(tables.to_json(value), indent=2, ensure_ascii=False))
+        say_json(json.dumps(tables.to_json(value), indent=2, ensure_ascii=False))
+        return
+    drawn = make()
+    if isinstance(drawn, str | list):
+        for line in [drawn] if isinstance(drawn, str) else drawn:
+            say(line)
     else:
-        draw(make())
+        draw(drawn)
 
 
-def say(text: str = "", *, nl: bool = True) -> None:
-    """Print a text of the result. What plugins print goes to standard error."""
-    click.echo(text, file=command_output.stream(), nl=nl)
+def say(line: str) -> None:
+    """Print a line of the result. What plugins print goes to standard error."""
+    _print(to_line(line))
+
+
+def say_json(written: str) -> None:
+    """Print JSON, the same on a terminal and in a pipe."""
+    _print(to_json(written))
+
+
+def write(piece: str) -> None:
+    """Print a piece of a longer text."""
+    _print(to_block(piece), nl=False)
 
 
 def draw(drawn: RenderableType | None) -> None:
-    """Print a drawn part of the result."""
+    """Print a drawn part of the result. A text may have several lines."""
     console = tables.console()
     console.file = command_output.stream()
-    console.print(drawn, soft_wrap=isinstance(drawn, str))
+    is_text = isinstance(drawn, str)
+    console.print(to_message(drawn) if is_text else drawn, soft_wrap=is_text)
 
 
-def suggest(purpose: str, command: str, as_json: bool = False) -> None:
+def tell(text: str) -> None:
+    """Print a message on standard error."""
+    click.echo(to_message(text), err=True)
+
+
+def suggest(purpose: str, *words: str, as_json: bool = False) -> None:
     """Print the next command on standard error, so that standard output has the result alone. JSON is for programs."""
     if not as_json:
-        click.echo(f"{purpose}: finch-hub {command}", err=True)
+        tell(f"{purpose}: {name_command(*words)}")
+
+
+def name_command(*words: str) -> str:
+    """Return a command as a user can type it into a shell."""
+    return shlex.join(["finch-hub", *words])
+
+
+def _print(text: str, *, nl: bool = True) -> None:
+    click.echo(text, file=command_output.stream(), nl=nl)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.display import tables
 from finch_hub.plugins import foreign_code
@@ -55,7 +54,7 @@ def list_(kind: str | None, as_json: bool) -> int:
     )
     if not as_json:
         for problem in problems:
-            click.echo(f"problem: {problem}", err=True)
+            output.tell(f"problem: {problem}")
     return output.PLUGIN_FAILED if problems else 0
 
 
@@ -98,5 +97,5 @@ def _flatten(value: Mapping[str, object], prefix: str = "") -> dict[str, object]
         if isinstance(item, dict):
             flat.update(_flatten(item, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = errors.printable(item) if isinstance(item, str) else item
+            flat[prefix + name] = item
     return flat

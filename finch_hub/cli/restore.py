@@ -27,14 +27,14 @@ def restore(folder: str, quiet: bool, as_json: bool) -> None:
         report = hub.restore(folder)
     output.emit(report, as_json, lambda: _describe(report))
     for name, path in report.absent_bases.items():
-        click.echo(f"warning: the files of base {name} are not on this machine: {path} (add the base again)", err=True)
+        output.tell(f"warning: the files of base {name} are not on this machine: {path} (add the base again)")
     for digest in report.missing:
-        click.echo(f"warning: the backup was finished without artifact {digest}", err=True)
+        output.tell(f"warning: the backup was finished without artifact {digest}")
     if report.queued:
-        output.suggest("Start a worker for the queued jobs", "worker start", as_json)
+        output.suggest("Start a worker for the queued jobs", "worker", "start", as_json=as_json)
 
 
-def _describe(report: RestoreReport) -> str:
+def _describe(report: RestoreReport) -> list[str]:
     rows = tables.format_count(sum(report.backup.rows.values()), "row")
     artifacts = f"{tables.format_count(report.artifacts, 'artifact file')}, {tables.format_bytes(report.bytes)}"
     lines = [f"Restored {rows} and {artifacts}, into {report.database}"]
@@ -42,4 +42,4 @@ def _describe(report: RestoreReport) -> str:
         requeued = f", {len(report.requeued):,} of which ran when the backup was taken" if report.requeued else ""
         verb = "is" if report.queued == 1 else "are"
         lines.append(f"{tables.format_count(report.queued, 'job')} {verb} queued{requeued}")
-    return "\n".join(lines)
+    return lines

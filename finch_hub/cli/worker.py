@@ -46,7 +46,7 @@ def list_(as_json: bool) -> None:
         workers = hub.workers.find()
     rows = []
     for w in workers:
-        devices = "\n".join(f"{d.name} ({tables.format_free(d.free_bytes, d.memory_bytes)})" for d in w.devices)
+        devices = tables.Lines(f"{d.name} ({tables.format_free(d.free_bytes, d.memory_bytes)})" for d in w.devices)
         busy = f"{len(w.jobs)} of {w.slots}"
         rows.append((w.id, w.state, w.remark, devices, busy, w.jobs, w.queues, w.labels, w.version, w.last_seen))
     columns = (
@@ -87,7 +87,7 @@ def drain(name: str) -> None:
     with output.open_hub() as hub:
         hub.workers.drain(name)
     output.say(f"Worker {name} accepts no new jobs and stops after its current jobs")
-    output.suggest("Check its state", "worker list")
+    output.suggest("Check its state", "worker", "list")
 
 
 @worker.command()
@@ -102,6 +102,6 @@ def stop(name: str | None) -> None:
         if name is not None:
             hub.workers.stop(name)
             output.say(f"Worker {name} puts its jobs back into the queue and stops")
-            output.suggest("Check its state", "worker list")
+            output.suggest("Check its state", "worker", "list")
         else:
             output.say("Stopped the worker of this home" if hub.workers.stop_own() else "No worker runs in this home")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finch_hub.display.tables import draw_fields, format_value
+from finch_hub.display.tables import Lines, draw_fields, format_value
+from finch_hub.visible_text import to_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,16 +36,16 @@ def draw_version(
             "base": f"{version.base.name} ({version.base.architecture}, {version.base.fingerprint[:12]})",
             "parents": [f"{parent.reference} x {parent.weight:g}" for parent in lineage.parents] or None,
             "data": data if lineage.train_digest else None,
-            "system prompt": version.spec.get("system"),
+            "system prompt": Lines.of(version.spec.get("system")),
             "reasoning": "prompts ask for it" if version.spec.get("thinking") else None,
             "settings": _format_settings(version.spec) or None,
             "seed": lineage.seed,
             "aliases": version.aliases or None,
             "tags": version.tags or None,
-            "limits": "\n".join(_format_limits(limits)) or None,
-            "imported": "\n".join(_format_origin(version)) or None,
+            "limits": Lines(_format_limits(limits)) or None,
+            "imported": Lines(_format_origin(version)) or None,
             "metrics": _format_metrics(version.metrics),
-            "evaluations": "\n".join(f"{e.evaluator} {_format_metrics(e.metrics)}" for e in evaluations) or None,
+            "evaluations": Lines(f"{e.evaluator} {_format_metrics(e.metrics)}" for e in evaluations) or None,
             "identity": version.identity,
             "folder": folder,
         }
@@ -67,7 +68,7 @@ def draw_lineage(ancestry: Ancestry) -> Tree:
     for link in ancestry.links:
         parents[link.version].append(link)
     root = ancestry.versions[0].reference
-    tree = Tree(f"{root} {labels[root]}")
+    tree = Tree(to_line(f"{root} {labels[root]}"))
     drawn: set[str] = set()
     waiting = [(root, tree)]
     while waiting:
@@ -77,7 +78,7 @@ def draw_lineage(ancestry: Ancestry) -> Tree:
             continue
         drawn.add(reference)
         added = [
-            (link.parent, branch.add(f"{link.parent} x {link.weight:g} {labels[link.parent]}"))
+            (link.parent, branch.add(to_line(f"{link.parent} x {link.weight:g} {labels[link.parent]}")))
             for link in parents[reference]
         ]
         waiting += [(parent, tree) for parent, tree in reversed(added) if parents[parent]]

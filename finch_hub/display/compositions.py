@@ -35,7 +35,7 @@ def draw_conflicts(report: ConflictReport) -> Group:
         title = "Forecast of the share of its gain that each parent keeps, from the rows that a search uses"
         parts.append(draw_table(("strategy", "scale", *report.parents), forecasts, title=title))
     if report.advice:
-        parts.append(f"advice: {report.advice}\n" + "\n".join(f"  - {reason}" for reason in report.reasons))
+        parts += [f"advice: {report.advice}", *(f"  - {reason}" for reason in report.reasons)]
     return group(parts)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from finch_hub import errors
 from finch_hub.display import reports, tables
 from finch_hub.progress import Advance, listen
+from finch_hub.visible_text import to_line, to_message
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -72,11 +73,11 @@ class PlainView(View):
             return
         self._wait_seconds = min(2 * self._wait_seconds, LONGEST_WAIT_SECONDS) if text == self._wait else WAIT_SECONDS
         self._wait, self._waited_at = text, time.monotonic()
-        self.write(f"- not started yet: {text}")
+        self.write(f"- not started yet: {to_line(text)}")
 
     def write(self, line: RenderableType) -> None:
-        """Write the line at once, so that readers of a pipe see it."""
-        tables.console(stderr=True).print(line)
+        """Write the line at once, so that readers of a pipe see it. A wrapped text could seem to be another line."""
+        tables.console(stderr=True).print(line, soft_wrap=isinstance(line, str))
 
 
 class LiveView(View):
@@ -87,10 +88,10 @@ class LiveView(View):
 
         self._bar: Progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=tables.console(stderr=True),
             transient=True,
         )
@@ -108,26 +109,31 @@ class LiveView(View):
         """Move the bar, or write the event above it."""
         if event.type == "phase":
             self._phase = str(event.data.get("name", event.message))
-            self._bar.reset(self._task, description=self._phase, total=None, figures="")
+            self._bar.reset(self._task, total=None, figures="")
+            self._describe(self._phase)
         elif event.type == "progress":
             step, steps = _read_number(event.data, "step"), _read_number(event.data, "steps")
             unit = event.data.get("unit")  # of work beside the steps of a training
             description = self._phase if unit is None else f"{self._phase}: {unit}"
             figures = format_progress(event.data)
-            self._bar.update(self._task, description=description, completed=step, total=steps, figures=figures)
+            self._bar.update(self._task, completed=step, total=steps, figures=figures)
+            self._describe(description)
         else:
             if event.type == "state":
-                self._bar.update(self._task, description=str(event.data.get("state", self._phase)))
+                self._describe(str(event.data.get("state", self._phase)))
             if line := draw_event(event):
                 self.write(line)
 
     def show_wait(self, text: str) -> None:
         """Show the text in place of the bar's title, until an event comes."""
-        self._bar.update(self._task, description=f"not started yet: {text}")
+        self._describe(f"not started yet: {text}")
 
     def write(self, line: RenderableType) -> None:
         """Write the line above the bar."""
         self._bar.console.print(line)
+
+    def _describe(self, title: str) -> None:
+        self._bar.update(self._task, description=to_line(title))
 
 
 class RowCounter:
@@ -159,9 +165,10 @@ def _show_advance(advance: Advance) -> None:
 def draw_event(event: NewEvent) -> RenderableType:
     """Draw an event, mostly as one line. An event that tells people nothing is drawn empty."""
     try:
-        return _draw(event)
+        drawn = _draw(event)
     except (errors.InvalidSpec, LookupError, TypeError, ValueError, AttributeError):
-        return f"  {event.type} of another version of Finch Hub: {event.message or event.data}"
+        drawn = f"  {event.type} of another version of Finch Hub: {event.message or event.data}"
+    return to_message(drawn, indent="    ") if isinstance(drawn, str) else drawn
 
 
 def _draw(event: NewEvent) -> RenderableType:

@@ -6,13 +6,25 @@ import functools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub.plugins import command_output
+from finch_hub.visible_text import to_line
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
     from rich.table import Table
+
+
+class Lines(tuple[str, ...]):
+    """Texts that a table shows below each other, each as one line."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, text: str | None) -> Self | None:
+        """Return the lines of a text."""
+        return None if text is None else cls(str(text).split("\n"))
 
 
 def to_json(value: Any) -> Any:
@@ -25,10 +37,10 @@ def to_json(value: Any) -> Any:
 @functools.cache
 def console(*, stderr: bool = False) -> Console:
     """Return the terminal. A pipe gets no colors, and a width that cuts nothing off."""
-    from rich.console import Console
+    from finch_hub.display.visible_console import VisibleConsole
 
     stream = sys.stderr if stderr else command_output.stream()
-    return Console(stderr=stderr, highlight=False, markup=False, width=None if stream.isatty() else 160)
+    return VisibleConsole(stderr=stderr, width=None if stream.isatty() else 160)
 
 
 def draw_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
@@ -37,10 +49,10 @@ def draw_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: 
     from rich.table import Table
 
     cells = [[format_value(value) for value in row] for row in rows]
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(title=title and to_line(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         is_numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
-        drawn.add_column(column, justify="right" if is_numeric else "left", overflow="fold")
+        drawn.add_column(to_line(column), justify="right" if is_numeric else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*row)
     return drawn
@@ -53,19 +65,19 @@ def draw_fields(fields: Mapping[str, Any]) -> Table:
     drawn = Table.grid(padding=(0, 2))
     for name, value in fields.items():
         if value is not None:
-            drawn.add_row(name, format_value(value))
+            drawn.add_row(to_line(name), format_value(value))
     return drawn
 
 
 def group(parts: Sequence[RenderableType]) -> Group:
-    """Put drawn parts below each other."""
+    """Put drawn parts below each other. A text is one line."""
     from rich.console import Group
 
-    return Group(*parts)
+    return Group(*(to_line(part) if isinstance(part, str) else part for part in parts))
 
 
 def format_value(value: Any) -> str:
-    """Format one value for people."""
+    """Format one value for people, on one line unless it is `Lines`."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -74,9 +86,11 @@ def format_value(value: Any) -> str:
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, Lines):
+        return "\n".join(map(to_line, value))
     if isinstance(value, (list, tuple, set, frozenset)):
-        return ", ".join(str(item) for item in value) or "-"
-    return str(value)
+        return to_line(", ".join(str(item) for item in value)) or "-"
+    return to_line(value)
 
 
 def format_number(value: float | None, places: int = 3) -> str:

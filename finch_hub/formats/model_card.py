@@ -1,10 +1,16 @@
-"""Model cards of adapters that Finch Hub made."""
+"""Model cards of what Finch Hub made: adapters and merged models."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from finch_hub.formats.markdown import format_code, format_code_block, format_text
+from finch_hub.visible_text import to_json
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 
 
 def write_card(record: Mapping[str, Any], base: str) -> str:
@@ -17,7 +23,7 @@ def write_card(record: Mapping[str, Any], base: str) -> str:
     lineage, metrics = record["lineage"], record["metrics"]
     front: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
     tags = ["lora", "transformers", "finch-hub"]
-    if "/" in base:
+    if "/" in base and _REPOSITORY.fullmatch(base):
         front |= {"base_model": base, "base_model_relation": "adapter"}
         tags.insert(2, f"base_model:adapter:{base}")
     front["tags"] = tags
@@ -28,21 +34,56 @@ def write_card(record: Mapping[str, Any], base: str) -> str:
         dataset = {"name": "held-out examples", "type": (lineage.get("validation_digest") or "")[:16]}
         results = [{"task": task, "dataset": dataset, "metrics": measured}]
         front["model-index"] = [{"name": record["name"], "results": results}]
-    lines = ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", ""]
-    lines += [f"# {record['name']}", "", f"A LoRA adapter for `{base}`, made by Finch Hub ({record['kind']}).", ""]
+    lines = [*_format_front(front), f"# {format_text(record['name'])}", ""]
+    lines += [f"A LoRA adapter for {format_code(base)}, made by Finch Hub ({format_text(record['kind'])}).", ""]
     shown = {k: v for k, v in metrics.items() if isinstance(v, int | float | str) and not isinstance(v, bool)}
     if shown:
         lines += ["| measured | value |", "|---|---|"]
-        lines += [f"| {k} | {f'{v:.4g}' if isinstance(v, float) else v} |" for k, v in shown.items()]
+        lines += [f"| {format_text(k)} | {_format_value(v)} |" for k, v in shown.items()]
         lines.append("")
     if record["kind"] == "train" and "loss_after" in metrics:
         lines += ["The rows of `loss_after` also chose the checkpoint, so the figure is a little too low.", ""]
     if system := record.get("spec", {}).get("system"):
         lines += ["## System prompt", "", "It was trained with this system prompt, and answers best with it:", ""]
-        lines += [*(f"    {line}" for line in str(system).splitlines()), ""]
+        lines += [*format_code_block(system), ""]
     if lineage.get("parents"):
         lines += ["## Made from", ""]
-        lines += [f"- `{parent['reference']}`, weight {parent['weight']:g}" for parent in lineage["parents"]]
+        lines += [f"- {format_code(parent['reference'])}, weight {parent['weight']:g}" for parent in lineage["parents"]]
         lines.append("")
     lines += ["Lineage, hashes and versions are in `finch.json`.", ""]
     return "\n".join(lines)
+
+
+def write_merged_card(base: str, adapters: Sequence[Mapping[str, Any]], public: str | None) -> str:
+    """Return the text of the card of a merged model.
+
+    Args:
+        base: name of the base.
+        adapters: `name` and `weight` of each.
+        public: repository id of the base, for the metadata, if it has one.
+    """
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if public is not None and _REPOSITORY.fullmatch(public):
+        front |= {"base_model": public, "base_model_relation": "merge"}
+    front["tags"] = ["merge", "lora"]
+    noun = "LoRA adapter" if len(adapters) == 1 else "LoRA adapters"
+    lines = [*_format_front(front), f"# {format_text(base)} with {len(adapters)} {noun} merged", ""]
+    lines.append(
+        f"Written by Finch Hub: the weights of {format_code(base)} with these updates added, in the base's dtype."
+    )
+    lines += ["", *(f"- {format_code(part['name'])}, weight {part['weight']:g}" for part in adapters), ""]
+    return "\n".join(lines)
+
+
+def _format_front(front: Mapping[str, Any]) -> list[str]:
+    """Return metadata in YAML. Each value is visible JSON, which every parser of YAML reads."""
+    return [
+        "---",
+        *(f"{key}: {to_json(json.dumps(value, ensure_ascii=False))}" for key, value in front.items()),
+        "---",
+        "",
+    ]
+
+
+def _format_value(value: float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else format_text(value)

@@ -31,7 +31,7 @@ def find_output(out: str | Path) -> Path:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 (parent / name).lstat()  # a name within a folder that is missing could be of any length
     except UnicodeEncodeError:
-        raise errors.InvalidSpec("is not UTF-8", where=errors.printable(str(out)), fix="choose another name") from None
+        raise errors.InvalidSpec("is not UTF-8", where=str(out), fix="choose another name") from None
     except OSError as error:  # the name is too long, a folder may not be entered, or the working directory is gone
         what = f"cannot be used: {error.strerror}"
         raise errors.InvalidSpec(what, where=str(out), fix="choose another path") from None

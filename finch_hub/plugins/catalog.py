@@ -161,7 +161,7 @@ class Catalog:
         if len(accepting) > 1:
             sources = " and ".join(candidate.label for candidate in accepting)
             what = f"{sources} both take {errors.shorten(source)!r} (disable one of the plugins)"
-            raise errors.PluginError(errors.printable(what))
+            raise errors.PluginError(what)
         if accepting:
             return accepting[0]
         if builtin is not None:

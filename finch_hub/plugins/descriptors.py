@@ -21,6 +21,7 @@ from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.references import check_name
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import Value
+from finch_hub.visible_text import to_line
 
 Name = Annotated[str, pydantic.AfterValidator(lambda name: check_name(name, kind="plugin"))]
 Target = Annotated[
@@ -31,7 +32,7 @@ Target = Annotated[
 
 
 Summary = Annotated[
-    str, pydantic.Field(min_length=1), pydantic.AfterValidator(lambda text: errors.printable(" ".join(text.split())))
+    str, pydantic.Field(min_length=1), pydantic.AfterValidator(lambda text: to_line(" ".join(text.split())))
 ]
 
 
@@ -298,7 +299,7 @@ def load_fetch(target: str, *, offered_by: str) -> Callable[..., Path]:
         folder = fetch(*args, **options)
         if not isinstance(folder, str | Path) or not Path(folder).is_dir():
             got = repr(str(folder)) if isinstance(folder, str | Path) else type(folder).__name__
-            raise errors.PluginError(f"{offered_by} returned {errors.printable(got)}, which is not a folder")
+            raise errors.PluginError(f"{offered_by} returned {got}, which is not a folder")
         return Path(folder)
 
     return checked

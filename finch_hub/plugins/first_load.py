@@ -20,6 +20,7 @@ from pathlib import Path
 from finch_hub import errors
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.plugins.installed import InstalledPlugin, hash_environment
+from finch_hub.visible_text import to_line
 
 LIMIT_SECONDS = 60.0
 _NOTICE_SECONDS = 3.0
@@ -27,7 +28,7 @@ _MAX_TROUBLE = 1000  # bytes
 _FINISHED = b"finished"
 
 
-class PluginWarning(UserWarning):
+class PluginWarning(errors.FinchWarning):
     """A plugin delays commands, or is missed."""
 
 
@@ -92,7 +93,7 @@ def _load_elsewhere(plugin: InstalledPlugin) -> str | None:
     if said == _FINISHED:
         return None
     if said:
-        return errors.printable(said.decode(errors="replace"))
+        return to_line(said.decode(errors="replace"))
     return f"it ends the process that loads it ({_describe_status(status)})"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from finch_hub import errors
 from finch_hub.plugins import command_output
+from finch_hub.visible_text import to_line
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
 _MAX_TEXT = 500  # characters of an error
@@ -42,7 +43,7 @@ def describe(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except Exception:  # the error is of a class of the plugin
         text = "its text cannot be read"
-    text = errors.printable(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…")
+    text = to_line(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finch_hub import errors
+from finch_hub.visible_text import to_line
 
 GROUP = "finch_hub"
 """Group of the entry points that announce plugins."""
@@ -95,25 +96,20 @@ def find_installed() -> tuple[list[InstalledPlugin], list[errors.Problem]]:
             read_metadata = distribution.read_text  # as UTF-8
             if f"[{GROUP}]" not in (read_metadata("entry_points.txt") or ""):
                 continue
-            name = errors.printable(distribution.metadata["Name"] or "without a name")
+            name = to_line(distribution.metadata["Name"] or "without a name")
             version = distribution.metadata["Version"]
             points = [point for point in distribution.entry_points if point.group == GROUP]
         except Exception as error:  # files that anybody may have written
             where = f"plugin {name}" if name else f"distribution {getattr(distribution, '_path', '')}"
             what = f"its entry points cannot be read: {type(error).__name__}: {error}"
-            problems.append(
-                errors.Problem(where=errors.printable(where), what=errors.printable(what), fix="reinstall it")
-            )
+            problems.append(errors.Problem(where=where, what=what, fix="reinstall it"))
             continue
         # Of two with one name, Python imports the first one.
         found.setdefault(
             name.lower().replace("_", "-"),
             [
                 InstalledPlugin(
-                    name=name,
-                    version=errors.printable(version) if version else None,
-                    point=point,
-                    distribution=distribution,
+                    name=name, version=to_line(version) if version else None, point=point, distribution=distribution
                 )
                 for point in sorted(points, key=lambda point: (point.name, point.value))
             ],

@@ -18,6 +18,7 @@ from finch_hub import errors
 from finch_hub.plugins import first_load, foreign_code, hooks, installed
 from finch_hub.plugins.descriptors import Descriptor
 from finch_hub.plugins.first_load import SlowPluginWarning
+from finch_hub.visible_text import to_line
 
 if TYPE_CHECKING:
     from finch_hub.settings import Settings
@@ -110,7 +111,7 @@ class Loader:
 
     def report(self, plugin: Plugin, what: str, *, fix: str = "") -> None:
         """Add a problem of a plugin."""
-        self.problems.append(errors.Problem(where=plugin.label, what=errors.printable(what), fix=fix))
+        self.problems.append(errors.Problem(where=plugin.label, what=what, fix=fix))
 
     def describe_disabled(self) -> str:
         """Return which plugins are disabled, and why; empty if none is, or if none was needed so far."""
@@ -184,7 +185,7 @@ class Loader:
         return None
 
     def _disable(self, plugin: Plugin, why: str, *, is_problem: bool = True) -> None:
-        plugin.disabled = errors.printable(why)
+        plugin.disabled = to_line(why)
         if plugin not in self.plugins:
             self.plugins.append(plugin)
         if is_problem:

@@ -203,7 +203,7 @@ def _check_objects(source: sqlite3.Connection, engine: sa.Engine, revision: str)
     """Refuse a file with other tables and columns than its revision has, or with views and triggers."""
     state = source.execute("PRAGMA quick_check(1)").fetchone()[0]
     if state != "ok":
-        raise _refuse(f"is damaged: {errors.printable(state)[:200]}")
+        raise _refuse(f"is damaged: {str(state)[:200]}")
     inspector = sa.inspect(engine)
     tables = [*_list_tables(engine), _REVISIONS]
     indexes = {index["name"] for table in tables for index in inspector.get_indexes(table)}
@@ -214,7 +214,7 @@ def _check_objects(source: sqlite3.Connection, engine: sa.Engine, revision: str)
         is_own = str(name).startswith(_OWN_OBJECTS) and kind in ("index", "table")
         is_plain = not str(sql).upper().startswith("CREATE VIRTUAL")
         if not (is_own or ((kind, name) in known and is_plain)):
-            raise _refuse(f"has the {errors.printable(kind)[:20]} {_quote(name)}, which no registry has")
+            raise _refuse(f"has the {str(kind)[:20]} {_quote(name)}, which no registry has")
     if missing := sorted(set(tables) - {name for _, name, _ in found}):
         raise _refuse(f"has no table {missing[0]}")
     for table in tables:
@@ -268,7 +268,7 @@ def _load_table(source: sqlite3.Connection, target: sa.Connection, name: str, co
 
 
 def _quote(value: Any) -> str:
-    return errors.printable(str(value)[:100])
+    return str(value)[:100]
 
 
 def _refuse(what: str) -> errors.RefusedArtifact:

@@ -8,9 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub import errors
 from finch_hub.registry import column_values
 from finch_hub.registry.tables import Table
+from finch_hub.visible_text import to_line
 
 BATCH = 200  # rows in memory; a specification or a report may take 100 kB
 _MAX_DAMAGED = 1000  # values that are named
@@ -92,5 +92,5 @@ def _repair(table: sa.Table, row: Row) -> list[str]:
         if repaired is not value:
             row[column.name] = repaired
             key = ", ".join(str(row[key.name]) for key in table.primary_key)
-            notes.append(errors.printable(f"{table.name} {key}: {column.name} {str(value)[:50]!r}"))
+            notes.append(to_line(f"{table.name} {key}: {column.name} {str(value)[:50]!r}"))
     return notes

@@ -7,10 +7,11 @@ from typing import Literal, TypedDict
 
 import pydantic
 
+from finch_hub import errors
 from finch_hub.specs.value import NonNegativeInt, PositiveInt, Value
 
 
-class UnusualValueWarning(UserWarning):
+class UnusualValueWarning(errors.FinchWarning):
     """A value is valid, but outside the range that suits small data sets."""
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict
 
 import pydantic
 
+from finch_hub import errors
 from finch_hub.specs.options import name_option
 from finch_hub.specs.value import Value
 
@@ -19,7 +20,7 @@ LIMITS = ("max_bad_rows", "strict")
 """Fields that `TrainingConfig` has, too. In a training, the same values hold for reading and tokenizing."""
 
 
-class DataWarning(UserWarning):
+class DataWarning(errors.FinchWarning):
     """A row was left out, a column was not used, or a file was read in a way that users should know."""
 
 

@@ -100,9 +100,9 @@ class BackupFolder:
                 if not self._has(blob_path(entry.digest)):
                     problems.append(_missing(f"{name} of {what}"))
                 elif file.stat().st_size != entry.size:
-                    where = errors.printable(f"{name} of {what}")
+                    where = f"{name} of {what}"
                     problems.append(errors.Problem(where=where, what="has another size than its tree says"))
-                blobs.setdefault(entry.digest, errors.printable(f"{name} of {what}"))
+                blobs.setdefault(entry.digest, f"{name} of {what}")
         if problems:
             raise errors.RefusedArtifact(problems, subject=f"backup {self.path}")
         return blobs
@@ -147,7 +147,7 @@ class BackupFolder:
             raise self._refuse("is not a record of a backup", where=RECORD)
         number = record.get("format")
         if isinstance(number, int) and number > FORMAT:
-            version = errors.printable(str(record.get("finch_hub"))[:64])
+            version = str(record.get("finch_hub"))[:64]
             what = f"was taken by the newer Finch Hub {version} in format {number}: this code reads {FORMAT}"
             raise errors.Incompatible(what, where=f"backup {self.path}", fix="update finch-hub on this machine")
         try:
@@ -160,9 +160,9 @@ class BackupFolder:
         problems = []
         for name, entry in _walk(self.path):
             if entry.is_symlink() or not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
-                problems.append(errors.Problem(where=errors.printable(name), what=_LINK))
+                problems.append(errors.Problem(where=name, what=_LINK))
             elif not _is_known(name, is_folder=entry.is_dir(follow_symlinks=False)):
-                problems.append(errors.Problem(where=errors.printable(name), what="is not a part of a backup"))
+                problems.append(errors.Problem(where=name, what="is not a part of a backup"))
         for name in (RECORD, REGISTRY):
             if not (self.path / name).is_file():
                 problems.append(errors.Problem(where=name, what="is missing"))
@@ -192,7 +192,7 @@ def _is_known(name: str, *, is_folder: bool) -> bool:
 
 
 def _missing(where: str) -> errors.Problem:
-    return errors.Problem(where=errors.printable(where), what="is missing in the backup")
+    return errors.Problem(where=where, what="is missing in the backup")
 
 
 def _open_file(path: Path) -> BinaryIO:

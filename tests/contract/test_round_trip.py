@@ -166,7 +166,7 @@ def test_files_name_the_base_by_its_id_and_never_by_a_path(hub: Hub, tiny_folder
     assert base_named_by(hub.adapters.folder("later")) == "birds/finch-1b"
     assert base_named_by(export(hub, "birds/1", "vllm", tmp_path / "mine", base_model="mine")) == "mine"
     merged = export(hub, "birds/1", "merged", tmp_path / "merged")
-    assert "base_model: birds/finch-1b" in (merged / "README.md").read_text(encoding="utf-8")
+    assert 'base_model: "birds/finch-1b"' in (merged / "README.md").read_text(encoding="utf-8")
 
 
 class Named(Value):

@@ -1,4 +1,4 @@
-"""A plugin package that puts secrets into everything that the hub stores, prints and logs.
+"""A plugin package that puts secrets, or texts that steer terminals, into all that the hub stores, prints and logs.
 
 `install` makes it an installed distribution for processes that have the folder on their Python path. The variable
 `LEAKS` has the secrets, as a JSON list, and `LEAKY_BASE` the folder of a base.
@@ -42,7 +42,7 @@ class Parameters(Value):
 
 def _list_texts() -> list[str]:
     known = json.loads(os.environ["LEAKS"])
-    plain = [f"refused {secret}" for secret in known] + [f"refused {quote(secret, safe='')}" for secret in known]
+    plain = [f"refused {text}" for secret in known for text in (secret, quote(secret, safe="", errors="replace"))]
     return plain + [form.format(f"{os.environ['LEAKY_FORM']}{number}aZ") for number, form in enumerate(FORMS)]
 
 

@@ -223,3 +223,28 @@ def test_text_without_an_encoding_is_found(code: str) -> None:
 )  # fmt: skip
 def test_bytes_need_no_encoding(code: str) -> None:
     assert find_unencoded(code) == []
+
+
+def find_prints(code: str) -> list[int]:
+    """Return the lines that print, or make a console."""
+    printing = {"print", "Console", "click.echo", "click.secho", "click.confirm", "click.prompt"}
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    return [call.lineno for call in calls if ast.unparse(call.func) in printing]
+
+
+@pytest.mark.parametrize("folder", ["cli", "display", "hub"])
+def test_texts_are_printed_in_one_place(folder: str) -> None:
+    """Other places would have to remember that a text may steer a terminal. See decision 0137."""
+    places = {PACKAGE / "cli/output.py", PACKAGE / "display/visible_console.py"}
+    found = {
+        f"{file.relative_to(PACKAGE)}:{line}"
+        for file in (PACKAGE / folder).rglob("*.py")
+        if file not in places
+        for line in find_prints(file.read_text(encoding="utf-8"))
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize("code", ["click.echo(text, err=True)", "print(text)", "Console(markup=False)"])
+def test_a_print_is_found(code: str) -> None:
+    assert find_prints(code) == [1]

@@ -85,12 +85,6 @@ def test_long_names_are_shortened_in_messages() -> None:
     assert len(str(errors.NotFound("data file", "x" * 10_000))) < 400
 
 
-def test_printable_text_escapes_what_terminals_and_databases_do_not_take() -> None:
-    assert errors.printable("a\0b\x1b[2J\nc\ud800\u202e") == "a\\x00b\\x1b[2J\\nc\\ud800\\u202e"
-    for text in ("Où est l'œuvre ?", "荷物は\u3000どこ", "5\u202f€\u00a0?", "पक्षी", "پرسش\u200cها", "🐦"):
-        assert errors.printable(text) == text
-
-
 def test_text_has_no_secret() -> None:
     cause = "could not reach https://user:correct-horse@h/x"
     for error in (errors.Unavailable(cause), errors.InvalidSpec(cause), errors.NotFound("base", cause)):

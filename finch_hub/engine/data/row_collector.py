@@ -18,6 +18,7 @@ from finch_hub.specs.examples import Example
 from finch_hub.specs.options import write_options
 from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import ReadingReport
+from finch_hub.visible_text import to_line
 
 IN_PYTHON = "examples"
 """Subject of rows that a program gives."""
@@ -147,10 +148,7 @@ class RowCollector:
         """
         if not self._rows and not self._failures:
             self.fail(errors.Problem(what="has no rows", fix="give at least one example"))
-        problems = [
-            errors.Problem(what=errors.printable(p.what), where=errors.printable(p.where), fix=errors.printable(p.fix))
-            for p in (*self._failures, *self._problems.list_all())
-        ]
+        problems = [*self._failures, *self._problems.list_all()]
         left_out = self._problems.rows
         allowed = 0.0 if self._config.strict else self._config.max_bad_rows * self._rows
         report = ReadingReport(
@@ -159,8 +157,8 @@ class RowCollector:
             without_weight=self._without_weight,
             problems=tuple(str(problem) for problem, _ in errors.group_problems(problems)[:MAX_SHOWN]),
             unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))[:_MAX_UNUSED]),
-            ignored={errors.printable(name): count for name, count in self._ignored.items()},
-            recognized=tuple(errors.printable(text) for text in self._list_recognized()),
+            ignored={to_line(name): count for name, count in self._ignored.items()},
+            recognized=tuple(to_line(text) for text in self._list_recognized()),
             formats={self._labels[name]: count for name, count in self._formats_read.items()},
         )
         if self._failures or left_out > allowed or not self._kept:
@@ -223,7 +221,7 @@ class RowCollector:
 
     def _count_unused(self, names: Iterable[str]) -> None:
         """Count columns that were not used. Rows can have a column each, so the later ones are not kept."""
-        for name in map(errors.printable, names):
+        for name in map(to_line, names):
             if name in self._unused or len(self._unused) < MAX_KEPT:
                 self._unused[name] += 1
 
@@ -319,9 +317,9 @@ class RowCollector:
     def _find_absent(self) -> list[errors.Problem]:
         """Return a problem for each column to ignore that no row has."""
         what = "is to be ignored, but is neither a column of a row nor an unused field of a turn"
-        fix = f"the columns are {errors.printable(row_formats.list_columns([*self._names]))}"
+        fix = f"the columns are {row_formats.list_columns([*self._names])}"
         absent = [name for name, count in self._ignored.items() if not count and self._checks_ignored]
-        return [errors.Problem(where=errors.printable(name), what=what, fix=fix) for name in absent]
+        return [errors.Problem(where=name, what=what, fix=fix) for name in absent]
 
     def _make_notes(self, report: ReadingReport, problems: Sequence[errors.Problem]) -> Iterable[str]:
         yield from (f"{self.subject}: {text}" for text in report.recognized)

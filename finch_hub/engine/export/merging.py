@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,14 +24,13 @@ from finch_hub.engine.export.shard_writer import OutputTensor, Progress, ShardWr
 from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.atomic_writes import atomic_folder, check_replaceable
 from finch_hub.formats.finch_record import read_name, read_record, write_record
+from finch_hub.formats.model_card import write_merged_card
 from finch_hub.formats.model_files import INDEX, ModelFiles
 from finch_hub.specs.addresses import strip_credentials
 from finch_hub.specs.reports import MergeReport
 
 KIND = "merged model"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _SOURCES = frozenset({"_name_or_path", "name_or_path"})
-_UNSAFE = re.compile(r"[^A-Za-z0-9_./-]")
 
 
 def export_merged(adapter: Path, base: Path | None, out: Path, parameters: MergedParameters) -> dict[str, Any]:
@@ -102,7 +100,8 @@ def merge(
             {"name": read_name(path), "identity": read_record(path).get("identity"), "weight": weight}
             for path, weight in adapters
         ]
-        _write_card(folder, base_model or files.folder.name, parents, base_model)
+        card = write_merged_card(base_model or files.folder.name, parents, base_model)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         write_record(folder, KIND, {"base": base_model, "adapters": parents})
     return MergeReport(
         out=str(out), modules=len(plan), bytes_written=total, seconds=round(time.perf_counter() - begin, 3)
@@ -173,18 +172,3 @@ def _rewrite(file: Path, changes: Mapping[str, Any]) -> None:
             after[name] = strip_credentials(after[name])
     if after != before:
         file.write_text(json.dumps(after, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_card(folder: Path, base: str, adapters: Sequence[Mapping[str, Any]], public: str | None) -> None:
-    """Write the model card; names lose all characters with a meaning in Markdown or YAML."""
-    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
-    if public is not None and _HUB_NAME.fullmatch(public):
-        lines += [f"base_model: {public}", "base_model_relation: merge"]
-    lines += ["tags:", "- merge", "- lora"]
-    parts = "\n".join(f"- `{_UNSAFE.sub('_', part['name'])}`, weight {part['weight']:g}" for part in adapters)
-    name = _UNSAFE.sub("_", base)
-    text = (
-        f"# {name} with {len(adapters)} LoRA {'adapter' if len(adapters) == 1 else 'adapters'} merged\n\n"
-        f"Written by Finch Hub: the weights of `{name}` with these updates added, in the base's dtype.\n\n{parts}\n"
-    )
-    (folder / "README.md").write_text("---\n" + "\n".join(lines) + "\n---\n\n" + text, encoding="utf-8")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
+from finch_hub import errors
 from finch_hub.engine.export import gguf
 from finch_hub.engine.export.parameters import OllamaParameters
 from finch_hub.formats.atomic_writes import atomic_folder
 from finch_hub.formats.finch_record import read_name, read_record, write_record
+from finch_hub.visible_text import to_line
 
 KIND = "Ollama model"
 
@@ -26,9 +29,18 @@ def export_ollama(adapter: Path, base: Path | None, out: Path, parameters: Ollam
     """
     with atomic_folder(out, kind=KIND, replace=parameters.replace) as folder:
         report = gguf.write_file(adapter, base, folder / gguf.FILE, parameters)
-        lines = [f"FROM {parameters.base_model or base}", f"ADAPTER ./{gguf.FILE}"]
+        lines = [f"FROM {parameters.base_model or _check_path(base)}", f"ADAPTER ./{gguf.FILE}"]
         if parameters.system:
             lines.append(f'SYSTEM """{parameters.system}"""')
         (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
         write_record(folder, KIND, {"adapter": read_record(adapter)})
-    return {**report, "create": f"ollama create {read_name(adapter).replace('/', '-')} -f {out / 'Modelfile'}"}
+    name = read_name(adapter).replace("/", "-")
+    return {**report, "create": shlex.join(["ollama", "create", name, "-f", str(out / "Modelfile")])}
+
+
+def _check_path(base: Path | None) -> str:
+    """Refuse a path that would become other instructions of the Modelfile, or another path."""
+    if (shown := to_line(base)) != str(base):
+        what, fix = "has characters that a Modelfile cannot hold", "name a model of Ollama with base_model"
+        raise errors.Incompatible(what, where=f"base {shown}", fix=fix)
+    return shown

@@ -7,8 +7,16 @@ from typing import Annotated, Literal
 import pydantic
 
 from finch_hub.specs.value import Value
+from finch_hub.visible_text import to_line
 
-Line = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+def _check_visible(text: str) -> str:
+    if (shown := to_line(text)) != text:
+        raise ValueError(f"has characters that cannot be seen: {shown}")
+    return text
+
+
+Line = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=500), pydantic.AfterValidator(_check_visible)]
 
 
 class ExportParameters(Value):
@@ -58,7 +66,12 @@ class OllamaParameters(GGUFParameters):
     @pydantic.field_validator("system")
     @classmethod
     def _can_be_quoted(cls, value: str | None) -> str | None:
-        if value is not None and '"""' in value:
+        if value is None:
+            return None
+        # Ollama reads no others. Written, they would steer the terminal of whoever looks at the file.
+        lines = value.replace("\r\n", "\n").replace("\r", "\n")
+        value = "".join(character for character in lines if character.isprintable() or character in "\n\t")
+        if '"""' in value:
             raise ValueError('holds """, which a Modelfile cannot quote (give another system prompt)')
         return value
 

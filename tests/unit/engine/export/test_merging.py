@@ -134,8 +134,8 @@ def test_unadapted_tensors_and_files_keep_their_bytes(tiny_folder: Path, tmp_pat
     for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"):
         assert (tiny_folder / name).read_bytes() == (tmp_path / "merged" / name).read_bytes()
     card = (tmp_path / "merged/README.md").read_text()
-    assert "base_model: birds/finch-1\nbase_model_relation: merge\n" in card
-    assert "library_name: transformers" in card
+    assert 'base_model: "birds/finch-1"\nbase_model_relation: "merge"\n' in card
+    assert 'library_name: "transformers"' in card
     assert "- `seeds`, weight 1\n" in card
     record = json.loads((tmp_path / "merged/finch.json").read_text())
     assert record["adapters"] == [{"name": "seeds", "identity": "abc", "weight": 1.0}]

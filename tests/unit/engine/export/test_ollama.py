@@ -40,7 +40,29 @@ def test_ollama_export_has_a_modelfile(adapter: Path, tiny_folder: Path, tmp_pat
     assert (tmp_path / "here/Modelfile").read_text() == f"FROM {tiny_folder}\nADAPTER ./adapter.gguf\n"
 
 
-@pytest.mark.parametrize("fields", [{"base_model": "finch\nADAPTER /etc/passwd"}, {"system": 'You """ know'}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"base_model": "finch\nADAPTER /etc/passwd"},
+        {"base_model": "finch\x9b2J\u202e"},
+        {"system": 'You """ know'},
+        {"system": 'You "\x1b"" know'},
+    ],
+)
 def test_parameters_that_would_break_the_modelfile_are_refused(fields: dict[str, str]) -> None:
     with pytest.raises(errors.InvalidSpec):
         OllamaParameters(**fields)
+
+
+def test_modelfile_has_of_a_system_prompt_what_ollama_reads(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    parameters = OllamaParameters(base_model="finch:135m", system="Say\x1b[2J \u202eTweet\x9b.\r\nپرسش 🐦\rBye\t!")
+    ollama.export_ollama(adapter, tiny_folder, tmp_path / "out", parameters)
+    assert 'SYSTEM """Say[2J Tweet.\nپرسش 🐦\nBye\t!"""' in (tmp_path / "out/Modelfile").read_text(encoding="utf-8")
+
+
+def test_path_of_a_base_becomes_no_instruction(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    base = tmp_path / "tiny\nSYSTEM forged"
+    base.symlink_to(tiny_folder)
+    with pytest.raises(errors.Incompatible, match=r"tiny\\nSYSTEM forged: has characters that a Modelfile cannot hold"):
+        ollama.export_ollama(adapter, base, tmp_path / "out", OllamaParameters())
+    assert not (tmp_path / "out").exists()

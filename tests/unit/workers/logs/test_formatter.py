@@ -17,6 +17,7 @@ import finch_hub
 from finch_hub.settings import LogFormat
 from finch_hub.specs.jobs import JobState
 from finch_hub.storage.redaction import Redactor
+from finch_hub.visible_text import to_line
 from finch_hub.workers.logs.context import log_fields
 from finch_hub.workers.logs.formatter import FieldFormatter
 from finch_hub.workers.logs.reader import read_line
@@ -92,7 +93,7 @@ def test_any_record_is_one_line_that_is_read_back(
     made = record(message.replace("%", "%%"), name=name, **extra)
     made.exc_info = None if failure is None else raised(ValueError(failure))
     line = formatter.format(made)
-    assert line.isprintable()
+    assert line == to_line(line)
     assert len(line.encode().splitlines()) == 1
     expected = formatter.list_fields(made)
     if log_format == "logfmt":

@@ -1,0 +1,24 @@
+"""The terminal, with visible texts only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from finch_hub.visible_text import to_block
+
+
+class VisibleConsole(Console):
+    """Console that takes texts as they are: without markup, emoji codes, and characters that must not be shown.
+
+    Rich measures and draws texts as they come from `render_str`, so that tables stay aligned.
+    """
+
+    def __init__(self, *, stderr: bool, width: int | None) -> None:
+        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text as it is drawn."""
+        return super().render_str(to_block(text), **options)
