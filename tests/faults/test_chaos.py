@@ -123,8 +123,7 @@ class Chaos:
 
     def settle(self) -> None:
         """Wait for every job, and check all of them."""
-        self.replace_the_dead()
-        self.workers.wait_all()
+        self.workers.wait_all(self.replace_the_dead)  # some workers that were broken die only now
         self.workers.check(*self.jobs)
         for job, kind in self.jobs.items():
             ended = self.workers.job(job)

@@ -319,18 +319,19 @@ class Fleet:
         )
         return self.job(job_id)
 
-    def wait_all(self) -> None:
-        """Wait until all jobs have ended, as long as any of them makes progress."""
+    def wait_all(self, tend: Callable[[], None]) -> None:
+        """Wait until all jobs have ended, as long as any of them makes progress. Call `tend` again and again."""
 
-        def count_unfinished() -> int:
+        def have_ended() -> bool:
+            tend()
             with self.database.read() as session:
-                return session.scalar(sa.select(sa.func.count()).where(tables.jobs.c.finished_at.is_(None))) or 0
+                return not session.scalar(sa.select(sa.func.count()).where(tables.jobs.c.finished_at.is_(None)))
 
         def sum_events() -> int:
             with self.database.read() as session:
                 return int(session.scalar(sa.select(sa.func.sum(tables.jobs.c.last_seq))) or 0)
 
-        wait_until(lambda: not count_unfinished(), "all jobs to end", PATIENCE, self._logs, progress=sum_events)
+        wait_until(have_ended, "all jobs to end", PATIENCE, self._logs, progress=sum_events)
 
     def wait_begun(self, job_id: str, times: int = 1) -> int:
         """Wait until a probe has begun `times` times, and return the process id of the last child."""
