@@ -20,6 +20,7 @@
     ├── PluginError             a plugin cannot be loaded, conflicts with another, or failed
     ├── TrainingFailed          a training that had started failed
     │   ├── Diverged            the loss or a gradient is not finite
+    │   │   └── UnusableAdapter the same, with one adapter
     │   └── InvalidCheckpoint   a checkpoint is damaged, or belongs to another training
     ├── JobFailed               the awaited job failed
     ├── JobCancelled            the awaited job was cancelled
@@ -290,6 +291,14 @@ class TrainingFailed(FinchError):
 
 class Diverged(TrainingFailed):
     """The loss or a gradient is not finite. The text names the step and the last usable checkpoint."""
+
+
+class UnusableAdapter(Diverged):
+    """The base with an adapter computes values that are not finite. Whoever uses a version so quarantines it."""
+
+    def __init__(self, adapter: str, what: str) -> None:
+        self.adapter = adapter
+        super().__init__(f"{adapter} cannot be used with its base: {what} (leave it out, or train it again)")
 
 
 class InvalidCheckpoint(TrainingFailed):

@@ -18,9 +18,9 @@ A message of the child is one of these lines::
     {"type": "event", "event": {…}}                              finch_hub.specs.events.NewEvent
     {"type": "done", "outcome": {…}, "warm_base": …, "spent": …}
         the kind's outcome, the base that stays loaded, and whether the process must not take another order
-    {"type": "failed", "reason": …, "traceback": …, "retry": …, "of_worker": …, "of_any_job": …}
-        whether another attempt may succeed, whether another worker would hardly fail in this way, and whether other
-        jobs would fail here too
+    {"type": "failed", "reason": …, "traceback": …, "retry": …, "of_worker": …, "of_any_job": …, "unusable": …}
+        whether another attempt may succeed, whether another worker would hardly fail in this way, whether other jobs
+        would fail here too, and the version with which the base computes no numbers
     {"type": "stopped", "why": …, "spent": …}
     {"type": "heard"}                                            the listener has returned
 
@@ -151,6 +151,7 @@ def _describe(error: BaseException) -> dict[str, Any]:
         # A base or a plugin may need a library that no worker has. Then its error has the failed import as its cause.
         "of_any_job": is_of_worker
         and not (isinstance(error, errors.FinchError) and isinstance(error.__cause__, ImportError)),
+        "unusable": error.adapter if isinstance(error, errors.UnusableAdapter) else None,
     }
 
 

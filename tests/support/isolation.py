@@ -131,7 +131,7 @@ def _shared_memory() -> set[str]:
     names = set()
     for path in _SHARED_MEMORY.iterdir() if _SHARED_MEMORY.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):
-            if os.getuid() in (0, path.stat().st_uid):
+            if path.is_file() and os.getuid() in (0, path.stat().st_uid):  # others put folders there
                 names.add(path.name)
     return names
 

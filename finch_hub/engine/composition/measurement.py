@@ -173,10 +173,19 @@ class Measurement:
         )
 
     def measure_parents(self, *, on_report: bool = False) -> tuple[TokenMetrics | None, ...]:
-        """Return each parent's metrics on its own rows."""
-        return tuple(
-            self.measure(parent.factors, on_report=on_report, only=t)[t] for t, parent in enumerate(self.parents)
-        )
+        """Return each parent's metrics on its own rows.
+
+        Raises:
+            UnusableAdapter: with a parent, the base computes a loss that is not finite.
+        """
+        return tuple(self._measure_parent(t, on_report=on_report) for t in range(len(self.parents)))
+
+    def _measure_parent(self, number: int, *, on_report: bool) -> TokenMetrics | None:
+        parent = self.parents[number]
+        try:
+            return self.measure(parent.factors, on_report=on_report, only=number)[number]
+        except errors.Diverged as error:
+            raise errors.UnusableAdapter(parent.name, str(error)) from error
 
     def measure_forgetting(self, update: Mapping[str, Factors]) -> Forgetting | None:
         """Compare an update with the parents on general prompts; None if there are no figures."""

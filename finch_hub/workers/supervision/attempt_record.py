@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from finch_hub import errors
-from finch_hub.registry import attempts, claims
+from finch_hub.registry import adapter_versions, attempts, claims
 from finch_hub.registry.database import Session
 from finch_hub.registry.values import RetryPolicy
 from finch_hub.specs.events import NewEvent
@@ -100,13 +100,23 @@ class AttemptRecord:
         except errors.FinchError as error:
             self.fail(str(error), retry=False)
 
-    def fail(self, reason: str, *, retry: bool) -> None:
-        """End the attempt with a failure, and queue the job again if `retry` is set and it has attempts left."""
+    def fail(self, reason: str, *, retry: bool, unusable: str | None = None) -> None:
+        """End the attempt with a failure, and queue the job again if `retry` is set and it has attempts left.
+
+        Args:
+            unusable: version to quarantine, since its base computes no numbers with it.
+        """
         job, settings, reason = self._job, self._context.stores.settings, self._context.redactor.clean(reason)
         policy = None
         if retry:
             policy = RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
-        self._end(lambda session: attempts.fail(session, job, reason, retry=policy, events=self._unwritten), "failed")
+
+        def fail(session: Session) -> Job:
+            if unusable is not None:
+                adapter_versions.quarantine(session, unusable)
+            return attempts.fail(session, job, reason, retry=policy, events=self._unwritten)
+
+        self._end(fail, "failed")
 
     def pass_on(self, reason: str, *, alone: Literal["wait", "retry", "fail"]) -> None:
         """Queue the job again for other workers, since this one cannot run it now (see `attempts.pass_on`)."""

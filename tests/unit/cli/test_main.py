@@ -80,7 +80,7 @@ def test_every_finch_error_has_an_exit_code() -> None:
         **dict.fromkeys(("RefusedArtifact", "Incompatible"), 2),
         **dict.fromkeys(("NotFound", "MissingArtifact", "MissingOutput"), 3),
         **dict.fromkeys(("Conflict", "IllegalTransition", "StaleFence", "CancelRequested", "AliasMoved"), 4),
-        **dict.fromkeys(("JobFailed", "TrainingFailed", "Diverged", "InvalidCheckpoint"), 5),
+        **dict.fromkeys(("JobFailed", "TrainingFailed", "Diverged", "UnusableAdapter", "InvalidCheckpoint"), 5),
         "JobCancelled": 6,
         **dict.fromkeys(("Unavailable", "AccessDenied", "ReplacedDatabase", "SchemaMismatch", "StoreUnavailable"), 7),
         "PluginError": 8,

@@ -81,6 +81,11 @@ def test_outcome_that_is_not_json_is_sent_as_text(monkeypatch: pytest.MonkeyPatc
     assert json.loads(messages.getvalue())["outcome"] == {"figures": {"loss": "0.5"}}
 
 
+def test_failure_names_the_version_with_which_the_base_computes_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, message = serve(monkeypatch, errors.UnusableAdapter("birds/1", "the loss is not finite"))
+    assert (message["type"], message["unusable"], message["retry"]) == ("failed", "birds/1", False)
+
+
 @pytest.mark.parametrize("stop", [Stopped("cancel"), Interrupted("hand_back")])
 def test_stop_is_not_a_failure(stop: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     why = "cancel" if isinstance(stop, Stopped) else "hand_back"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import models
+from support import models, unusable
 from support.adapters import VARIANTS, save_adapter
 from support.updates import dense, peft_deltas, relative
 
@@ -460,3 +460,13 @@ def test_report_counts_the_rows_that_choose_and_the_rows_that_report(
     )
     assert plan(list(mixed.values()), base=base).rows == rows
     assert composed(mixed).report.conflicts.rows == plan(list(mixed.values())).rows == ()
+
+
+def test_parent_with_which_the_base_computes_no_numbers_is_named(tmp_path: Path) -> None:
+    base, folder = unusable.make(tmp_path)
+    rows = [SUBJECTS["eats"](number) for number in range(6)]
+    loud = ParentInput(name="loud/1", folder=folder, validation=rows)
+    for parents in ({"loud/1": loud}, {"loud/1": loud, "loud/2": dataclasses.replace(loud, name="loud/2", weight=0.5)}):
+        with pytest.raises(errors.UnusableAdapter, match=r"^loud/1 cannot be used with .*not finite") as raised:
+            composed(parents, base)
+        assert raised.value.adapter == "loud/1"

@@ -8,16 +8,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from safetensors.torch import load_file, save_file
-from support.models import DEFAULT, save_model
+from support import unusable
 from support.training import lessons
 
 from finch_hub import errors
-from finch_hub.artifacts.gate import admit_adapter
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
-from finch_hub.engine.bases.base import load_base
 from finch_hub.engine.data.reading import dump_examples
-from finch_hub.formats.peft_names import WEIGHTS
 from finch_hub.plugins import catalog
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
@@ -148,19 +144,7 @@ def test_figures_that_are_none_are_named(figures: Any, tiny_base: Base, tmp_path
 
 
 def test_adapter_with_which_the_base_computes_no_numbers_is_unusable(tmp_path: Path) -> None:
-    folder = save_model(DEFAULT, tmp_path / "base", dtype="float32")
-    weights = load_file(folder / "model.safetensors")
-    factors = {"gate_proj": 1e-17, "up_proj": 1e-17, "down_proj": 1e33}  # which cancel each other without an adapter
-    for name in weights:
-        weights[name] *= factors.get(name.split(".")[-2], 1.0)
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    base = load_base(folder, dtype="float32", device="cpu", cache=tmp_path)
-    adapter = AttachableAdapter(LoRAConfig(rank=4, target_modules=("gate_proj", "up_proj")), base)
-    adapter.detach()
-    adapter.save(tmp_path / "loud")
-    tensors = load_file(tmp_path / "loud" / WEIGHTS)
-    save_file({name: tensor.fill_(1.9) for name, tensor in tensors.items()}, tmp_path / "loud" / WEIGHTS)
-    admit_adapter(tmp_path / "loud", tmp_path / "admitted")
+    base, folder = unusable.make(tmp_path)
     (tmp_path / "rows.jsonl").write_bytes(dump_examples(lessons(3)))
     source = BaseModelSource(source=base.name)
     events: list[NewEvent] = []
@@ -175,10 +159,7 @@ def test_adapter_with_which_the_base_computes_no_numbers_is_unusable(tmp_path: P
         order = EvaluateOrder(
             spec=EvaluateSpec(base=source, adapters=("birds/1",), dataset="0" * 64, evaluator=evaluator),
             base=BaseOrder(source=source, fetch="finch_hub.engine.bases.sources:fetch_base", cache=tmp_path),
-            subjects=(
-                Subject(name=BASE, system=None),
-                Subject(name="birds/1", system=None, folder=tmp_path / "admitted"),
-            ),
+            subjects=(Subject(name=BASE, system=None), Subject(name="birds/1", system=None, folder=folder)),
             examples=tmp_path / "rows.jsonl",
         )
         report = evaluate.execute(order, channel).report

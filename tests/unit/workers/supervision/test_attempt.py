@@ -230,6 +230,15 @@ def test_failed_child_is_killed_and_the_job_tried_again_if_that_can_help(
     assert texts(database, job) == told
 
 
+def test_version_with_which_the_base_computes_no_numbers_is_quarantined(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    registry.add_version(database)
+    _, job = run(context, database, FakeChild(), FAILED | {"unusable": "medical/1"})
+    assert job.state is JobState.FAILED
+    assert registry.resolve(database, "medical/1").state == "quarantined"
+
+
 def test_child_that_died_is_described_with_its_last_output(
     kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
