@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +12,8 @@ import pydantic
 
 from finch_hub import errors
 from finch_hub.specs.value import Value
+
+_MAX_BYTES = 2**20
 
 
 class Login(Value):
@@ -51,10 +54,13 @@ def list_passwords() -> list[str]:
 def _read_file() -> netrc.netrc | None:
     file = Path(os.environ.get("NETRC") or os.path.expanduser("~/.netrc"))  # noqa: PTH111 - users may have no home
     try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:  # a pipe or a device may never end
+            raise netrc.NetrcParseError("")
         return netrc.netrc(file)
     except OSError:
         return None
-    except (netrc.NetrcParseError, UnicodeDecodeError) as error:
+    except (netrc.NetrcParseError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, netrc.NetrcParseError) and error.lineno else ""
         fix = "write `machine HOST login USER password PASSWORD` for each host"
         raise errors.InvalidSpec("is not a netrc file", where=f"{file}{line}", fix=fix) from None

@@ -16,6 +16,7 @@ MASK = "***"
 
 _Span = tuple[int, int]
 _POSSIBLE, _CERTAIN = 1, 2  # weights of names
+_INNER_NAMES = ("value", "values")  # of a named value in JSON
 
 # Schemes whose logins begin with a name that is no secret, and whose passwords are often written without encoding.
 _NAMED_USERS = re.compile(
@@ -43,7 +44,7 @@ _WITHOUT_SCHEME = re.compile(
 )
 
 _NAMED = re.compile(
-    r"(?=[abcjkpst])(?P<name>passw(?:or)?ds?|passphrase|passcode|pass|pwd?|secrets?|key|token|credentials?|signature|sig"
+    r"(?=[abcjkpst])(?P<name>passw(?:or)?ds?|passphrase|passcode|pass|pwd?|secrets?|key|token|credentials?|creds|signature|sig"
     r"|set-cookie|cookie|authorization|auth|sas|bearer|jwt|pat)"
     r"(?:(?P<sign>\\{0,3}[\"'],?\s{0,8}\\{0,3}[\"']?value\\{0,3}[\"']?\s{0,8}[=:]\s{0,8}|(?P<tag>>)(?=[^\s<>])"
     r"|(?:\\{0,3}[\"'])?\s{0,8}(?:=>|:=|=|:(?!//)|%(?:25){0,3}(?:3D|3A)|\\u003[dD])(?:\s|%20){0,8})"
@@ -52,15 +53,16 @@ _NAMED = re.compile(
 )
 _SIGNS = ("=", ":", "%", "',", '",', "--", "\\u003", "</")  # of which each value with a name has one
 _BLANK = re.compile(r"passw|passphrase|secret|token|key", re.IGNORECASE)  # in prose
-_STRONG = ("passw", "passphrase", "passcode", "secret", "credential", "cookie", "authorization", "set-cookie")
+_STRONG = ("passw", "passphrase", "passcode", "secret", "credential", "creds", "cookie", "authorization", "set-cookie")
 _MAX_OWNER = 24
 # What stands before `key`, `token` and `signature` if they are secrets.
 _OWNER = re.compile(
-    r"(?:api|access|account|private|secret|signing|encryption|master|storage|subscription|admin|client|consumer|license"
+    r"(?:api|fernet|access|account|private|secret|signing|encryption|master|storage|subscription|admin|client|consumer|license"
     r"|ssh|service|app|shared|auth|session|security|refresh|id|bearer|oauth2?|csrf|xsrf|personal|hf|vault|bot|deploy|job"
     r"|sas|github|gitlab|gh|user|login|hub|write|read|registry|upload|identity|x-(?:amz|goog|oss|cos|ms))[_. -]?$",
     re.IGNORECASE,
 )
+_LOGIN_OWNERS = ("bind", "db", "ldap", "root", "user")  # what stands before `pw` without a sign
 _QUOTE = re.compile(r"[\[({]?[bBuUrR]{0,2}(?P<quote>\\{0,3}[\"'])")
 _VALUE_END = re.compile(r"[\s\"'<>`|\\;&#]|%(?:25){0,3}26", re.IGNORECASE)
 _NEXT_NAME = re.compile(
@@ -107,7 +109,14 @@ _KNOWN_TOKEN = re.compile(
 _KEY_BEGIN = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,16} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
 _KEY_END = re.compile(r"-----END (?:[A-Z0-9]{1,16} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
 _KEY_BODY = re.compile(r"[A-Za-z0-9+/=\s\\]+")
-_HOOK = re.compile(r"(?<=hooks\.slack\.com/services/)[\w/-]+|(?<=discord\.com/api/webhooks/)[\w/-]+")
+_HOOK = re.compile(
+    r"(?<=hooks\.slack\.com/services/)[\w/-]+|(?<=discord\.com/api/webhooks/)[\w/-]+"
+    r"|(?<=office\.com/webhook/)[\w/@-]+|(?<=api\.telegram\.org/bot)[\w:-]+"
+)
+# Parameters that are secrets in addresses and ordinary words elsewhere, such as the key of a function of Azure.
+_QUERY = re.compile(
+    r"(?<=[?&;])(?:code|hmac|session(?:_?id)?|sid|ticket|otp|assertion)=([\w.~+/%-]{12,})", re.IGNORECASE
+)
 
 
 def redact(text: str, *, mask: str = MASK) -> str:
@@ -124,28 +133,31 @@ def redact(text: str, *, mask: str = MASK) -> str:
         text = _mask(text, _find_named(text), mask)
     if " " in text or "%20" in text or "+" in text:
         text = _mask(text, _find_schemed(text), mask)
-    if "/services/" in text or "/webhooks/" in text:
+    if "/services/" in text or "/webhook" in text or "/bot" in text:
         text = _HOOK.sub(mask, text)
+    if "=" in text and ("?" in text or "&" in text or ";" in text):
+        text = _mask(text, _find_parameters(text), mask)
     return _mask(text, _find_tokens(text), mask)
 
 
-def redact_values(data: Any, clean: Callable[[str], str] = redact) -> Any:
+def redact_values(data: Any, clean: Callable[[str], str] = redact, *, name: str = "") -> Any:
     """Return JSON in which all texts are clean, and those under the names of secrets are masked.
 
     Args:
         clean: returns a text without secrets.
+        name: name of the data.
     """
     if isinstance(data, str):
-        return clean(data)
+        return MASK if name and is_named_secret(name, data) else clean(data)
     if isinstance(data, list | tuple):
-        return [redact_values(item, clean) for item in data]
+        return [redact_values(item, clean, name=name) for item in data]
     if not isinstance(data, dict):
         return data
     return {
-        clean(name) if isinstance(name, str) else name: MASK
-        if isinstance(value, str) and is_named_secret(str(name), value)
-        else redact_values(value, clean)
-        for name, value in data.items()
+        clean(key) if isinstance(key, str) else key: redact_values(
+            value, clean, name=name if key in _INNER_NAMES else str(key)
+        )
+        for key, value in data.items()
     }
 
 
@@ -330,6 +342,8 @@ def _weigh_name(text: str, found: re.Match[str]) -> int:
     before = text[max(0, start - _MAX_OWNER) : start]
     if name.lower() in ("key", "token", "signature") and _OWNER.search(before):
         return _CERTAIN
+    if name.lower() in ("pass", "pw", "pwd") and before.lower().endswith(_LOGIN_OWNERS):
+        return _CERTAIN
     is_word = not before or not before[-1].isalpha() or (before[-1].islower() and name[0].isupper())
     if not is_word:
         return 0
@@ -386,6 +400,13 @@ def _is_line(text: str, name_start: int, value_end: int) -> bool:
     is_begin = line > 0 or name_start <= _MAX_LINE_NAME
     is_end = value_end == len(text) or text[value_end] in "\r\n"
     return is_begin and is_end and line > 0 and _LINE_NAME.fullmatch(text, line, name_start) is not None
+
+
+def _find_parameters(text: str) -> Iterator[_Span]:
+    """Yield values of parameters of addresses, such as `?code=x`."""
+    for found in _QUERY.finditer(text):
+        if _looks_random(found[1]) and any(character.isdigit() for character in found[1]):
+            yield found.span(1)
 
 
 def _find_schemed(text: str) -> Iterator[_Span]:

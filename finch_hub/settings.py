@@ -210,6 +210,8 @@ class Settings(pydantic_settings.BaseSettings):
     @pydantic.field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
+        if not _is_utf8(str(value)):
+            raise ValueError("is not a name in UTF-8; choose another folder")
         if "::" in str(value):
             raise ValueError("contains ::, which fsspec reads as a chain of file systems; choose another folder")
         folder = expand_home(value)
@@ -259,6 +261,14 @@ def _find_file() -> Path:
     return Path(os.environ.get("FINCH_CONFIG") or home / "finch.toml")
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def expand_home(path: str | Path) -> Path:
     """Return the path with a user's home folder for `~`. In containers users may have none, and `~` stays."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises a RuntimeError
@@ -279,6 +289,9 @@ def load(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         what = f"is not valid TOML: {error} (fix that line)"
+        raise errors.InvalidSpec(what, where=str(_find_file()), subject="settings") from None
+    except RecursionError:
+        what = "is nested too deeply"
         raise errors.InvalidSpec(what, where=str(_find_file()), subject="settings") from None
     except OSError as error:
         what = f"could not read the file: {error.strerror}"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
     from finch_hub.registry.queue_status import QueueStatus
     from finch_hub.settings import Settings
+    from finch_hub.workers.messaging.broker import BrokerStatus
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "celery", "sqlalchemy", "pydantic")
 LEAST_FREE_BYTES = 2 * 10**9  # room for a converted base of 135 million parameters and several adapters
@@ -202,7 +203,6 @@ def _artifacts(settings: Settings) -> Finding:
 def _broker(settings: Settings) -> Finding:
     from finch_hub.workers.embedded import broker as home_broker
     from finch_hub.workers.embedded import worker as home_worker
-    from finch_hub.workers.messaging import app, broker
 
     if settings.broker_url is None:
         running = home_worker.read_record(settings) if settings.home.exists() else None
@@ -210,8 +210,7 @@ def _broker(settings: Settings) -> Finding:
         start = f"with the worker in process {running.get('pid')}" if running else "started on demand"
         return Finding(about="broker", found=f"private, {start}: {server}")
     url = settings.broker_url.get_secret_value()
-    broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
-    status = app.check_broker(url)
+    status = _ask_broker(url, settings)
     found, advice = [f"{url} answers"], []
     if status.used_bytes is not None:
         limit = f" of {tables.format_bytes(status.limit_bytes)}" if status.limit_bytes else ""
@@ -310,7 +309,6 @@ def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
 def _clocks(settings: Settings) -> Finding:
     """Compare this machine's clock with those of a database server and a broker."""
     from finch_hub.hub.facade import Hub
-    from finch_hub.workers.messaging import app
 
     found, advice = [], []
 
@@ -328,10 +326,17 @@ def _clocks(settings: Settings) -> Finding:
         compare("database", asked_at, status.at.timestamp())
     if settings.broker_url is not None:
         asked_at = time.time()
-        status_of_broker = app.check_broker(settings.broker_url.get_secret_value())
+        status_of_broker = _ask_broker(settings.broker_url.get_secret_value(), settings)
         if status_of_broker.clock is not None:
             compare("broker", asked_at, status_of_broker.clock)
     return Finding(about="clocks", found=", ".join(found) or "only this machine's", advice="; ".join(advice))
+
+
+def _ask_broker(url: str, settings: Settings) -> BrokerStatus:
+    from finch_hub.workers.messaging import app, broker
+
+    broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
+    return app.check_broker(url)
 
 
 def _count(jobs: Sized) -> str:

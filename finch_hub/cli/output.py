@@ -88,7 +88,7 @@ def redact(text: str) -> str:
         warnings.simplefilter("ignore")
         try:
             redactor = Redactor.of(settings.load())
-        except errors.FinchError:  # perhaps the one that is shown
+        except Exception:  # perhaps the one that is shown
             redactor = Redactor()
     return redactor.clean(text)
 

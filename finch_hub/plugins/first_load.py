@@ -23,6 +23,8 @@ from finch_hub.plugins.installed import InstalledPlugin, hash_environment
 from finch_hub.visible_text import to_line
 
 LIMIT_SECONDS = 60.0
+END_SECONDS = 10.0
+"""Time that a process with a plugin may take to end."""
 _NOTICE_SECONDS = 3.0
 _MAX_TROUBLE = 1000  # bytes
 _FINISHED = b"finished"
@@ -81,7 +83,7 @@ def _load_elsewhere(plugin: InstalledPlugin) -> str | None:
         said = _listen(read, plugin)
         with contextlib.suppress(subprocess.TimeoutExpired):
             if said is not None:
-                process.wait(5.0)
+                process.wait(END_SECONDS)
         status = process.poll()
     finally:
         os.close(read)
@@ -90,10 +92,12 @@ def _load_elsewhere(plugin: InstalledPlugin) -> str | None:
         process.wait()
     if said is None:
         return f"it does not return within {LIMIT_SECONDS:g} s"
-    if said == _FINISHED:
-        return None
-    if said:
+    if said and said != _FINISHED:
         return to_line(said.decode(errors="replace"))
+    if said and status is None:
+        return "it keeps the process that loads it from ending"
+    if said and status == 0:
+        return None
     return f"it ends the process that loads it ({_describe_status(status)})"
 
 

@@ -18,9 +18,10 @@ def main() -> None:
     The arguments are the descriptor of a pipe, and name and value of the entry point.
     """
     pipe, name, value, process = int(sys.argv[1]), sys.argv[2], sys.argv[3], os.getpid()
-    said = "finished"
+    said, limits = "finished", foreign_code.read_limits()
     try:
-        plugin = importlib.metadata.EntryPoint(name, value, GROUP).load()
+        with foreign_code.keep_process():
+            plugin = importlib.metadata.EntryPoint(name, value, GROUP).load()
         catalog = load_catalog(entry_points=False, extra=[plugin])
         _ = catalog.problems
     except KeyboardInterrupt as error:  # nobody has pressed a key here, and elsewhere it would end the command
@@ -32,6 +33,9 @@ def main() -> None:
     lasting = [t.name for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
     if lasting:
         said = f"it starts the thread {lasting[0]}, which keeps commands from ending (make it a daemon)"
-    if os.getpid() == process:  # else a copy that the plugin forked
-        os.write(pipe, f"{said}\n".encode(errors="replace"))
-    os._exit(0)  # what it has registered for the end may hang
+    if lowered := foreign_code.find_lowered(limits):
+        said = f"it lowers the limit {lowered[0]} of the process that loads it"
+    if os.getpid() != process:
+        os._exit(0)  # a copy that the plugin forked
+    os.write(pipe, f"{said}\n".encode(errors="replace"))
+    # The process ends as a command does, with all that the plugin has registered for the end.

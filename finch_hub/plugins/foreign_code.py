@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import random
+import resource
 import signal
+import socket
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +87,9 @@ def keep_process() -> Iterator[None]:
     """Put back what a plugin changes of the process while it is loaded, and give it an empty standard input.
 
     These are the working directory, the variables that were set, the order of the import path, random numbers, signal
-    handlers, the alarm, the mask of permissions, standard streams, the root logger and warning filters. Variables and
-    paths that it adds stay. A copy of the process that the plugin forked ends here.
+    handlers, blocked signals, the alarm, the mask of permissions, limits that it lowers, standard streams, the root
+    logger and warning filters. Variables and paths that it adds stay. A copy of the process that the plugin forked ends
+    here.
     """
     process, mask = os.getpid(), os.umask(0o077)
     os.umask(mask)
@@ -97,7 +101,8 @@ def keep_process() -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     actions = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
     began, (alarm, interval) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
-    recursion = sys.getrecursionlimit()
+    recursion, timeout, limits = sys.getrecursionlimit(), socket.getdefaulttimeout(), read_limits()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with Path(os.devnull).open(encoding="utf-8") as nothing, warnings.catch_warnings():
         sys.stdin = nothing
         try:
@@ -110,6 +115,12 @@ def keep_process() -> Iterator[None]:
             os.umask(mask)
             sys.stdin, sys.stdout, sys.stderr, sys.excepthook = streams
             sys.setrecursionlimit(recursion)
+            socket.setdefaulttimeout(timeout)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            for name in find_lowered(limits):
+                number = getattr(resource, name)
+                hard = resource.getrlimit(number)[1]
+                resource.setrlimit(number, (min(limits[name], hard, key=_to_number), hard))
             random.setstate(state)
             sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
             os.environ.update(environment)
@@ -121,6 +132,22 @@ def keep_process() -> Iterator[None]:
                     signal.signal(number, action)
             if folder is not None and _find_folder() != folder:
                 os.chdir(folder)
+
+
+def read_limits() -> dict[str, int]:
+    """Return the limits that the system puts on this process, by the names of :mod:`resource`."""
+    return {
+        name: resource.getrlimit(getattr(resource, name))[0] for name in dir(resource) if name.startswith("RLIMIT_")
+    }
+
+
+def find_lowered(limits: Mapping[str, int]) -> list[str]:
+    """Return the names of the limits that are lower now."""
+    return [name for name, limit in read_limits().items() if _to_number(limit) < _to_number(limits[name])]
+
+
+def _to_number(limit: int) -> float:
+    return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
 def _find_folder() -> str | None:

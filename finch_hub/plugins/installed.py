@@ -30,12 +30,14 @@ class InstalledPlugin:
     Attributes:
         name: name of the distribution.
         version: version of the distribution, None if its metadata have none.
+        files: files that the installer recorded.
     """
 
     name: str
     version: str | None
     point: importlib.metadata.EntryPoint
     distribution: importlib.metadata.Distribution
+    files: tuple[importlib.metadata.PackagePath, ...]
 
     def hash_code(self) -> str:
         """Return a hash of the plugin's announcement, and of the paths, sizes and times of its files.
@@ -49,13 +51,13 @@ class InstalledPlugin:
                 break
             try:
                 status = path.stat()
-            except OSError:
+            except (OSError, ValueError):  # the record may name anything
                 continue
             digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def _recorded(self) -> Iterator[Path]:
-        for file in self.distribution.files or ():
+        for file in self.files:
             if file.suffix != ".pyc":  # written by the first import
                 yield Path(str(self.distribution.locate_file(file)))
 
@@ -64,7 +66,7 @@ class InstalledPlugin:
         top = self.point.value.partition(":")[0].partition(".")[0].strip()
         try:
             spec = importlib.util.find_spec(top)
-        except (ImportError, ValueError, AttributeError):
+        except Exception:  # finders of other packages
             return
         if spec is None:
             return
@@ -80,7 +82,7 @@ class InstalledPlugin:
             source = json.loads(read_metadata("direct_url.json") or "{}")
             is_editable = bool(source.get("dir_info", {}).get("editable"))
             address = urllib.parse.urlsplit(str(source.get("url", "")))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return
         if is_editable and address.scheme == "file":
             yield from _find_code(Path(urllib.request.url2pathname(address.path)))
@@ -99,9 +101,12 @@ def find_installed() -> tuple[list[InstalledPlugin], list[errors.Problem]]:
             name = to_line(distribution.metadata["Name"] or "without a name")
             version = distribution.metadata["Version"]
             points = [point for point in distribution.entry_points if point.group == GROUP]
+            files = tuple(distribution.files or ())
+            if any("\0" in f"{point.name}{point.value}" for point in points):
+                raise ValueError("an entry point has a zero byte")
         except Exception as error:  # files that anybody may have written
             where = f"plugin {name}" if name else f"distribution {getattr(distribution, '_path', '')}"
-            what = f"its entry points cannot be read: {type(error).__name__}: {error}"
+            what = f"its metadata cannot be read: {type(error).__name__}: {error}"
             problems.append(errors.Problem(where=where, what=what, fix="reinstall it"))
             continue
         # Of two with one name, Python imports the first one.
@@ -109,7 +114,11 @@ def find_installed() -> tuple[list[InstalledPlugin], list[errors.Problem]]:
             name.lower().replace("_", "-"),
             [
                 InstalledPlugin(
-                    name=name, version=to_line(version) if version else None, point=point, distribution=distribution
+                    name=name,
+                    version=to_line(version) if version else None,
+                    point=point,
+                    distribution=distribution,
+                    files=files,
                 )
                 for point in sorted(points, key=lambda point: (point.name, point.value))
             ],

@@ -21,6 +21,7 @@ _WRONG_PASSWORD = "password authentication failed"  # noqa: S105
 _FEWER_CONNECTIONS = (
     "too many connections: raise max_connections on the server, lower FINCH_DATABASE_CONNECTIONS, or run fewer workers"
 )
+_ZERO_BYTE = "cannot contain NUL"
 _LOST_STATEMENT = ("26000", "42P05")  # a prepared statement that is missing, or there already
 _UNPREPARED = "a pooler lost a prepared statement: add prepare_threshold=none to the options of FINCH_DATABASE_URL"
 _ADVICE = {
@@ -201,6 +202,8 @@ class Database:
     def _translate_errors(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeEncodeError as error:  # arguments of commands may be any bytes
+            raise errors.InvalidInput("is not text in UTF-8", where=repr(errors.shorten(error.object))) from error
         except exc.TimeoutError as error:
             what = f"could not connect to database {self}: all connections of this process are in use"
             raise errors.Unavailable(f"{what} (raise FINCH_DATABASE_CONNECTIONS)") from error
@@ -211,6 +214,8 @@ class Database:
             if "no such table" in message or getattr(error.orig, "sqlstate", None) == "42P01":
                 what = f"database {self} has no Finch Hub tables (run `finch-hub db upgrade`)"
                 raise errors.SchemaMismatch(what) from error
+            if isinstance(error, exc.DataError) and _ZERO_BYTE in message:
+                raise errors.InvalidInput("a text has a zero byte", fix="remove it") from error
             is_fault = isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError))
             if is_fault and getattr(error.orig, "sqlstate", None) not in _LOST_STATEMENT:
                 raise  # a fault of this code, which no user can fix
@@ -236,4 +241,6 @@ def _parse(url: str) -> sa.URL:
         raise errors.InvalidSpec(f"{parsed.drivername!r} is not supported", fix=fix, subject="database")
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
         raise errors.InvalidSpec("SQLite needs a file", fix=fix, subject="database")
+    if parsed.query:
+        raise errors.InvalidSpec("SQLite has no options", fix=fix, subject="database")
     return parsed

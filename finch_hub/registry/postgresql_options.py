@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from finch_hub import errors
 
@@ -60,6 +61,10 @@ def read_options(url: sa.URL) -> PostgresOptions:
         near = errors.near(name, known)
         fix = f"did you mean {' or '.join(near)}?" if near else "see the connection options of PostgreSQL's libpq"
         raise _refuse(f"unknown option {name}", fix)
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except (exc.ArgumentError, ValueError):
+        raise _refuse("hosts and ports cannot be combined", "write host=HOST1,HOST2&port=PORT1,PORT2") from None
     given = dict(url.query)
     for name in sorted(_LIBPQ_DEFAULTS.keys() & given.keys()):
         if not str(given[name]).isdecimal():

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from finch_hub.storage.row_texts import WINDOW, RowTexts
+from finch_hub.storage.row_texts import PIECE, RowTexts
 
 _CHUNK = 2**20
 _FILLER = b"*"
@@ -32,12 +32,14 @@ def _remove_from(file: Path, texts: RowTexts) -> int:
     descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         begin = cleaned = 0
-        while len(data := os.pread(descriptor, _CHUNK, begin)) >= WINDOW:
+        while data := os.pread(descriptor, _CHUNK, begin):
             for place in texts.find_in(data):
                 if begin + int(place) >= cleaned:  # otherwise its line was overwritten before
                     cleaned = _overwrite_line(descriptor, begin + int(place))
                     num_lines += 1
-            begin += len(data) - WINDOW + 1
+            if len(data) < _CHUNK:
+                break
+            begin += len(data) - PIECE + 1
     finally:
         os.close(descriptor)
     return num_lines

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 WINDOW = 12
 """Bytes at the beginning of a text by which it is found. Shorter texts are too common to be found."""
+PIECE = 2 * WINDOW
+"""Bytes of the pieces by which the inner part of a text is found, also where its beginning was cut off."""
 
 _SYSTEM = b'"role":"system"'
 _PLAIN = re.compile(r"[ !#-&(-\[\]-~]*")  # characters that JSON and Python write as they are
@@ -22,10 +24,13 @@ _BATCH = 2**16  # beginnings that are hashed at once
 _FACTORS = np.random.default_rng(0x66696E6368).integers(0, 2**64, WINDOW, dtype=np.uint64) | np.uint64(1)
 _CHUNK = 2**13
 _SHIFT = np.uint64(64 - 20)
+_PIECE_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_PIECE_SHIFT = np.uint64(64 - 24)
+_MAX_PIECES = 2**24  # which take 128 MiB
 
 
 class RowTexts:
-    """Hashes of rows, and of the beginnings of the texts in them: eight bytes for each.
+    """Hashes of rows, and of the beginnings and pieces of the texts in them: eight bytes for each.
 
     A row that got a system prompt, or another one, counts as the same row.
 
@@ -34,19 +39,23 @@ class RowTexts:
     """
 
     def __init__(self, lines: Iterable[bytes]) -> None:
-        rows, beginnings, pending = array("Q"), [np.empty(0, np.uint64)], bytearray()
+        rows, beginnings, pieces = array("Q"), bytearray(), bytearray()
+        hashes: tuple[list[NDArray[np.uint64]], list[NDArray[np.uint64]]] = ([], [])
+        num_pieces = 0
         for line in lines:
             rows.append(_hash_row(line))
             for text in _read_texts(line):
-                pending += text[:WINDOW]
-            if len(pending) >= _BATCH * WINDOW:
-                beginnings.append(_hash_windows(pending)[::WINDOW])
-                pending = bytearray()
-        beginnings.append(_hash_windows(pending)[::WINDOW])
+                beginnings += text[:WINDOW]
+                if num_pieces < _MAX_PIECES:
+                    pieces += _cut(text)
+            if len(beginnings) + len(pieces) >= _BATCH * WINDOW:
+                hashes[0].append(_hash_rows(beginnings))
+                hashes[1].append(_hash_pieces(pieces))
+                num_pieces += len(hashes[1][-1])
+                beginnings, pieces = bytearray(), bytearray()
         self._rows: NDArray[np.uint64] = np.unique(np.asarray(rows, dtype=np.uint64))
-        self._beginnings: NDArray[np.uint64] = np.unique(np.concatenate(beginnings))
-        self._is_likely = np.zeros(2**20, dtype=np.bool_)  # by the first bits of a hash
-        self._is_likely[self._beginnings >> _SHIFT] = True
+        self._beginnings = _Hashes([*hashes[0], _hash_rows(beginnings)], _SHIFT)
+        self._pieces = _Hashes([*hashes[1], _hash_pieces(pieces)], _PIECE_SHIFT)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -59,14 +68,10 @@ class RowTexts:
         return int(np.isin(np.asarray(hashes, dtype=np.uint64), self._rows).sum())
 
     def find_in(self, data: bytes | bytearray) -> NDArray[np.int64]:
-        """Return where in some bytes texts of the rows begin."""
-        if not len(self._beginnings) or len(data) < WINDOW:
-            return np.empty(0, np.int64)
+        """Return where in some bytes texts of the rows, or pieces of them, begin."""
         hashes = _hash_windows(data)
-        (likely,) = np.nonzero(self._is_likely[hashes >> _SHIFT])
-        places = np.searchsorted(self._beginnings, hashes[likely]).clip(max=len(self._beginnings) - 1)
-        found: NDArray[np.int64] = likely[self._beginnings[places] == hashes[likely]]
-        return found
+        pieces = _join(hashes[:-WINDOW], hashes[WINDOW:])
+        return np.union1d(self._beginnings.find_in(hashes), self._pieces.find_in(pieces))
 
     def are_in(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it contains a text of the rows."""
@@ -80,6 +85,29 @@ class RowTexts:
     def none(cls) -> Self:
         """Return those of no rows."""
         return cls(())
+
+
+class _Hashes:
+    """A set of hashes.
+
+    Args:
+        shift: number of bits after those by which a hash is looked up first.
+    """
+
+    def __init__(self, parts: Sequence[NDArray[np.uint64]], shift: np.uint64) -> None:
+        self._hashes: NDArray[np.uint64] = np.unique(np.concatenate(parts))
+        self._shift = shift
+        self._is_likely = np.zeros(2 ** (64 - int(shift)), dtype=np.bool_)
+        self._is_likely[self._hashes >> shift] = True
+
+    def find_in(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the places of those hashes that are in the set."""
+        if not len(self._hashes):
+            return np.empty(0, np.int64)
+        (likely,) = np.nonzero(self._is_likely[hashes >> self._shift])
+        places = np.searchsorted(self._hashes, hashes[likely]).clip(max=len(self._hashes) - 1)
+        found: NDArray[np.int64] = likely[self._hashes[places] == hashes[likely]]
+        return found
 
 
 def _hash_row(line: bytes) -> int:
@@ -105,10 +133,9 @@ def _read_texts(line: bytes) -> Iterator[bytes]:
     except (ValueError, RecursionError):
         return
     for text in _walk(row):
-        forms = {text[:WINDOW]}
-        if not _PLAIN.fullmatch(text, endpos=WINDOW):
-            for form in (json.dumps(text[:WINDOW]), json.dumps(text[:WINDOW], ensure_ascii=False), repr(text[:WINDOW])):
-                forms.add(form[1:-1][:WINDOW])
+        forms = {text}
+        if not _PLAIN.fullmatch(text):
+            forms.update(form[1:-1] for form in (json.dumps(text), json.dumps(text, ensure_ascii=False), repr(text)))
         for form in forms:
             encoded = form.encode(errors="surrogatepass")
             if len(encoded) >= WINDOW:
@@ -126,6 +153,34 @@ def _walk(value: Any) -> Iterator[str]:
         for name, item in value.items():
             if name not in _UNNAMED:
                 yield from _walk(item)
+
+
+def _cut(text: bytes) -> bytes:
+    """Return the pieces of a text one after another: all whole ones, and the one at its end."""
+    return text[: len(text) - len(text) % PIECE] + (text[-PIECE:] if len(text) >= PIECE else b"")
+
+
+def _hash_pieces(data: bytes | bytearray) -> NDArray[np.uint64]:
+    """Return the hashes of pieces. Those without a space or a letter beyond ASCII are left out: they may be names."""
+    pieces = np.frombuffer(data, dtype=np.uint8).reshape(-1, PIECE)
+    kept = pieces[((pieces == ord(" ")) | (pieces >= 0x80)).any(axis=1)].tobytes()
+    halves = _hash_rows(kept)
+    return _join(halves[::2], halves[1::2])
+
+
+def _join(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the hashes of pieces by those of their halves."""
+    return first * _PIECE_FACTOR + second
+
+
+def _hash_rows(data: bytes | bytearray) -> NDArray[np.uint64]:
+    """Return the hash of each window of bytes that follows another one, as :func:`_hash_windows` does."""
+    windows = np.frombuffer(data, dtype=np.uint8).reshape(-1, WINDOW)
+    hashes = np.zeros(len(windows), dtype=np.uint64)
+    for place in range(WINDOW):
+        hashes += (windows[:, place].astype(np.uint64) + np.uint64(1)) * _FACTORS[place]
+    hashes ^= hashes << np.uint64(29)
+    return hashes
 
 
 def _hash_windows(data: bytes | bytearray) -> NDArray[np.uint64]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,21 @@ def test_file_in_the_home_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     login = find_login("https://h/x")
     assert login is not None
     assert login.password.get_secret_value() == PASSWORD
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_file_that_may_have_no_end_is_not_read(file: Path, kind: str) -> None:
+    content = file.read_bytes()
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        file.write_bytes(content + b"#" * 2**20)
+    with pytest.raises(errors.InvalidSpec, match="is not a netrc file"):
+        find_login("https://models.example/x")
+    assert list_passwords() == []
 
 
 @pytest.mark.parametrize("content", [f"machine h password {PASSWORD} x y".encode(), b"\xff\xfe", b"machine"])

@@ -46,6 +46,12 @@ LEAKS = [
     f"https://h/x?a=1&key={SECRET}",
     f"https://h/x?a=1&amp;access_token={SECRET}",
     f"s3://b/x?a=1;secret={SECRET};b=2",
+    f"https://f.azurewebsites.example/api/x?code={SECRET}==&a=1",
+    f"https://h/x?a=1&session_id={SECRET}",
+    f"https://h/x?ticket={SECRET}",
+    f"https://h/x?assertion={SECRET}&hmac={SECRET}",
+    f"https://api.telegram.org/bot12345678:{SECRET}/getMe",
+    f"https://x.webhook.office.com/webhook/1-2@3/IncomingWebhook/{SECRET}",
     # connection strings
     f"host=db user=u password={SECRET} dbname=x",
     f"host=db password = {SECRET}",
@@ -85,6 +91,10 @@ LEAKS = [
     f"--api-key '{SECRET}'",
     f"MY_PASS={SECRET}",
     f"DB_PWD={SECRET}",
+    f"bindpw={SECRET}",
+    f"dbpw: {SECRET}",
+    f"creds={SECRET}",
+    f"fernet_key={SECRET}",
     f"X_KEY={SECRET}",
     f"AWS_SECRET_ACCESS_KEY={SECRET}",
     f"userPwd={SECRET}",
@@ -134,6 +144,9 @@ ORDINARY = [
     "postgresql://h1:5432,h2:5432/db",
     "ssh://git@github.com/x",
     '{"a":"https://a.b","mail":"x@y.z"}',
+    "https://host/x?code=understanding&session=12&hash=0123456789abcdef&ticket=none",
+    "code=C0deOfEvent12345 session=evening-2026-11-30, hmac=sha256-of-the-file",
+    "/bot/x and https://api.telegram.org/robots",
     "https://host/x?tokenizer=small&keyspace=a&tokens=12",
     "s3://bucket/key@v1",
     "at 12:30 write to a@b.example",
@@ -274,6 +287,14 @@ def test_long_texts_of_one_piece_are_read_in_linear_time(piece: str) -> None:
 def test_value_under_the_name_of_a_secret_is_replaced(name: str) -> None:
     assert is_named_secret(name, SECRET)
     assert redact_values({name: SECRET, "b": 1}) == {name: "***", "b": 1}
+
+
+@pytest.mark.parametrize("name", ["password", "api_key", "token"])
+def test_values_within_the_value_of_a_secret_are_replaced(name: str) -> None:
+    inner = {"value": SECRET, "n": 1}
+    assert redact_values({name: [SECRET, [SECRET]]}) == {name: ["***", ["***"]]}
+    assert redact_values({name: inner}) == {name: {**inner, "value": "***"}}
+    assert redact_values({"text": inner}) == {"text": inner}
 
 
 @pytest.mark.parametrize(

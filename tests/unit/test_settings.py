@@ -144,6 +144,17 @@ def test_invalid_file_is_reported_with_its_line(tmp_path: Path) -> None:
         settings.load()
 
 
+def test_deep_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "finch.toml").write_text(f"idle_seconds = {'[' * 100_000}")
+    with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is nested too deeply"):
+        settings.load()
+
+
+def test_home_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(errors.InvalidSpec, match="home: is not a name in UTF-8"):
+        settings.load(home=Path(os.fsdecode(b"/tmp/\xff")))
+
+
 def test_missing_config_file_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FINCH_CONFIG", str(tmp_path / "fnich.toml"))
     with pytest.raises(errors.InvalidSpec, match=r"FINCH_CONFIG: .*fnich.toml is not a file"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from finch_hub import errors
-from finch_hub.engine.data import json_values
+from finch_hub.engine.data import data_files, json_values
 from finch_hub.engine.data.row import Row, Unreadable
 from finch_hub.formats.parsing_process import Limits, parse
 
@@ -30,14 +30,20 @@ def read_arrow(stream: BinaryIO, *, is_parquet: bool) -> Iterator[Row]:
         stream: an open file, which a child process reads.
 
     Raises:
-        InvalidDataset: the file is damaged, takes too much memory, or has too many rows, or pyarrow is not installed.
+        InvalidDataset: the file is damaged, takes too much memory, or has too many or too long rows, or pyarrow is not
+            installed.
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise errors.InvalidDataset("needs pyarrow", fix="pip install 'finch-hub[parquet]'")
     descriptor, number = stream.fileno(), 0
-    max_rows = _FREE_ROWS + _MAX_ROWS_PER_BYTE * os.fstat(descriptor).st_size
+    size = os.fstat(descriptor).st_size
+    max_rows, budget = _FREE_ROWS + _MAX_ROWS_PER_BYTE * size, data_files.FREE_BYTES + data_files.MAX_EXPANSION * size
     options: Any = {"limits": Limits(), "libraries": _LIBRARIES, "files": (descriptor,)}
     for text in parse(_read_batches, descriptor, is_parquet, error=errors.InvalidDataset, **options):
+        budget -= len(text)
+        if budget < 0:
+            what = f"has rows of more than {data_files.MAX_EXPANSION} times its size, as damaged or hostile files do"
+            raise errors.InvalidDataset(what, fix="write the rows as JSON Lines")
         for value in json.loads(text, object_hook=_decode):
             number += 1
             yield Row(f"row {number}", value)

@@ -59,8 +59,8 @@ _SIGNATURES = (
     (b"<html", "a web page", "download the file itself"),
 )
 # A bomb is a small file that decompresses to an enormous one. Texts shrink to a tenth, copies of one row to less.
-_FREE_BYTES = 2**30
-_MAX_EXPANSION = 200
+FREE_BYTES = 2**30
+MAX_EXPANSION = 200
 _CHUNK = 2**20  # bytes
 _PIPE_LOOKS, _LOOK_SECONDS = 200, 0.05  # for a writer
 _MAX_TRIED = 1_000  # files of a folder, to tell whether it holds data
@@ -257,7 +257,7 @@ def _decompress(
     """Copy the decompressed content to a temporary file, since readers go back to the beginning."""
     size = stream.seek(0, 2)
     stream.seek(0)
-    budget = _FREE_BYTES + _MAX_EXPANSION * size
+    budget = FREE_BYTES + MAX_EXPANSION * size
     try:
         with decompress(stream) as content:
             return _copy(_read_within(content, budget), stack)
@@ -270,7 +270,7 @@ def _read_within(content: IO[bytes], budget: int) -> Iterator[bytes]:
     while chunk := content.read(_CHUNK):
         budget -= len(chunk)
         if budget < 0:
-            what = f"decompresses to more than {_MAX_EXPANSION} times its size, as damaged or hostile files do"
+            what = f"decompresses to more than {MAX_EXPANSION} times its size, as damaged or hostile files do"
             raise errors.InvalidDataset(what, fix="decompress it yourself if you trust it")
         yield chunk
 

@@ -61,10 +61,18 @@ def _list_files(folder: Path) -> list[Path]:
 
     Links to files that are missing count, since git-annex and others leave them in place of data.
     """
-    files = (file for file in folder.rglob("*") if _is_file(file) or _is_broken_link(file))
+    paths = (Path(root, name) for root, _, names in os.walk(folder, onerror=_refuse_folder) for name in names)
+    files = (path for path in paths if _is_file(path) or _is_broken_link(path))
     return sorted(
         file for file in files if not any(part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts)
     )
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Refuse a folder that cannot be listed. One that was removed meanwhile has no files."""
+    if not isinstance(error, FileNotFoundError):
+        where = errors.printable(errors.shorten(str(error.filename)))
+        raise errors.InvalidDataset(f"the folder cannot be listed: {error.strerror}", where=where) from error
 
 
 def _is_file(path: Path) -> bool:

@@ -70,6 +70,7 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises for a port that is not a number
+        (parts.hostname or "").encode("idna")  # raises for what no host is called
         options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         is_socket = parts.scheme == "redis+socket"
         is_database = parts.path.strip("/").isdecimal() or parts.path in ("", "/")

@@ -245,6 +245,16 @@ def test_doctor_tells_the_memory_of_the_broker_and_what_it_dropped(run: Run, bro
         assert find_advice(run, "broker", status=0) == "", "the broker does not tell"
 
 
+@pytest.mark.parametrize("url", ["redis://h/x", "redis://h/0?a=b", "memory://", f"redis://{'h' * 99}/0"])
+def test_doctor_names_an_address_of_no_broker(
+    run: Run, database: Database, roomy: None, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("FINCH_BROKER_URL", url)
+    monkeypatch.setenv("FINCH_ALLOW_INSECURE", "1")
+    assert "FINCH_BROKER_URL" in find_advice(run, "broker")
+    assert find_advice(run, "clocks") == "see broker"
+
+
 def test_doctor_compares_clocks(run: Run, broker: Broker, roomy: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_advice(run, "clocks", status=0) == ""
     monkeypatch.setattr(doctor, "time", SimpleNamespace(time=lambda: time.time() + 60))

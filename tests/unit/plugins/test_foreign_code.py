@@ -6,7 +6,9 @@ import io
 import itertools
 import json
 import os
+import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,6 +274,17 @@ def test_standard_streams_and_path_are_put_back() -> None:
     assert os.umask(mask) == mask
     assert (sys.stdin, sys.stdout, sys.stderr, sys.path[:-1]) == before
     assert sys.path.pop() == "/added/by/a/plugin"
+
+
+def test_limits_and_signals_of_the_process_are_put_back() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with foreign_code.keep_process():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        socket.setdefaulttimeout(0.1)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+    assert socket.getdefaulttimeout() is None
 
 
 def test_process_is_spent_by_third_party_code_beside_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,14 +22,36 @@ def find(name: str) -> InstalledPlugin:
     return next(plugin for plugin in find_installed()[0] if plugin.name == name)
 
 
-def test_torn_announcement_disables_only_its_own_distribution(folder: Path) -> None:
-    install(folder, "torn", "", point="[finch_hub]\nnot an entry point\n")
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("entry_points.txt", b"[finch_hub]\nnot an entry point\n"),
+        ("entry_points.txt", b"[finch_hub]\nplugin = a\0b\n"),
+        ("entry_points.txt", b"[finch_hub]\na\0b = plugin\n"),
+        ("RECORD", b"\xff,,\n"),
+        ("RECORD", b"a.py,b,c,d,e\n"),
+        ("RECORD", b"a.py,no hash,no number\n"),
+    ],
+)
+def test_torn_metadata_disable_only_their_own_distribution(folder: Path, file: str, content: bytes) -> None:
+    install(folder, "torn", "")
+    (folder / "torn-1.0.dist-info" / file).write_bytes(content)
     install(folder, "whole", "")
     plugins, problems = find_installed()
-    assert "whole" in [plugin.name for plugin in plugins]
+    names = [plugin.name for plugin in plugins]
+    assert ("whole" in names, "torn" in names) == (True, False)
     (problem,) = problems
     assert problem.where == "plugin torn"
-    assert "its entry points cannot be read" in problem.what
+    assert "its metadata cannot be read" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("RECORD", b"a\0b.py,,\n"), ("direct_url.json", b"[" * 100_000), ("direct_url.json", b"7")]
+)
+def test_odd_metadata_leave_the_hash_of_the_code(folder: Path, file: str, content: bytes) -> None:
+    install(folder, "odd", "")
+    (folder / "odd-1.0.dist-info" / file).write_bytes(content)
+    assert find("odd").hash_code()
 
 
 def test_first_of_two_distributions_with_one_name_counts(folder: Path, tmp_path: Path) -> None:

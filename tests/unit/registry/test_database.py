@@ -95,6 +95,7 @@ def test_database_without_tables_is_refused_with_a_fix(empty: Database) -> None:
         "sqlite://",
         "sqlite:///:memory:",
         "sqlite:///file:x?mode=memory&uri=true",
+        "sqlite:////x.db?timeout=soon",
         "postgresql://finch:secret@127.0.0.1:notaport/finch",
         "postgresql://finch:secret@piece/secret@db.example/finch",
     ],
@@ -103,6 +104,14 @@ def test_invalid_urls_are_refused(url: str) -> None:
     with pytest.raises(errors.InvalidSpec, match="use sqlite:///FILE or postgresql://") as caught:
         Database(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["x\udcff", "x\0"])
+def test_text_that_no_database_stores_is_refused(database: Database, text: str) -> None:
+    if "\0" in text and database.is_sqlite:
+        pytest.skip("SQLite stores zero bytes")
+    with pytest.raises(errors.InvalidInput, match=r"is not text in UTF-8|has a zero byte"), database.read() as session:
+        bases.get(session, text)
 
 
 def test_error_of_an_unavailable_server_hides_its_password() -> None:

@@ -74,6 +74,7 @@ def test_prepare_threshold_is_the_number_that_psycopg_expects(value: str, thresh
     [
         ("prepare_threshold=often", "prepare_threshold=often is not a number"),
         ("prepared_threshold=0", "unknown option prepared_threshold.*did you mean prepare_threshold"),
+        ("host=/a&host=/b&port=1,2,3", "hosts and ports cannot be combined"),
         ("autocommit=1", "unknown option autocommit"),
         ("connect_timeout=10s", "connect_timeout=10s is not a number"),
         ("options=-c%20lock_timeout%3D'1';DROP", "lock_timeout='1';DROP is not a duration.*write 30s"),

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from finch_hub.engine.data.reading import dump_example
 from finch_hub.specs.examples import Example
-from finch_hub.storage import log_texts
-from finch_hub.storage.row_texts import WINDOW, RowTexts
+from finch_hub.storage import log_texts, row_texts
+from finch_hub.storage.row_texts import PIECE, WINDOW, RowTexts
 
 TEXT = st.text(min_size=WINDOW, max_size=60)
 OTHER = st.text(alphabet="0123456789 ", max_size=200)
@@ -33,6 +33,35 @@ def test_text_is_found_in_every_form_at_every_place(text: str, before: str, afte
         place = len(before.encode())
         found = texts.find_in(f"{before}{form}{after}".encode())
         assert any(place <= at <= place + 1 for at in found)
+
+
+WORDS = st.lists(st.text(alphabet="abcdeüß\n\"'", min_size=1, max_size=9), min_size=20, max_size=60).map(" ".join)
+
+
+@given(text=WORDS, begin=st.integers(1, 40), length=st.integers(2 * PIECE + 8, 400), before=OTHER, after=OTHER)
+def test_part_of_a_text_is_found_without_its_beginning(
+    text: str, begin: int, length: int, before: str, after: str
+) -> None:
+    texts = RowTexts([json.dumps({"text": text}).encode()])
+    part = text[begin:][:length]
+    assume(len(part) >= 2 * PIECE)  # then it has a whole piece
+    assert texts.are_in([before, f"{before}{part}{after}", after]) == [False, True, False]
+
+
+def test_end_of_a_text_is_found_and_a_name_within_it_is_not() -> None:
+    text = "the finch sings what num_generated_tokens_of_the_longest_answer_in_the_data says"
+    texts = RowTexts([json.dumps({"text": text}).encode()])
+    assert texts.are_in(["it ended with “the_longest_answer_in_the_data says”"]) == [True]
+    assert texts.are_in(["num_generated_tokens_of_the_longest_answer_in_the_data"]) == [False]
+
+
+def test_pieces_of_texts_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_texts, "_MAX_PIECES", 2)
+    monkeypatch.setattr(row_texts, "_BATCH", 1)
+    lines = [json.dumps({"text": f"{number} finches sing, and {number} finches do not sing"}) for number in (1, 2, 3)]
+    texts = RowTexts(line.encode() for line in lines)
+    assert texts.are_in(["1 finches do not sing", "and 1 finches do not sing"]) == [False, True]
+    assert texts.are_in(["and 3 finches do not sing", "3 finches sing, and"]) == [False, True]
 
 
 @given(texts=st.lists(st.text(alphabet="abc", min_size=WINDOW), max_size=5), others=st.lists(OTHER, max_size=5))

@@ -14,7 +14,7 @@ import pytest
 from pyarrow import feather, ipc, parquet
 
 from finch_hub import errors
-from finch_hub.engine.data import arrow_rows, reading
+from finch_hub.engine.data import arrow_rows, data_files, reading
 from finch_hub.engine.data.row import Row, Unreadable
 from finch_hub.specs.examples import Example
 from finch_hub.specs.reading import ReadingConfig
@@ -104,6 +104,15 @@ def test_rows_that_take_no_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         writer.write_table(table)
     with pytest.raises(errors.InvalidDataset, match=r"has more than .* rows, which is too many for its size"):
         read(content.getvalue())
+
+
+def test_small_file_of_many_long_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_files, "FREE_BYTES", 2**20)
+    content = io.BytesIO()
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 5_000), ["x" * 1_000])
+    parquet.write_table(pyarrow.table({"prompt": texts}), content, compression="zstd", store_schema=False)
+    with pytest.raises(errors.InvalidDataset, match="has rows of more than 200 times its size"):
+        read(content.getvalue(), is_parquet=True)
 
 
 def test_missing_pyarrow_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_compressed_content_is_a_stream_that_can_go_back(name: str, compress: ob
 
 
 def test_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_files, "_FREE_BYTES", 2**20)
+    monkeypatch.setattr(data_files, "FREE_BYTES", 2**20)
     bomb = gzip.compress(b"\0" * 2**26)
     for name, content in (("a.jsonl.gz", bomb), ("b.jsonl.zst", pyarrow.compress(b"\0" * 2**26, "zstd", asbytes=True))):
         (tmp_path / name).write_bytes(content)

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 import subprocess
 import sys
@@ -214,6 +215,18 @@ def test_folder_holds_files_of_several_formats_and_hidden_files(tmp_path: Path) 
     (tmp_path / "c.xlsx").write_bytes(b"PK\3\4")
     with pytest.warns(DataWarning, match=r"files that were not read: c\.xlsx"):
         assert reading.read_examples(tmp_path) == EXAMPLES
+
+
+def test_folder_that_cannot_be_listed_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", *LINES)
+    inner = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(20):  # until the path is longer than any system takes
+        os.mkdir("x" * 250, dir_fd=inner)
+        outer, inner = inner, os.open("x" * 250, os.O_RDONLY, dir_fd=inner)
+        os.close(outer)
+    os.close(inner)
+    with pytest.raises(errors.InvalidDataset, match=r"x: the folder cannot be listed: File name too long"):
+        reading.read_data(tmp_path)
 
 
 def test_folders_that_datasets_saves_are_read(tmp_path: Path) -> None:
