@@ -71,7 +71,7 @@ def _list_files(folder: Path) -> list[Path]:
 def _refuse_folder(error: OSError) -> None:
     """Refuse a folder that cannot be listed. One that was removed meanwhile has no files."""
     if not isinstance(error, FileNotFoundError):
-        where = errors.printable(errors.shorten(str(error.filename)))
+        where = errors.shorten(str(error.filename))
         raise errors.InvalidDataset(f"the folder cannot be listed: {error.strerror}", where=where) from error
 
 
