@@ -34,7 +34,8 @@ class PurgedDataset(values.Dataset):
     """A data set whose text was deleted, and what was deleted with it.
 
     Attributes:
-        parts: digests of data that jobs had stored and that had rows of it, such as the halves of a split.
+        parts: digests of data that had rows of it and that jobs had stored, such as the halves of a split, or that had
+            no name and no other rows.
         changed_records: number of jobs, events, versions, figures and lines of logs from which texts were removed.
         also_in: data sets that users added and that have some of its rows too. They stay.
         is_erased: whether the files of the database have no deleted text either. It is unknown on PostgreSQL.
