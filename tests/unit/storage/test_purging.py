@@ -22,6 +22,7 @@ from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, TrainSpec
 from finch_hub.storage import purging
+from finch_hub.storage.store_sweep import sweep_store
 from finch_hub.workers.runs import inputs
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
@@ -290,7 +291,7 @@ def test_part_that_a_collection_removes_meanwhile_is_purged(
     end(home_hub, job.id)
     with database.write() as session:
         session.execute(sa.delete(tables.jobs).where(tables.jobs.c.id == job.id))
-    sweep = purging.sweep_store
+    sweep = sweep_store
 
     def collect_before(*arguments: Any) -> list[str]:
         with database.write() as session:
