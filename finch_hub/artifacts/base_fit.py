@@ -10,6 +10,7 @@ import numpy as np
 
 from finch_hub import errors
 from finch_hub.artifacts.config_cleaning import count_repeats, count_ways
+from finch_hub.artifacts.tensor_checks import check_cost_of_patterns
 from finch_hub.formats import peft_config
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.float_conversion import Float32, to_float32
@@ -23,6 +24,8 @@ from finch_hub.formats.safetensors_header import FLOATS, NUMPY_CODES, TensorInfo
 _VOCABULARY = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 _ROWS = 4096  # compared at once
 _SHOWN = 20
+_DEFAULTS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
+"""Field of the default for each field of patterns."""
 # Relative rounding of a copy that was saved in another dtype than the base's.
 _ROUNDING = {"BF16": 2.0**-8, "F16": 2.0**-10, "F32": 2.0**-23, "F64": 0.0}
 
@@ -113,6 +116,9 @@ def fit_config(config: dict[str, Any], old: Mapping[str, tuple[int, float]], pat
     Args:
         old: rank and scale of each module by its old path.
         paths: new path of each module by its old path.
+
+    Raises:
+        RefusedArtifact: it would need a pattern for each of too many modules.
     """
     targets = config["target_modules"]
     if not peft_config.is_all_linear(targets) and peft_config.find_left_out(config, list(paths.values())):
@@ -120,8 +126,8 @@ def fit_config(config: dict[str, Any], old: Mapping[str, tuple[int, float]], pat
     new = peft_config.ranks_and_scales(config, paths.values())
     if any(new[paths[path]] != meant for path, meant in old.items()):
         alphas = peft_config.match_patterns(config["alpha_pattern"], old, config["lora_alpha"])
-        config["rank_pattern"] = {paths[p]: rank for p, (rank, _) in sorted(old.items()) if rank != config["r"]}
-        config["alpha_pattern"] = {paths[p]: a for p, a in sorted(alphas.items()) if a != config["lora_alpha"]}
+        _name_modules(config, "rank_pattern", {paths[path]: rank for path, (rank, _) in old.items()})
+        _name_modules(config, "alpha_pattern", {paths[path]: alpha for path, alpha in alphas.items()})
 
 
 def spell_out_patterns(config: dict[str, Any], paths: Collection[str]) -> bool:
@@ -131,23 +137,32 @@ def spell_out_patterns(config: dict[str, Any], paths: Collection[str]) -> bool:
 
     Returns:
         Whether the config was changed.
+
+    Raises:
+        RefusedArtifact: it would need a pattern for each of too many modules.
     """
     is_changed = False
-    for field, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
+    for field, default in _DEFAULTS.items():
         if any(count_repeats(pattern) or count_ways(pattern) > 1 for pattern in config[field]):
-            values = peft_config.match_patterns(config[field], paths, config[default])
-            config[field] = _name_modules(values, config[default])
+            _name_modules(config, field, peft_config.match_patterns(config[field], paths, config[default]))
             is_changed = True
     return is_changed
 
 
-def _name_modules(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
-    """Return the values of modules as patterns, in which the first match counts."""
-    changed = {path: value for path, value in sorted(values.items()) if value != default}
-    if peft_config.match_patterns(changed, values, default) == values:
-        return changed
-    # The end of one path is another path. The longest pattern that fits a path is its own.
-    return {re.escape(path): values[path] for path in sorted(values, key=lambda path: (-len(path), path))}
+def _name_modules(config: dict[str, Any], field: str, values: Mapping[str, Any]) -> None:
+    """Let a field of patterns, in which the first match counts, name modules.
+
+    Raises:
+        RefusedArtifact: the modules are so many that readers would match them for minutes.
+    """
+    default = config[_DEFAULTS[field]]
+    patterns = {path: value for path, value in sorted(values.items()) if value != default}
+    check_cost_of_patterns({field: patterns}, values)
+    if peft_config.match_patterns(patterns, values, default) != values:
+        # The end of one path is another path. The longest pattern that fits a path is its own.
+        patterns = {re.escape(path): values[path] for path in sorted(values, key=lambda path: (-len(path), path))}
+        check_cost_of_patterns({field: patterns}, values)
+    config[field] = patterns
 
 
 def pin_targets(config: dict[str, Any], paths: Iterable[str]) -> None:

@@ -67,8 +67,12 @@ def check_tensors(
     return found.modules, problems
 
 
-def check_cost_of_patterns(config: Mapping[str, Any], paths: Collection[str]) -> None:
+def check_cost_of_patterns(config: Mapping[str, Any], paths: Collection[str], num_tensors: int = 0) -> None:
     """Check that a config's patterns can be matched with these modules in reasonable time.
+
+    Args:
+        paths: of the adapted modules.
+        num_tensors: number of all tensors, whose names are compared with modules that are stored whole.
 
     Raises:
         RefusedArtifact: they are too many, or the names of the modules are too long for them.
@@ -78,7 +82,8 @@ def check_cost_of_patterns(config: Mapping[str, Any], paths: Collection[str]) ->
         patterns = config.get(field) or ()
         if field in MODULE_FIELDS:  # a list of them is compared by names
             patterns = [patterns] if isinstance(patterns, str) else []
-        is_costly = len(patterns) * len(paths) > _MAX_PATTERN_MATCHES
+        num_names = max(len(paths), num_tensors if field == "modules_to_save" else 0)
+        is_costly = len(patterns) * num_names > _MAX_PATTERN_MATCHES
         if is_costly or _count_steps(patterns, lengths, field not in MODULE_FIELDS) > _MAX_PATTERN_STEPS:
             what = "has too many patterns, or too long names of modules for them"
             raise errors.RefusedArtifact(what, where=field, subject=CONFIG)

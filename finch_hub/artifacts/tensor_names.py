@@ -58,7 +58,7 @@ def name_tensors(
     if example := describe_renaming(names):
         notes.append(f"tensors have the names of PEFT and of the base: {example}")
     paths = {split_name(old)[0]: split_name(new)[0] for old, new in fitted.items() if split_name(old)[1] is not None}
-    tensor_checks.check_cost_of_patterns(config, paths)
+    tensor_checks.check_cost_of_patterns(config, paths, len(fitted))
     # PEFT reads the config with the names of the file, or with those of this base.
     left_out = peft_config.find_left_out(config, paths)
     remaining = peft_config.find_left_out(config, [paths[old] for old in left_out])

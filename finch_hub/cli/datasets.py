@@ -76,7 +76,7 @@ def purge(name: str, quiet: bool, as_json: bool) -> None:
     """Delete the text of a data set, and every copy of its rows that the hub has.
 
     NAME is the name of the data set, or the first characters of its digest. Its hash stays in the lineage of the
-    adapters trained on it. Backups keep the rows, and so do data sets that you added with some of the rows.
+    adapters trained on it. Backups keep the rows, and so do data sets that you added with a name or with other rows.
     """
     with output.open_hub() as hub, progress.show_advances(quiet=quiet):
         dataset = hub.datasets.purge(name)
@@ -94,7 +94,7 @@ def _describe_purge(dataset: PurgedDataset) -> list[str]:
     lines = [f"Deleted the text of data set {_label(dataset)}. Its hash and figures remain."]
     if dataset.parts:
         count = tables.format_count(len(dataset.parts), "data set")
-        lines.append(f"Deleted {count} that jobs had stored with rows of it.")
+        lines.append(f"Deleted {count} without a name that had rows of it.")
     if dataset.changed_records:
         count = tables.format_count(dataset.changed_records, "record")
         lines.append(f"Removed its texts from {count} of jobs, versions and logs.")

@@ -152,7 +152,9 @@ class Bases:
         folder = Path(base.path) if base.path is not None else None
         if folder is None or not folder.is_dir():
             return RemovedBase(**dict(base))
-        if not folder.resolve().is_relative_to(self._stores.bases.resolve()):
+        place = folder.resolve()
+        is_made = self._stores.bases.resolve() in place.parents and place != Path(base.source).resolve()
+        if not is_made:
             return RemovedBase(**dict(base), kept=str(folder))
         return RemovedBase(**dict(base), freed=remove_folder(folder))
 

@@ -141,7 +141,7 @@ class Datasets:
         """Delete the text of a data set, and every copy of its rows that the hub has.
 
         Copies are in data that jobs stored, such as the halves of a split, in events, reports, figures and cards, in
-        folders of jobs and in logs. A data set that you added stays, even if it has some of the rows: the result names
+        folders of jobs and in logs. A data set that you added stays if it has a name or other rows: the result names
         it. The hash and the figures stay in the lineage of the adapters that were trained on it. Backups, exports and
         what other programs keep are not changed.
 

@@ -171,8 +171,12 @@ def hold_for_job(session: Session, job_id: str, digest: str) -> bool:
 
 
 def lock_purged(session: Session, digest: str) -> bool:
-    """Lock a data set until the commit, and return whether it is purged. Then its text may be removed."""
-    return session.execute(_lock(digest)).one().purged_at is not None
+    """Lock a data set until the commit, and return whether it is purged. Then its text may be removed.
+
+    A collection may have removed the data set meanwhile, if only jobs had stored it.
+    """
+    row = session.execute(_lock(digest)).one_or_none()
+    return row is not None and row.purged_at is not None
 
 
 def list_live(session: Session) -> list[str]:

@@ -127,14 +127,15 @@ class _Collection:
         work = self._stores.settings.work
         work_files = list(work.iterdir()) if work.is_dir() else []  # before the query, which then sees all their jobs
         with self._stores.database.read() as session:
-            paths = set(bases.list_paths(session).values())
+            # By name, which has a hash of the file: the home may have another path by now, or on another machine.
+            registered = {Path(path).name for path in bases.list_paths(session).values()}
             is_needed = any(source.lower().endswith(".gguf") for source in bases.list_needed_sources(session))
             unfinished = jobs.select_unfinished(session, {path.stem for path in work_files})
         trees = Unreferenced.read_trees(self._stores, kept_seconds=self._seconds)
         fetched = [folder for folder in _list(cache, "[0-9a-f]*") if folder.name not in trees]
         self._remove_folders("fetched adapters", fetched)
         converted = [] if is_needed else _list(self._stores.bases, "gguf-*")
-        self._remove_folders("converted bases", [folder for folder in converted if str(folder) not in paths])
+        self._remove_folders("converted bases", [folder for folder in converted if folder.name not in registered])
         ended = [path for path in work_files if path.stem not in unfinished]
         self._remove_folders("folders of ended jobs", ended, age=False)
         places = (home, cache, self._stores.bases)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
+from finch_hub import errors
 from finch_hub.storage.row_texts import PIECE, RowTexts
 
 _CHUNK = 2**20
@@ -18,12 +18,17 @@ def remove_from_logs(folder: Path, texts: RowTexts) -> int:
     A line keeps its length, since other processes append to the files meanwhile.
 
     Raises:
-        OSError: a file cannot be changed.
+        Unavailable: a file cannot be changed.
     """
     num_lines = 0
-    for file in sorted(folder.glob("*.log*")) if folder.is_dir() else []:
-        with contextlib.suppress(FileNotFoundError):  # it was rotated away
+    for file in sorted(path for path in folder.glob("*.log*") if path.is_file()):
+        try:
             num_lines += _remove_from(file, texts)
+        except FileNotFoundError:
+            continue  # it was rotated away
+        except OSError as error:
+            what = f"could not remove rows from the log {file}: {error.strerror}"
+            raise errors.Unavailable(f"{what} (delete it or let this user write to it, and purge again)") from error
     return num_lines
 
 

@@ -34,7 +34,8 @@ class PurgedDataset(values.Dataset):
     """A data set whose text was deleted, and what was deleted with it.
 
     Attributes:
-        parts: digests of data that jobs had stored and that had rows of it, such as the halves of a split.
+        parts: digests of data that had rows of it and that jobs had stored, such as the halves of a split, or that had
+            no name and no other rows.
         changed_records: number of jobs, events, versions, figures and lines of logs from which texts were removed.
         also_in: data sets that users added and that have some of its rows too. They stay.
         is_erased: whether the files of the database have no deleted text either. It is unknown on PostgreSQL.
@@ -81,16 +82,14 @@ def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
             artifact_lock.own(session)  # who registers what was made of this data set shares it
             if kin.seen.issuperset(datasets.list_live(session)):
                 purged = datasets.purge(session, name, parts=kin.parts)
-    for digest in (purged.digest, *kin.parts):
-        with stores.database.write() as session:
-            # The text goes after the commit, so that no job needs it, and under the lock, so that it is not the text of
-            # somebody who has added the data set again.
-            if datasets.lock_purged(session, digest):
-                stores.artifacts.remove(digest)
-    _remove_unregistered(texts, stores)
     sweep_store(stores.artifacts, stores.database)
     num_rows = remove_texts(stores.database, texts.are_in) if len(texts) else 0
     num_lines = remove_from_logs(stores.settings.home / "logs", texts) if len(texts) else 0
+    for digest in kin.parts:
+        _remove_purged(digest, stores)
+    _remove_unregistered(texts, dataset, stores)
+    # The text tells what is to be found, so it goes last: a purge that was interrupted can be made again.
+    _remove_purged(purged.digest, stores)
     return PurgedDataset(
         **dict(purged),
         parts=tuple(sorted(kin.parts)),
@@ -130,13 +129,24 @@ def _find_kin(dataset: values.Dataset, texts: RowTexts, kin: _Kin, stores: Store
             kin.others[other.digest] = SharedRows(dataset=other.name or other.digest[:12], rows=shared)
 
 
-def _remove_unregistered(texts: RowTexts, stores: Stores) -> None:
-    """Remove blobs with rows that no data set refers to: of submissions that failed, or of a moment ago."""
+def _remove_purged(digest: str, stores: Stores) -> None:
+    """Remove the text of a data set that counts as purged.
+
+    The text goes after the commit, so that no job needs it, and under the lock, so that it is not the text of somebody
+    who has added the data set again.
+    """
+    with stores.database.write() as session:
+        if datasets.lock_purged(session, digest):
+            stores.artifacts.remove(digest)
+
+
+def _remove_unregistered(texts: RowTexts, dataset: values.Dataset, stores: Stores) -> None:
+    """Remove other blobs with rows that no data set refers to: of submissions that failed, or of a moment ago."""
     if not len(texts):
         return
     unreferenced = Unreferenced(stores, is_exact=False)
     for blobs in unreferenced.scan("blobs"):
-        found = [blob for blob in blobs if _has_rows_of(texts, blob, stores)]
+        found = [blob for blob in blobs if blob.digest != dataset.digest and _has_rows_of(texts, blob, stores)]
         for blob in found:
             with stores.database.write() as session:
                 artifact_lock.own(session)

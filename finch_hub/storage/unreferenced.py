@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from finch_hub import errors
 from finch_hub.artifacts.inventory import Kind, StoredArtifact, list_artifacts
 from finch_hub.progress import Meter
-from finch_hub.registry import artifact_references
+from finch_hub.registry import artifact_lock, artifact_references
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
@@ -33,14 +33,17 @@ class Unreferenced:
         self, stores: Stores, *, kept_seconds: float = 0.0, without: frozenset[str] = frozenset(), is_exact: bool = True
     ) -> None:
         self._stores, self._is_exact = stores, is_exact
-        with stores.database.read() as session:
+        with stores.database.write() as session:
+            artifact_lock.own(session)  # otherwise a version with a lower number could be committed after this look
             self._newest = artifact_references.find_newest_version(session)
+        with stores.database.read() as session:
             trees = artifact_references.find_trees(session, kept_seconds=kept_seconds)
-            texts = artifact_references.find_references(session).texts - without
+            references = artifact_references.find_references(session)
+        texts = references.texts - without
         self._needed: dict[Kind, set[bytes]] = {"trees": set(), "blobs": set(map(bytes.fromhex, texts))}
         meter = Meter("reading references", len(trees))
         for tree in trees:
-            self._add_tree(tree)
+            self._add_tree(tree, is_deleted=tree not in references.trees)
             meter.add()
 
     @staticmethod
@@ -69,11 +72,11 @@ class Unreferenced:
             and not (artifact.kind == "blobs" and artifact.digest in texts)
         ]
 
-    def _add_tree(self, digest: str) -> None:
+    def _add_tree(self, digest: str, *, is_deleted: bool = False) -> None:
         try:
             entries = self._stores.artifacts.tree(digest)
         except (errors.MissingArtifact, errors.RefusedArtifact) as error:
-            if not self._is_exact:
+            if is_deleted or not self._is_exact:
                 return
             raise errors.Conflict(
                 f"cannot tell which artifacts are needed: {error} (restore the files of the adapter or delete its"

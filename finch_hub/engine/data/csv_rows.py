@@ -125,9 +125,11 @@ def _check_header(cells: list[str]) -> list[str]:
         raise errors.InvalidDataset(f"has the column {twice[0]} twice", where="line 1", fix="rename one of them")
     while names and not names[-1]:
         names.pop()  # a delimiter at the end of each line makes a column without a name
+    taken = set(names)
     for place, name in enumerate(names):  # columns without a name must not replace each other
         if not name:
-            names[place] = next(new for new in _number_names(place + 1) if new not in names)
+            names[place] = next(new for new in _number_names(place + 1) if new not in taken)
+            taken.add(names[place])
     return names
 
 

@@ -13,6 +13,8 @@ from finch_hub.engine.data.row import MAX_LINE, Row, advise_encoding, read_lines
 from finch_hub.engine.data.row_formats import list_columns
 
 _CHUNK = 2**16  # characters
+# An object is in memory as a whole, in which a value of two characters takes a hundred bytes. Of lists, one row is.
+_MAX_OBJECT, _MAX_VALUES = 2**27, 2**23
 # Fields of a document in which people put the list of rows.
 _WRAPPERS = ("data", "rows", "examples", "items", "records", "instances")
 _LIST_FIX = "write one list of objects, or one object a line"
@@ -186,9 +188,11 @@ class _Values:
             max_length: longest value, in characters; None for a document, of which only parts may be unusable.
 
         Raises:
-            InvalidDataset: it is not JSON.
+            InvalidDataset: it is not JSON, or takes too much memory.
         """
         while True:
+            if max_length is None:
+                self._check_size(where)
             try:
                 value, end = self._decode(is_document=max_length is None)
             except RecursionError:
@@ -201,6 +205,12 @@ class _Values:
                 continue
             self._begin, self._chunk = end, _CHUNK
             return value
+
+    def _check_size(self, where: str) -> None:
+        num_values = sum(map(self._text.count, "[{,"))
+        if len(self._text) > _MAX_OBJECT or num_values > _MAX_VALUES:
+            what = f"is an object of more than {_MAX_OBJECT:,} characters or {_MAX_VALUES:,} values"
+            raise errors.InvalidDataset(what, where=where, fix=_LIST_FIX)
 
     def check(self, part: Any) -> Any:
         """Return a part of a parsed document, or the `ValueError` of what cannot be used in it."""

@@ -12,6 +12,7 @@ from support.safetensors_files import PREFIX, arrays
 from finch_hub.artifacts.base_fit import find_copies, find_misfits, fit_config, rename_to_base
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.lora_modules import find_modules
+from finch_hub.formats.peft_config import ranks_and_scales
 from finch_hub.formats.safetensors_file import SafetensorsFile
 
 Shapes = dict[str, tuple[int, ...]]
@@ -109,6 +110,13 @@ def test_config_of_renamed_modules_keeps_their_ranks_and_alphas() -> None:
     assert config["target_modules"] == ["model.layers.0.q", "model.layers.1.q"]
     assert config["rank_pattern"] == {"model.layers.1.q": 3}
     assert config["alpha_pattern"] == {"model.layers.0.q": 6}
+
+
+def test_renamed_module_whose_path_ends_another_one_keeps_its_alpha() -> None:
+    config: dict[str, Any] = {"target_modules": ["q"], "r": 2, "lora_alpha": 2, "rank_pattern": {}, "alpha_pattern": {}}
+    config["alpha_pattern"] = {"a": 6}
+    fit_config(config, {"a": (2, 3.0), "b": (2, 1.0)}, {"a": "q", "b": "x.q"})
+    assert ranks_and_scales(config, ["q", "x.q"]) == {"q": (2, 3.0), "x.q": (2, 1.0)}
 
 
 def bf16(values: np.ndarray) -> np.ndarray:

@@ -73,6 +73,19 @@ def test_too_many_patterns_are_refused_before_they_are_matched(tmp_path: Path) -
         name(tmp_path, factors(), {**FIELDS, "rank_pattern": patterns})
 
 
+def test_modules_that_are_stored_whole_are_too_many_for_the_tensors_beside_the_factors(tmp_path: Path) -> None:
+    wholes = {f"{PREFIX}w{n}.weight": np.ones(1, np.float32) for n in range(2_300)}
+    with pytest.raises(errors.RefusedArtifact, match="modules_to_save: has too many patterns"):
+        name(tmp_path, factors() | wholes, {**FIELDS, "modules_to_save": [f"y{n}" for n in range(2_300)]})
+
+
+@pytest.mark.parametrize("pattern", [r".*q", r"layers\.\d+\.q"])
+def test_pattern_that_would_become_one_for_each_of_many_modules_is_refused(tmp_path: Path, pattern: str) -> None:
+    of_modules = {key: value for n in range(2_300) for key, value in factors(f"layers.{n}.q").items()}
+    with pytest.raises(errors.RefusedArtifact, match="rank_pattern: has too many patterns"):
+        name(tmp_path, of_modules, {**FIELDS, "r": FIELDS["r"] + 1, "rank_pattern": {pattern: FIELDS["r"]}})
+
+
 def test_what_a_config_announces_in_vain_is_left_out_and_said() -> None:
     config = {**FIELDS, "modules_to_save": ["head", "score"], "bias": "all"}
     assert len(drop_announcements(config, [f"{PREFIX}model.head.weight"])) == 2

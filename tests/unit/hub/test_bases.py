@@ -237,6 +237,13 @@ def test_base_that_something_needs_is_not_removed(hub: Hub, data: Path, tiny_fol
     assert hub.bases.get("finch").fingerprint == base.fingerprint
 
 
+def test_removal_of_a_base_keeps_a_folder_that_a_user_put_beside_the_converted_ones(hub: Hub) -> None:
+    own = save_model(DEFAULT, hub.settings.home / "bases" / "own")
+    hub.bases.add(own, name="own")
+    assert hub.bases.remove("own").kept == str(own)
+    assert (own / "config.json").is_file()
+
+
 def test_removal_of_a_converted_base_frees_its_files(hub: Hub, tmp_path: Path) -> None:
     save_gguf(save_model(DEFAULT, tmp_path / "tiny"), tmp_path / "tiny.gguf")
     base = hub.bases.add(tmp_path / "tiny.gguf", name="tiny")

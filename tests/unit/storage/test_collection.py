@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import time
@@ -15,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from support import full_hub, registry
 from support.buckets import make_bucket
+from support.fleet import write_adapter
 
 from finch_hub import Hub, errors, settings
 from finch_hub.artifacts import checkpoints, inventory
@@ -127,8 +129,6 @@ def test_data_of_jobs_goes_when_history_and_versions_are_gone(stores: Stores, tm
 
 def test_registration_of_what_a_collection_removed_is_refused(stores: Stores, tmp_path: Path) -> None:
     """A collection without a grace time runs between the write of an artifact and its registration."""
-    from support.fleet import write_adapter
-
     from finch_hub.hub.examples import StoredExamples, register_examples
 
     text = b'{"text":"new"}\n'
@@ -201,6 +201,41 @@ def test_missing_files_of_a_version_stop_a_collection(stores: Stores, tmp_path: 
     with pytest.raises(errors.Conflict, match="cannot tell which artifacts are needed"):
         collect(stores, unused_days=0)
     assert stores.artifacts.has(orphan)
+
+
+def test_missing_files_of_a_deleted_version_stop_no_collection(stores: Stores, tmp_path: Path) -> None:
+    """The error for missing files says to delete the version."""
+    registry.add_version(stores.database, "lost")
+    registry.delete_version(stores.database, "lost", 1)
+    kept = add_version(stores, tmp_path, "kept")
+    assert collect(stores, unused_days=1).collected == ()
+    assert is_whole(stores, kept.digest)
+
+
+def test_version_that_is_committed_after_one_with_a_higher_number_stays(stores: Stores, tmp_path: Path) -> None:
+    if stores.database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    write_adapter(tmp_path / "adapter")
+    description = publishing.Description(name="early", kind="import", base=registry.describe_base("early"))
+    create_version = publishing.publish(tmp_path / "adapter", stores, description, {})
+    with ThreadPoolExecutor(1) as thread:
+        with stores.database.write() as session:
+            early = create_version(session, bases.add(session, description.base))
+            add_version(stores, tmp_path, "late")
+            collecting = thread.submit(collect, stores, unused_days=0)
+            concurrent.futures.wait([collecting], timeout=1.0)  # it waits for the commit
+        collecting.result()
+    assert is_whole(stores, early.digest)
+
+
+def test_converted_base_stays_although_the_home_has_another_path(stores: Stores, tmp_path: Path) -> None:
+    folder = stores.bases / "gguf-0123"
+    folder.mkdir(parents=True)
+    (tmp_path / "earlier").symlink_to(stores.bases)
+    with stores.database.write() as session:
+        bases.add(session, registry.describe_base("tiny").evolve(path=str(tmp_path / "earlier" / folder.name)))
+    assert collect(stores, unused_days=0).collected == ()
+    assert folder.is_dir()
 
 
 def test_leftovers_of_jobs_and_processes_go(stores: Stores, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, TrainSpec
 from finch_hub.storage import purging
+from finch_hub.storage.store_sweep import sweep_store
 from finch_hub.workers.runs import inputs
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
@@ -257,6 +258,50 @@ def test_data_that_a_running_job_fetched_is_needed_until_it_ends(home_hub: Hub, 
         again = jobs.retry(session, job.id)
     assert inputs.fetch_validation(version, tmp_path / "again", stores, job=again) is None
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("step", ["sweep_store", "remove_texts", "remove_from_logs", "_remove_unregistered"])
+def test_purge_that_was_interrupted_is_finished_by_the_next(
+    home_hub: Hub, tiny_folder: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home_hub.datasets.add(PAIRS, name="birds-data")
+    end(home_hub, home_hub.train("birds-data", adapter="birds", base=tiny_folder, validation=0.2).id)
+    write_about(home_hub, home_hub._stores.database)
+    log = home_hub.settings.home / "logs" / "worker.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(f"ts=2 error={json.dumps(PAIRS[10][0])}\n")
+
+    def interrupt(*_: Any) -> Any:
+        raise errors.Unavailable("could not reach the database")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(purging, step, interrupt)
+        with pytest.raises(errors.Unavailable):
+            home_hub.datasets.purge("birds-data")
+    home_hub.datasets.purge("birds-data")
+    assert find_texts(read_all(home_hub)) == set()
+
+
+def test_part_that_a_collection_removes_meanwhile_is_purged(
+    home_hub: Hub, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = home_hub._stores.database
+    home_hub.datasets.add(PAIRS, name="birds-data")
+    job = home_hub.train("birds-data", adapter="birds", base=tiny_folder, validation=0.2)
+    end(home_hub, job.id)
+    with database.write() as session:
+        session.execute(sa.delete(tables.jobs).where(tables.jobs.c.id == job.id))
+    sweep = sweep_store
+
+    def collect_before(*arguments: Any) -> list[str]:
+        with database.write() as session:
+            unnamed = list(session.scalars(sa.select(tables.Dataset.digest).where(tables.Dataset.name.is_(None))))
+            assert datasets.remove_unused(session, unnamed)
+        return sweep(*arguments)
+
+    monkeypatch.setattr(purging, "sweep_store", collect_before)
+    home_hub.datasets.purge("birds-data")
+    assert find_texts(read_all(home_hub)) == set()
 
 
 def test_purge_overwrites_what_an_earlier_version_deleted_from_the_file(home_hub: Hub) -> None:

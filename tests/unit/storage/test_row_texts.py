@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from finch_hub import errors
 from finch_hub.engine.data.reading import dump_example
 from finch_hub.specs.examples import Example
 from finch_hub.storage import log_texts, row_texts
@@ -121,3 +122,13 @@ def test_lines_of_logs_are_overwritten_at_any_place(tmp_path: Path, monkeypatch:
     assert found == [*expected, "new line"]
     assert log_texts.remove_from_logs(tmp_path, texts) == 0
     assert log_texts.remove_from_logs(tmp_path / "missing", texts) == 0
+
+
+def test_log_that_cannot_be_changed_is_named_and_folders_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "old.log").mkdir()
+    texts = RowTexts([row("What does the finch eat?", "Seeds and buds.")])
+    assert log_texts.remove_from_logs(tmp_path, texts) == 0
+    (tmp_path / "kept").write_text("What does the finch eat?\n")
+    (tmp_path / "worker.log").symlink_to(tmp_path / "kept")
+    with pytest.raises(errors.Unavailable, match=r"from the log .*worker\.log: .* purge again"):
+        log_texts.remove_from_logs(tmp_path, texts)

@@ -212,3 +212,9 @@ def test_rest_of_a_damaged_row_is_no_row() -> None:
     assert (damaged.where, rest.where) == ("line 3", "line 4")
     assert "rest of the row before" in rest.problem
     assert [row.value for row in others][-1] == {"prompt": "e", "completion": 'f "g"'}
+
+
+def test_header_of_many_columns_without_a_name_takes_linear_time() -> None:
+    (row,) = rows_of("," * 300_000 + "prompt\n" + "," * 300_000 + "a\n")  # by comparisons of all, an hour
+    assert isinstance(row.value, dict)
+    assert (len(row.value), row.value["column 2"], row.value["prompt"]) == (300_001, None, "a")
