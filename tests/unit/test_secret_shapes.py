@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -210,11 +211,11 @@ def test_pages_and_messages_of_the_project_are_kept() -> None:
         assert redact(text) == text, file
 
 
-@given(st.lists(st.sampled_from(ORDINARY), max_size=12), st.sampled_from(["\n", " ", " — ", "\n\n", ". "]))
-@settings(max_examples=fuzzing.examples(100))
-def test_ordinary_texts_are_kept_side_by_side(texts: list[str], separator: str) -> None:
-    text = separator.join(texts)
-    assert redact(text) == text
+@pytest.mark.parametrize("separator", ["\n", " ", " — ", "\n\n", ". "])
+def test_ordinary_texts_are_kept_side_by_side(separator: str) -> None:
+    for texts in itertools.product(ORDINARY, repeat=2):
+        text = separator.join(texts)
+        assert redact(text) == text
 
 
 @given(
