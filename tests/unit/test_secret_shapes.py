@@ -37,6 +37,7 @@ LEAKS = [
     f"user:{SECRET}@tcp(db:3306)/x",
     f"//user:{SECRET}@db/x",
     f"cannot parse https://user:{SECRET}",
+    f"redis://u:with@more/{SECRET}@h/0",
     # parameters of addresses
     f"postgresql://u@/db?host=/tmp&password={SECRET}&x=1",
     f"https://b.example/x?X-Amz-Algorithm=A&X-Amz-Credential={SECRET}%2F2020&X-Amz-Signature={SECRET}&y=1",
@@ -53,6 +54,7 @@ LEAKS = [
     f"host=db password='it\\'s {SECRET}' dbname=x",
     f"Server=x;Uid=u;Pwd={SECRET};Database=d",
     f"PWD={{{SECRET};x}};y=1",
+    f"{'Driver=x;' * 40}PWD={{a b;{SECRET}}};y=1",
     f"Password='it''s {SECRET}';y=1",
     f"DefaultEndpointsProtocol=https;AccountName=n;AccountKey={SECRET}==;EndpointSuffix=x",
     f"Endpoint=sb://x/;SharedAccessKeyName=R;SharedAccessKey={SECRET}",
