@@ -35,7 +35,8 @@ def has_store(session: Session) -> bool:
 
 def begin_collection(session: Session, *, seconds: float) -> bool:
     """Record that a collection begins, and return whether the last one began at least so many seconds ago."""
-    is_due = sa.or_(Deployment.collected_at.is_(None), Deployment.collected_at < later(-seconds))
+    is_recent = Deployment.collected_at.between(later(-seconds), now())  # a clock that jumped may leave a later time
+    is_due = sa.or_(Deployment.collected_at.is_(None), ~is_recent)
     return (
         session.scalar(sa.update(Deployment).where(is_due).values(collected_at=now()).returning(Deployment.id))
         is not None

@@ -10,8 +10,8 @@ and an owner has one job in each turn. A claim takes the smallest turn, and amon
 A job that returns to the queue keeps its turn.
 
 A line without a worker, or with slow jobs, is behind others. So its own jobs tell `front` and `claimed`. If none is
-queued, all jobs of the priority tell `claimed`, so that no line begins before the others. Queued jobs that the line's
-workers have passed over, because they fit no slot, count as none.
+queued, all jobs of the priority tell `claimed`, so that no line begins before the others. Queued jobs that none of the
+line's workers can run now count as none.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry import workers
+from finch_hub.registry import placement, workers
 from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
-from finch_hub.registry.types import Columns, one_of
+from finch_hub.registry.types import Columns, is_ahead
 from finch_hub.registry.values import Worker
-from finch_hub.specs.jobs import JobState
+from finch_hub.specs.jobs import JobState, Requirements
 
 _MAX_TURN: int = 2**62  # a damaged turn may be greater, and none is greater than 2**63 - 1
+_NUM_EXAMINED = 64  # jobs of a line of which one may fit its workers
 
 
 class Line(NamedTuple):
@@ -58,41 +59,59 @@ def _find_start(session: Session, line: Line) -> int:
     parameters = {f"of_{name}": value for name, value in line._asdict().items()}
     reached = session.execute(_SELECT_REACHED, parameters).one()
     front, claimed = reached.front, reached.of_line
-    if claimed is None and None not in (front, reached.of_all) and front <= reached.of_all:
-        claimed = _find_passed(session, line, parameters, reached.of_all)
-    if claimed is not None and front is not None and front < claimed:  # it was passed over
+    if None not in (front, claimed) and front < claimed:  # it was passed over
         front = session.scalar(_SELECT_FRONT, parameters | {"least_turn": claimed})
+    if None not in (front, reached.of_all) and front < reached.of_all:
+        front = _find_fitting_front(session, line, parameters, front)
     if front is None:
         claimed = reached.of_all
     candidates: list[int] = [front or 0, *(turn + 1 for turn in (claimed, reached.last) if turn is not None)]
     return min(max(candidates), _MAX_TURN)
 
 
-def _find_passed(session: Session, line: Line, parameters: Columns, of_all: int) -> int | None:
-    """Return the turn that the workers of a line without claims have reached, None if there are none.
+def _find_fitting_front(session: Session, line: Line, parameters: Columns, front: int) -> int | None:
+    """Return the turn of the first job of a line behind others that a worker can run now, None if there is none.
 
-    They have passed over the queued jobs of earlier turns, which fit none of their slots.
+    Jobs that fit no worker do not move, and would keep their turns for new jobs of the line. It looks at few jobs. A
+    line that no worker serves keeps its front.
     """
 
     def serves(worker: Worker) -> bool:
         has_device = line.device == "any" or any(device.kind == line.device for device in worker.devices)
-        return has_device and line.queue in worker.queues
+        return worker.state == "active" and has_device and line.queue in worker.queues
 
-    serving = [worker for worker in workers.find(session) if worker.state == "active" and serves(worker)]
-    if workers.keep_idle(session, serving):
-        return of_all
-    names = [worker.id for worker in serving]
-    running: int | None = session.scalar(_SELECT_RUNNING, parameters | {"workers": names})
-    return running
+    serving = [worker for worker in workers.find(session) if serves(worker)]
+    if not serving:
+        return front
+    for row in session.execute(_SELECT_FIRST, parameters | {"least_turn": front}):
+        if not row.waits and any(_can_run(worker, row) for worker in serving):
+            return int(row.turn)
+    return None
+
+
+def _can_run(worker: Worker, row: sa.Row[Any]) -> bool:
+    requirements = Requirements.model_construct(
+        queue=row.queue, device=row.device, memory_bytes=row.memory_bytes, labels=_read_texts(row.labels)
+    )
+    is_known = worker.kinds is None or row.kind in worker.kinds
+    return is_known and worker.version not in _read_texts(row.set_aside) and placement.can_run(worker, requirements)
+
+
+def _read_texts(stored: Any) -> tuple[str, ...]:
+    """Return stored texts. Damaged ones count as none, as in `types.subset`."""
+    return tuple(map(str, stored)) if isinstance(stored, list) else ()
 
 
 _OF_PRIORITY = jobs.c.priority == sa.bindparam("of_priority")
 _OF_LINE = (_OF_PRIORITY, jobs.c.queue == sa.bindparam("of_queue"), jobs.c.device == sa.bindparam("of_device"))
 _GREATEST = sa.select(sa.func.max(jobs.c.turn))
-_SELECT_RUNNING = _GREATEST.where(in_state(JobState.RUNNING), _OF_PRIORITY, one_of(jobs.c.worker, "workers"))
-_SELECT_FRONT = sa.select(sa.func.min(jobs.c.turn)).where(
-    in_state(JobState.QUEUED), *_OF_LINE, jobs.c.turn >= sa.bindparam("least_turn", type_=sa.BigInteger())
-)
+_IS_IN_FRONT = (in_state(JobState.QUEUED), *_OF_LINE, jobs.c.turn >= sa.bindparam("least_turn", type_=sa.BigInteger()))
+_SELECT_FRONT = sa.select(sa.func.min(jobs.c.turn)).where(*_IS_IN_FRONT)
+_COLUMNS: list[sa.ColumnElement[Any]] = [
+    *(jobs.c[name] for name in ("turn", "kind", "queue", "device", "memory_bytes", "labels", "set_aside")),
+    is_ahead(jobs.c.not_before).label("waits"),
+]
+_SELECT_FIRST = sa.select(*_COLUMNS).where(*_IS_IN_FRONT).order_by(jobs.c.turn).limit(_NUM_EXAMINED)
 
 
 def _select_reached() -> sa.Select[Any]:

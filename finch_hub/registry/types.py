@@ -147,8 +147,8 @@ def once(moment: sa.ColumnElement[datetime]) -> sa.ScalarSelect[datetime]:
     return sa.select(moment).scalar_subquery()
 
 
-LONGEST_WAIT_SECONDS = 86_400.0
-"""Seconds that no wait for another try lasts, in any version."""
+LONGEST_WAIT_SECONDS = 3600.0
+"""Seconds that no wait for another try lasts, in any version: the longest one takes ten minutes."""
 
 
 def is_ahead(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
 
 import sqlalchemy as sa
@@ -171,12 +171,7 @@ def find_living(session: Session) -> list[str]:
 
 
 def find_idle(session: Session) -> list[values.Worker]:
-    """Return the active workers with an idle slot that claim jobs."""
-    return keep_idle(session, find(session))
-
-
-def keep_idle(session: Session, found: Iterable[values.Worker]) -> list[values.Worker]:
-    """Return those of some workers that are active, claim jobs and have an idle slot.
+    """Return the active workers with an idle slot that claim jobs.
 
     Jobs that may be trained together count as one, since one slot may run them. So a busy worker may be among these.
     """
@@ -185,7 +180,7 @@ def keep_idle(session: Session, found: Iterable[values.Worker]) -> list[values.W
         num_busy[worker_id] = number
     return [
         worker
-        for worker in found
+        for worker in find(session)
         if worker.state == "active" and worker.remark is None and num_busy.get(worker.id, 0) < worker.slots
     ]
 

@@ -174,8 +174,10 @@ class Maintenance:
         held = self._attempt_source.renew_leases()
         with self._stores.database.write() as session:
             expired = attempts.expire_leases(session, policy, held=held)
-            for job in expired:
-                log.warning("expire", extra={**identify(job), "state": job.state.value})
+        for job in expired:
+            log.warning("expire", extra={**identify(job), "state": job.state.value})
+        instruments.EXPIRED_LEASES.inc(len(expired))
+        with self._stores.database.write() as session:  # its failures undo no end of a lease
             self._stuck_after = stuck_jobs.settle(session, after=self._stuck_after)
             if names := workers.forget(
                 session, silent=_FORGET_SILENT_DAYS * _DAY_SECONDS, stopped=_FORGET_STOPPED_DAYS * _DAY_SECONDS
@@ -184,7 +186,6 @@ class Maintenance:
             if names := listeners.forget(session):
                 log.info("forget", extra={"listeners": ",".join(names)})
         instruments.SWEEPS.inc()
-        instruments.EXPIRED_LEASES.inc(len(expired))
         if clock.elapsed() >= self._prune_at:
             self._prune()
         if settings.broker_url is None:

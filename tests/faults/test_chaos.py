@@ -89,10 +89,13 @@ class Chaos:
             for kind in burst:
                 self.submit(kind)
             fault()
-            self.living = [worker for worker in self.living if worker.poll() is None]
-            while len(self.living) < WORKERS:
-                self.start()
+            self.replace_the_dead()
         self.settle()
+
+    def replace_the_dead(self) -> None:
+        self.living = [worker for worker in self.living if worker.poll() is None]
+        while len(self.living) < WORKERS:
+            self.start()
 
     def submit(self, kind: str, *parents: str, seconds: float = 1.0) -> str | None:
         """Submit a job, and return its id, None if the database does not answer."""
@@ -120,8 +123,8 @@ class Chaos:
 
     def settle(self) -> None:
         """Wait for every job, and check all of them."""
-        for job in self.jobs:
-            self.workers.wait(job, timeout=180)
+        self.replace_the_dead()
+        self.workers.wait_all()
         self.workers.check(*self.jobs)
         for job, kind in self.jobs.items():
             ended = self.workers.job(job)

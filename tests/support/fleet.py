@@ -319,6 +319,19 @@ class Fleet:
         )
         return self.job(job_id)
 
+    def wait_all(self) -> None:
+        """Wait until all jobs have ended, as long as any of them makes progress."""
+
+        def count_unfinished() -> int:
+            with self.database.read() as session:
+                return session.scalar(sa.select(sa.func.count()).where(tables.jobs.c.finished_at.is_(None))) or 0
+
+        def sum_events() -> int:
+            with self.database.read() as session:
+                return int(session.scalar(sa.select(sa.func.sum(tables.jobs.c.last_seq))) or 0)
+
+        wait_until(lambda: not count_unfinished(), "all jobs to end", PATIENCE, self._logs, progress=sum_events)
+
     def wait_begun(self, job_id: str, times: int = 1) -> int:
         """Wait until a probe has begun `times` times, and return the process id of the last child."""
         wait_until(lambda: len(self.runs_of(job_id)) >= times, "the probe to begin", report=self._logs)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
 import logging
 import logging.handlers
 import os
-import queue
 import select
 import sys
 import threading
@@ -33,7 +34,9 @@ class LogStream(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: queue.Queue[bytes] = queue.Queue(_MAX_WAITING_LINES)
+        self._lines: collections.deque[bytes] = collections.deque()  # the first one is being written
+        # Its lock is reentrant: a signal handler may log, or end the process, while the same thread logs.
+        self._changed = threading.Condition()
         self._is_stuck = False
         self._num_left_out = 0
         # Without standard error, the next file that the process opens has its number.
@@ -51,21 +54,27 @@ class LogStream(logging.Handler):
                 fields = {"left_out": self._num_left_out, "error": "the reader of the log did not take these lines"}
                 left_out = log.makeRecord(log.name, logging.WARNING, "", 0, "log", (), None, extra=fields)
                 line = f"{self.format(left_out)}\n{line}"
-            try:
-                self._lines.put(f"{line}\n".encode(errors="backslashreplace"), timeout=self._patience)
-                self._is_stuck, self._num_left_out = False, 0
-            except queue.Full:
-                self._is_stuck = True
-                self._num_left_out += 1
+            with self._changed:
+                has_room = self._changed.wait_for(lambda: len(self._lines) < _MAX_WAITING_LINES, self._patience)
+                if has_room:
+                    self._lines.append(f"{line}\n".encode(errors="backslashreplace"))
+                    self._changed.notify_all()
+                self._is_stuck = not has_room
+                self._num_left_out = 0 if has_room else self._num_left_out + 1
         except Exception:
             self.handleError(record)
 
     def flush(self) -> None:
         """Wait until all lines are written, but not for a reader that takes none. The end of a process calls it."""
-        lines = self._lines
-        with lines.all_tasks_done:
-            is_written = lines.all_tasks_done.wait_for(lambda: not lines.unfinished_tasks, self._patience)
-        self._is_stuck = not is_written
+        with self._changed:
+            first: bytes | None = None
+            while self._lines and self._lines[0] is not first:  # each line has the whole time
+                first = self._lines[0]
+                self._changed.wait_for(functools.partial(self._is_written, first), self._patience)
+            self._is_stuck = bool(self._lines)
+
+    def _is_written(self, line: bytes) -> bool:
+        return not self._lines or self._lines[0] is not line
 
     @property
     def _patience(self) -> float:
@@ -73,14 +82,18 @@ class LogStream(logging.Handler):
 
     def _write(self, fd: int) -> None:
         while True:
-            left = self._lines.get()
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                left = self._lines[0]
             with contextlib.suppress(OSError):  # nobody reads the log any more
                 while left:
                     try:
                         left = left[os.write(fd, left) :]
                     except BlockingIOError:  # another process made the terminal so
                         select.select([], [fd], [])
-            self._lines.task_done()
+            with self._changed:
+                self._lines.popleft()
+                self._changed.notify_all()
 
 
 class LogFile(logging.handlers.RotatingFileHandler):

@@ -1,8 +1,8 @@
 """Locks on the devices of a machine, so that each belongs to one worker of a home at a time.
 
 The kernel releases the locks of a process that ends, however it ends, unless another process inherited them. Such locks
-are replaced. A worker that was started on demand hands its
-devices over after its current jobs when another one waits for them.
+are replaced. A worker that was started on demand hands its devices over after its current jobs when another one waits
+for them.
 """
 
 from __future__ import annotations
@@ -222,10 +222,13 @@ def _find_lockers(files: Collection[Path]) -> dict[Path, list[tuple[int, int | N
     found: dict[Path, list[tuple[int, int | None]]] = {file: [] for file in files}
     with contextlib.suppress(OSError):
         by_key = {(info.st_dev, info.st_ino): file for file in files for info in (file.stat(),)}
+        names = {file.name for file in files}
         for pid in psutil.pids():
             with contextlib.suppress(OSError):
                 for entry in Path(f"/proc/{pid}/fd").iterdir():
                     with contextlib.suppress(OSError):  # it was closed meanwhile
+                        if entry.readlink().name not in names:  # it may be on a disk that hangs
+                            continue
                         info = entry.stat()
                         if (file := by_key.get((info.st_dev, info.st_ino))) is not None:
                             text = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text(encoding="utf-8")

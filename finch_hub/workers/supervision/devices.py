@@ -20,7 +20,9 @@ from finch_hub.workers.supervision.trouble_log import TroubleLog
 
 log = logging.getLogger(__name__)
 
-_ANSWER_SECONDS = 0.5  # for which a driver may take to tell the free memory
+_FIRST_ANSWER_SECONDS = 60.0  # that a driver may take at first; it may wake the cards, which takes seconds each
+_ANSWER_SECONDS = 0.5  # that a driver may take to tell the free memory
+_FIX = 'look at `nvidia-smi`, or hide the cards with CUDA_VISIBLE_DEVICES=""'
 NO_DEVICE = {"CUDA_VISIBLE_DEVICES": ""}
 """Variables that hide all graphics cards from a process."""
 
@@ -53,8 +55,19 @@ def find_devices() -> tuple[Device, ...]:
     """Return the CUDA devices that this process may use, or the CPU if there are none.
 
     Raises:
-        Unavailable: there are graphics cards, but their driver fails.
+        Unavailable: there are graphics cards, but their driver fails or does not answer.
     """
+    calls = BlockingCalls()
+    try:
+        return calls.start(_find_now).result(_FIRST_ANSWER_SECONDS)
+    except TimeoutError:
+        what = f"the driver of the graphics cards did not answer for {_FIRST_ANSWER_SECONDS:g} s"
+        raise errors.Unavailable(f"{what} ({_FIX})") from None
+    finally:
+        calls.close()
+
+
+def _find_now() -> tuple[Device, ...]:
     return _cuda_devices() or (find_cpu(),)
 
 
@@ -69,7 +82,7 @@ class FreeMemory:
     def refresh(self, known: Sequence[Device]) -> list[Device]:
         """Return the devices with their current free memory, or as they were if the driver does not tell."""
         if self._pending is None:
-            self._pending = self._calls.start(find_devices)
+            self._pending = self._calls.start(_find_now)
             with contextlib.suppress(TimeoutError):
                 self._pending.exception(_ANSWER_SECONDS)
         pending = self._pending
@@ -131,8 +144,7 @@ def _cuda_devices() -> tuple[Device, ...]:
             )
     except pynvml.NVMLError as error:
         what = f"the driver of the graphics cards fails: {error}"
-        fix = 'look at `nvidia-smi`, or hide the cards with CUDA_VISIBLE_DEVICES=""'
-        raise errors.Unavailable(f"{what} ({fix})") from error
+        raise errors.Unavailable(f"{what} ({_FIX})") from error
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()

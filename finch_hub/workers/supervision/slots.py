@@ -63,13 +63,6 @@ class Slot:
         if child is not None:
             child.end(grace=0.5)
 
-    def kill(self) -> None:
-        """Kill the warm child and the one that works."""
-        attempt = self.attempt  # other threads go on, and may end it
-        for child in (self.child, attempt.child if attempt is not None else None):
-            if child is not None:
-                child.kill()
-
 
 class Slots:
     """Slots of one worker, `count` or else one on each device. They own the devices until they are closed.

@@ -259,6 +259,12 @@ def test_one_collection_a_day(stores: Stores) -> None:
         assert deployment.begin_collection(session, seconds=0.0)
 
 
+def test_collection_is_due_after_a_clock_that_jumped_back(stores: Stores) -> None:
+    with stores.database.write() as session:
+        session.execute(sa.update(tables.Deployment).values(collected_at=later(10 * DAY)))
+        assert deployment.begin_collection(session, seconds=DAY)
+
+
 def test_reproduction_of_a_version_is_possible_after_a_collection(
     tmp_path: Path, valkey_url: str, tiny_folder: Path
 ) -> None:

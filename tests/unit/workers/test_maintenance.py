@@ -16,8 +16,8 @@ from support.fleet import wait_until
 from support.logs import list_said
 
 from finch_hub import errors, settings
-from finch_hub.registry import jobs, settlements, types, values, workers
-from finch_hub.registry.database import Database
+from finch_hub.registry import jobs, settlements, stuck_jobs, types, values, workers
+from finch_hub.registry.database import Database, Session
 from finch_hub.registry.tables import jobs as job_table
 from finch_hub.specs.jobs import JobState
 from finch_hub.storage.redaction import Redactor
@@ -464,4 +464,18 @@ def test_broker_that_cannot_start_keeps_no_lost_job_from_being_recovered(
     job = registry.claimed(database, lease=-1.0)
     with pytest.raises(errors.Unavailable, match="Valkey"):
         Worker(database, tmp_path, broker_url=None).maintenance._sweep()
+    assert registry.get(database, job).state is JobState.QUEUED
+
+
+def test_waiting_jobs_that_cannot_be_looked_at_keep_no_lost_job_from_being_recovered(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(session: Session, *, after: int) -> int:
+        raise errors.Unavailable("a statement took too long")
+
+    monkeypatch.setattr(stuck_jobs, "settle", fail)
+    registry.submit(database)
+    job = registry.claimed(database, lease=-1.0)
+    with pytest.raises(errors.Unavailable, match="took too long"):
+        Worker(database, tmp_path).maintenance._sweep()
     assert registry.get(database, job).state is JobState.QUEUED

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -137,18 +137,52 @@ def test_reader_of_the_log_that_stops_stops_nobody(tmp_path: Path, monkeypatch: 
         assert process.stdout is not None
         assert process.stdout.readline() == "said\n", "the process went on, although nobody read"
         assert process.stderr is not None
-        os.set_blocking(process.stderr.fileno(), False)
         text = b""
-        with contextlib.suppress(BlockingIOError):
-            while part := os.read(process.stderr.fileno(), 2**20):
-                text += part
-        os.set_blocking(process.stderr.fileno(), True)
+        while text.count(b"\n") < 60:  # so many lines are gone from the hundred that wait, and the last one has room
+            text += os.read(process.stderr.fileno(), 2**20)
         text += process.communicate()[1].encode()
     said = [read_line(line) or {} for line in text.decode().splitlines()]
     whole = len(said) - 2
     assert [line["number"] for line in said[:-2]] == [str(number) for number in range(whole)]
     assert (said[-2]["action"], said[-2]["left_out"]) == ("log", str(1000 - whole))
     assert said[-1]["action"] == "last"
+
+
+def test_signal_handler_can_log_while_the_same_thread_logs(tmp_path: Path) -> None:
+    code = f"""
+import logging, signal
+from finch_hub import settings
+from finch_hub.workers.logs.setup import LogStream, set_up_logging
+set_up_logging(settings.load(home={str(tmp_path)!r}), LogStream())
+log = logging.getLogger("finch_hub.x")
+signal.signal(signal.SIGALRM, lambda *_: (log.info("signal"), logging.getLogger().handlers[0].flush()))
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+for number in range(10_000):
+    log.info("look")
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    said = [(read_line(line) or {})["action"] for line in ran.stderr.splitlines()]
+    assert (ran.returncode, said.count("look"), "signal" in said) == (0, 10_000, True)
+
+
+def test_end_of_a_process_waits_for_a_slow_reader_of_its_log(tmp_path: Path) -> None:
+    code = f"""
+import logging
+from finch_hub import settings
+from finch_hub.workers.logs import setup
+setup._READER_SECONDS = 4.0
+setup.set_up_logging(settings.load(home={str(tmp_path)!r}), setup.LogStream())
+for number in range(50):
+    logging.getLogger("finch_hub.x").info("look", extra={{"text": "x" * 15_000}})
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        text = b""
+        while part := os.read(process.stderr.fileno(), 70_000):
+            text += part
+            time.sleep(0.5)
+    assert len(text.splitlines()) == 50
 
 
 def test_log_that_nobody_reads_any_more_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,25 @@ def test_lock_that_a_descendant_of_a_dead_worker_keeps_is_replaced(
         workers("other", is_on_demand=True).take([FIRST])
 
 
+def test_search_for_who_keeps_a_lock_asks_no_disk_of_other_files(
+    loaded: Settings, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that a process has open may be on a disk that hangs."""
+    workers("first").take([FIRST])
+    asked: list[str] = []
+    ask = Path.stat
+
+    def note(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        asked.append(str(path))
+        return ask(path, follow_symlinks=follow_symlinks)
+
+    with (tmp_path / "other").open("w") as other:
+        monkeypatch.setattr(Path, "stat", note)
+        with pytest.raises(errors.Conflict, match="worker first"):
+            workers("second").take([FIRST])
+        assert f"/proc/{os.getpid()}/fd/{other.fileno()}" not in asked
+
+
 def test_wait_for_a_process_that_does_not_say_who_it_is_is_told_again_and_again(
     loaded: Settings, workers: Workers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,3 +124,19 @@ def test_driver_that_fails_is_told_and_leaves_the_devices_as_they_were(
     assert "GPU is lost" in str(list_said(caplog))
     with pytest.raises(errors.Unavailable, match="the driver of the graphics cards fails: GPU is lost"):
         devices.find_devices()
+
+
+@pytest.mark.usefixtures("graphics_cards")
+def test_driver_that_hangs_keeps_no_worker_from_saying_so_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+
+    def hang() -> None:
+        assert answer.wait(20), "nobody waits for ever"
+
+    monkeypatch.setattr(devices, "_FIRST_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlInit", hang)
+    try:
+        with pytest.raises(errors.Unavailable, match=r"the driver of the graphics cards did not answer for 0\.01 s"):
+            devices.find_devices()
+    finally:
+        answer.set()

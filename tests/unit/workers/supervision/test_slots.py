@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import pytest
 from support.children import FakeChild
@@ -12,7 +11,7 @@ from finch_hub import settings
 from finch_hub.workers.supervision import clock, devices
 from finch_hub.workers.supervision import slots as module
 from finch_hub.workers.supervision.devices import Device
-from finch_hub.workers.supervision.slots import Slot, Slots
+from finch_hub.workers.supervision.slots import Slots
 
 
 @pytest.fixture
@@ -46,20 +45,6 @@ def test_no_slot_is_lost_when_slots_are_taken_while_idle_children_are_dropped() 
     with slots.take(), slots.take():
         pass
     slots.close()
-
-
-def test_slot_whose_attempt_ends_meanwhile_is_killed() -> None:
-    working = FakeChild()
-
-    class EndingSlot(Slot):
-        attempts: ClassVar[list[Any]] = [SimpleNamespace(child=working)]
-        attempt = property(lambda self: self.attempts.pop() if self.attempts else None, lambda self, _: None)
-
-    slots = Slots(settings.load(), 1)
-    (slot,) = slots
-    EndingSlot(slot.device, slot.capabilities, slot._orphan_cleanup).kill()
-    slots.close()
-    assert working.calls == ["kill"]
 
 
 def device(kind: Literal["cpu", "cuda"], index: int, memory: int) -> Device:
