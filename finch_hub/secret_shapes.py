@@ -312,7 +312,8 @@ def _find_value(text: str, found: re.Match[str]) -> _Span | None:
         is_option = text[max(run + 1, 0) : found.start()].startswith("-")
         if is_option and (quoted is not None or _looks_random(value)):
             return start, end
-        is_likely = _looks_random(value) and any(c.isdigit() for c in value)
+        is_one = name not in ("passwords", "passwds", "secrets")  # "see the page on passwords" names no value
+        is_likely = is_one and _looks_random(value) and any(c.isdigit() for c in value)
         return (start, end) if is_likely and (weight == _CERTAIN or (name == "token" and quoted is not None)) else None
     if found["tag"] is not None and (run < 0 or text[run] not in "<:"):
         return None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -36,6 +37,7 @@ LEAKS = [
     f"user:{SECRET}@tcp(db:3306)/x",
     f"//user:{SECRET}@db/x",
     f"cannot parse https://user:{SECRET}",
+    f"redis://u:with@more/{SECRET}@h/0",
     # parameters of addresses
     f"postgresql://u@/db?host=/tmp&password={SECRET}&x=1",
     f"https://b.example/x?X-Amz-Algorithm=A&X-Amz-Credential={SECRET}%2F2020&X-Amz-Signature={SECRET}&y=1",
@@ -58,6 +60,7 @@ LEAKS = [
     f"host=db password='it\\'s {SECRET}' dbname=x",
     f"Server=x;Uid=u;Pwd={SECRET};Database=d",
     f"PWD={{{SECRET};x}};y=1",
+    f"{'Driver=x;' * 40}PWD={{a b;{SECRET}}};y=1",
     f"Password='it''s {SECRET}';y=1",
     f"DefaultEndpointsProtocol=https;AccountName=n;AccountKey={SECRET}==;EndpointSuffix=x",
     f"Endpoint=sb://x/;SharedAccessKeyName=R;SharedAccessKey={SECRET}",
@@ -223,11 +226,11 @@ def test_pages_and_messages_of_the_project_are_kept() -> None:
         assert redact(text) == text, file
 
 
-@given(st.lists(st.sampled_from(ORDINARY), max_size=12), st.sampled_from(["\n", " ", " — ", "\n\n", ". "]))
-@settings(max_examples=fuzzing.examples(100))
-def test_ordinary_texts_are_kept_side_by_side(texts: list[str], separator: str) -> None:
-    text = separator.join(texts)
-    assert redact(text) == text
+@pytest.mark.parametrize("separator", ["\n", " ", " — ", "\n\n", ". "])
+def test_ordinary_texts_are_kept_side_by_side(separator: str) -> None:
+    for texts in itertools.product(ORDINARY, repeat=2):
+        text = separator.join(texts)
+        assert redact(text) == text
 
 
 @given(

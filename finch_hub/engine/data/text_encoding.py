@@ -42,7 +42,7 @@ class TextEncoding(NamedTuple):
     label: str = ""
 
 
-def recognize(stream: BinaryIO, *, max_damaged: float = 0.05) -> TextEncoding:
+def recognize(stream: BinaryIO, *, max_damaged: float) -> TextEncoding:
     """Return the encoding of the text in a seekable stream, which is at its beginning afterwards.
 
     A byte-order mark names its encoding. Zero bytes between letters mean UTF-16 or UTF-32. A text with letters beyond
@@ -79,7 +79,7 @@ def recognize(stream: BinaryIO, *, max_damaged: float = 0.05) -> TextEncoding:
     return TextEncoding("cp1252", "Windows-1252 (Latin-1)")
 
 
-def check(stream: BinaryIO, encoding: str, *, max_damaged: float = 0.05) -> str:
+def check(stream: BinaryIO, encoding: str, *, max_damaged: float) -> str:
     """Check that a text can be in the encoding that a user names, and return what to tell about it.
 
     The stream is at its beginning afterwards. A few lines that are damaged are reported one by one later.

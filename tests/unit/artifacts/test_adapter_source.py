@@ -102,10 +102,11 @@ def test_several_adapters_are_refused_with_their_names_and_the_way_out(
     assert all(name in text for name in (*names, source.name, "holds 2 adapters", "import the folder of one"))
 
 
-def test_single_file_in_an_archive_is_admitted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["birds.safetensors", "Adapter.safetensors"])
+def test_single_file_in_an_archive_is_admitted(tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
     content = arrays(factors(), {"adapter_config": json.dumps(CONFIG), "format": "pt"})
-    (tmp_path / "in/birds.safetensors").write_bytes(content)
+    (tmp_path / "in" / name).write_bytes(content)
     put(tmp_path / "in", "notes.txt")
     assert admit(archive(tmp_path / "in", ".zip")).ignored_files == ("notes.txt",)
 
@@ -115,7 +116,7 @@ WRONG = {
     "damaged weights": ({"adapter_model.safetensors": b"x"}, "not a safetensors file"),
     "no weights": ({"adapter_model.safetensors": None}, "has no adapter_model.safetensors"),
     "pickled weights": ({"adapter_model.safetensors": None, "adapter_model.bin": b"x"}, "the pickle adapter_model.bin"),
-    "no config": ({"adapter_config.json": None}, "has no"),
+    "no config": ({"adapter_config.json": None}, "has no adapter_config.json (give a folder"),
     "a wrong record": ({"finch.json": b"[]"}, "not a JSON object"),
     "an identity of others": ({"finch.json": b'{"identity": "%s"}' % (b"0" * 64)}, "declares the identity"),
 }

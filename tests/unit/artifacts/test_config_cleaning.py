@@ -149,6 +149,12 @@ def test_pattern_of_one_repeat_is_kept(targets: str) -> None:
     assert (found.fields["target_modules"], found.is_pinned) == (targets, False)
 
 
+def test_long_targets_are_replaced_by_the_modules_of_the_file() -> None:
+    for length, is_pinned in ((1024, False), (1025, True)):
+        text = json.dumps({**CONFIG, "target_modules": "q" * length}).encode()
+        assert clean_config(text).is_pinned == is_pinned
+
+
 @pytest.mark.parametrize("pattern", ["a?" * 40 + "b", ".*a.*a.*a", "(a|b)*c", "(.|a)" * 50, "(?:a|aa|(?:b|ab))" * 9])
 def test_costly_patterns_of_ranks_are_refused(pattern: str) -> None:
     with pytest.raises(errors.RefusedArtifact, match="repeats"):
@@ -205,6 +211,13 @@ def test_accepted_patterns_take_no_exponential_time(pattern: str, length: int) -
 def test_text_that_is_not_a_config_is_refused(text: bytes) -> None:
     with pytest.raises(errors.RefusedArtifact):
         clean_config(text)
+
+
+def test_config_has_a_mebibyte_at_most() -> None:
+    text = json.dumps(CONFIG).encode().ljust(2**20)
+    assert clean_config(text).fields["r"] == CONFIG["r"]
+    with pytest.raises(errors.RefusedArtifact, match="has 1048577 bytes, more than 1048576"):
+        clean_config(text + b" ")
 
 
 def test_defaults_of_genuine_configs_are_dropped() -> None:

@@ -72,3 +72,11 @@ def test_long_names_are_refused_where_patterns_repeat_much() -> None:
         with pytest.raises(errors.RefusedArtifact, match=f"{field}: .*too long names"):
             tensor_checks.check_cost_of_patterns({field: config[field]}, [f"{n}{'a' * 500}" for n in range(1000)])
     tensor_checks.check_cost_of_patterns({"target_modules": ["a" * 500]}, ["a" * 500] * 1000)
+
+
+def test_five_million_matches_of_patterns_are_the_most() -> None:
+    config = {"rank_pattern": {f"q{n}": 4 for n in range(5000)}}
+    paths = [f"m{n}" for n in range(1001)]
+    tensor_checks.check_cost_of_patterns(config, paths[:1000])
+    with pytest.raises(errors.RefusedArtifact, match="rank_pattern: has too many patterns"):
+        tensor_checks.check_cost_of_patterns(config, paths)

@@ -64,6 +64,18 @@ def test_header_of_a_model_passes(tiny_folder: Path, tmp_path: Path) -> None:
     check_gguf_header(save_gguf(tiny_folder, tmp_path / "model.gguf", kind="Q8_0"))
 
 
+def test_numbers_of_each_type_have_its_size(tmp_path: Path) -> None:
+    codes = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+    for kind, code in codes.items():
+        numbers = text("a") + struct.pack(f"<I{code}", kind, 1) + array(kind, 3) + struct.pack(f"<3{code}", 1, 1, 1)
+        content = header(numbers, counts=(0, 2))
+        (tmp_path / "whole.gguf").write_bytes(content)
+        check_gguf_header(tmp_path / "whole.gguf")
+        (tmp_path / "cut.gguf").write_bytes(content[:-1])
+        with pytest.raises(errors.Incompatible, match="ends within its header"):
+            check_gguf_header(tmp_path / "cut.gguf")
+
+
 @given(st.binary(max_size=60), st.data())
 @settings(
     max_examples=fuzzing.examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

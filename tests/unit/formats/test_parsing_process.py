@@ -135,6 +135,11 @@ def test_memory_is_watched_where_the_system_does_not_limit_it() -> None:
         list(parse(watch))
 
 
+def test_peak_of_memory_is_in_bytes() -> None:
+    size = len(b"x" * 2**26)
+    assert size < parsing_process._peak_bytes() < 2**44
+
+
 def test_computing_time_is_limited() -> None:
     values = parse(spin, limits=Limits(seconds=1))
     assert next(values) == "1"

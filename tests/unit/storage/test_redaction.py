@@ -61,7 +61,8 @@ def test_password_of_a_setting_or_file_is_replaced_in_every_spelling(name: str, 
     url = {"database": "postgresql://finch@db/finch", "broker": "redis://broker/0"}[name]
     for fields in ({f"{name}_password": secret}, {f"{name}_password_file": tmp_path / "secret"}):
         redactor = Redactor.of(settings.load(home=tmp_path, **{f"{name}_url": url}, **fields))
-        for spelling in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret), repr(secret)):
+        in_json = (json.dumps(secret), json.dumps(secret, ensure_ascii=False))
+        for spelling in (secret, quote(secret, safe=""), quote(secret), *in_json, repr(secret)):
             assert redactor.clean(f"refused {spelling}").replace('"', "").replace("'", "") == "refused ***"
 
 

@@ -14,7 +14,7 @@ from finch_hub.registry import tables
 from finch_hub.registry.database import Database
 from finch_hub.registry.types import later
 from finch_hub.specs.jobs import Job
-from finch_hub.storage import outputs
+from finch_hub.storage import outputs, store_sweep
 from finch_hub.storage.store_sweep import sweep_store
 
 
@@ -60,3 +60,8 @@ def test_sweep_removes_what_nobody_needs(artifacts: ArtifactStore, database: Dat
     kept = [names["running"], names["recent"], "ünknown id-1"]
     assert artifacts.list_named(outputs.FOLDER) == sorted(kept)
     assert sweep_store(artifacts, database) == []
+
+
+def test_leftover_that_another_sweep_has_removed_has_no_size(artifacts: ArtifactStore) -> None:
+    for is_folder in (False, True):
+        assert store_sweep._measure(f"{checkpoints.FOLDER}/gone-1", artifacts, is_folder=is_folder) == 0

@@ -37,6 +37,7 @@ def values_of(text: str | bytes, delimiter: str = ",") -> list[object]:
         ('prompt;completion\n"a;\nb, c";"d"\n', ";"),
         ("id;customer, name;reply\n1;a;b\n2;c;d\n", ";"),
         ("sep=;\nprompt;completion\na,b;c,d\n", ";"),
+        ("Sep=^\nprompt^completion\na,b^c,d\n", "^"),
         ("sep=,\r\nprompt,completion\r\na;b,c\r\n", ","),
         ("\ufeffprompt;completion\na;b\n", ";"),
         ("text\n", ","),

@@ -81,6 +81,12 @@ def test_list_of_python_is_read_and_code_is_not_run() -> None:
         assert json_values.parse_literal(text) == text
 
 
+def test_list_of_python_of_a_million_characters_stays_a_text() -> None:
+    text = f"[{' ' * (2**20 - 3)}]"
+    assert json_values.parse_literal(text) == []
+    assert json_values.parse_literal(f"{text} ") == f"{text} "
+
+
 def nest(depth: int) -> Any:
     value: Any = 1
     for _ in range(depth):
