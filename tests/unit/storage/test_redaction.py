@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -128,7 +129,8 @@ def test_short_values_other_variables_and_files_are_kept(monkeypatch: pytest.Mon
 
 @given(secrets=st.lists(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=8), min_size=1))
 def test_secret_is_replaced_whole_even_if_it_begins_with_another(secrets: list[str]) -> None:
-    secrets = [secret.translate(dict.fromkeys(map(ord, "<>*"), "x")) for secret in secrets]
+    # A value such as "/proc/self/cgroup" is the path of a file, and no secret.
+    secrets = [re.sub(r"[<>*]|^/", "x", secret) for secret in secrets]
     secrets += [secret + "-and-more" for secret in secrets]
     with pytest.MonkeyPatch.context() as patch:
         for number, secret in enumerate(secrets):
