@@ -297,7 +297,7 @@ class Diverged(TrainingFailed):
 
 
 class UnusableAdapter(Diverged):
-    """The base with an adapter computes values that are not finite. Whoever uses a version so quarantines it."""
+    """The base with an adapter computes values that are not finite. A job that meets this quarantines the version."""
 
     def __init__(self, adapter: str, what: str) -> None:
         self.adapter = adapter

@@ -247,7 +247,7 @@ class Attempt:
                         is_of_any_job=message["of_any_job"],
                     )
                 else:
-                    record.fail(message["reason"], retry=False, unusable=message.get("unusable"))
+                    record.fail(message["reason"], retry=False, unusable=message["unusable"])
             case "stopped":
                 if message.get("killed") or message.get("spent"):
                     self._kill()

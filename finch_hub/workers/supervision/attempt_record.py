@@ -113,7 +113,8 @@ class AttemptRecord:
 
         def fail(session: Session) -> Job:
             if unusable is not None:
-                adapter_versions.quarantine(session, unusable)
+                with contextlib.suppress(errors.NotFound, errors.InvalidReference):  # the end counts, whatever it names
+                    adapter_versions.quarantine(session, unusable)
             return attempts.fail(session, job, reason, retry=policy, events=self._unwritten)
 
         self._end(fail, "failed")

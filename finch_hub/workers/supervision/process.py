@@ -32,14 +32,21 @@ _MOST_READS = 64  # at a time
 _LONGEST_MESSAGE = 64 * 2**20
 _END_SECONDS = 10.0  # that a process may take to end after its pipes, as to release a device
 _ORDER_MILLISECONDS = 50  # that a child which reads takes for what fits into the pipe
-_BASE = (str, type(None))
+_TEXT = (str, type(None))
 _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {  # of messages, by their types
     "ready": {},
     "event": {"event": dict},
-    "done": {"outcome": dict, "warm_base": _BASE},
-    "failed": {"reason": str, "traceback": str, "retry": bool, "of_worker": bool, "of_any_job": bool},
+    "done": {"outcome": dict, "warm_base": _TEXT},
+    "failed": {
+        "reason": str,
+        "traceback": str,
+        "retry": bool,
+        "of_worker": bool,
+        "of_any_job": bool,
+        "unusable": _TEXT,
+    },
     "stopped": {"why": str},
-    "ended_together": {"warm_base": _BASE},
+    "ended_together": {"warm_base": _TEXT},
     "heard": {},
 }
 # OpenMP's threads spin while they wait for each other. On busy cores they take the time of the thread they wait for.

@@ -208,6 +208,7 @@ FAILED = {
     "retry": False,
     "of_worker": False,
     "of_any_job": False,
+    "unusable": None,
 }
 
 
@@ -237,6 +238,14 @@ def test_version_with_which_the_base_computes_no_numbers_is_quarantined(
     _, job = run(context, database, FakeChild(), FAILED | {"unusable": "medical/1"})
     assert job.state is JobState.FAILED
     assert registry.resolve(database, "medical/1").state == "quarantined"
+
+
+@pytest.mark.parametrize("name", ["gone/1", "no reference"])
+def test_failure_counts_although_it_names_no_version(
+    name: str, kind: Any, database: Database, context: AttemptContext
+) -> None:
+    _, job = run(context, database, FakeChild(), FAILED | {"unusable": name})
+    assert (job.state, job.reason) == (JobState.FAILED, "it broke")
 
 
 def test_child_that_died_is_described_with_its_last_output(
