@@ -79,7 +79,7 @@ _PLACEHOLDER = re.compile(
     r"|(?-i:[A-Z_]*(?:PASSWORD|SECRET|TOKEN|KEY|YOUR|HERE|VALUE)[A-Z_]*)",
     re.IGNORECASE,
 )
-_IDENTIFIER = re.compile(r"_*[A-Za-z]?[a-z]*(?:[._]+[A-Za-z]?[a-z]*)+")
+_IDENTIFIER = re.compile(r"[A-Z]?[a-z]*(?:[._][A-Z]?[a-z]*)+")  # only one way to match a text
 _CALL = re.compile(r"[A-Za-z_][\w.]*[(\[]")
 _TYPE = re.compile(
     r"(?:pydantic\.)?(?:str|string|int|float|bool|bytes|any|optional|required|secretstr|\w+error|\w+exception)\b.*",

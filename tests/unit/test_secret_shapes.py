@@ -286,6 +286,11 @@ def test_long_texts_of_one_piece_are_read_in_linear_time(piece: str) -> None:
     redact(piece * (200_000 // len(piece)))
 
 
+@pytest.mark.parametrize("piece", ["_", "a_", "A_", "_.a", "aB"])
+def test_long_values_are_read_in_linear_time(piece: str) -> None:
+    redact(f"password: {piece * 100_000}~ api_key={piece * 100_000}5 a://{piece * 100_000}~@b")  # or never
+
+
 @pytest.mark.parametrize("name", ["password", "api_key", "DB_PASS", "clientSecret", "X-Vault-Token", "token", "sig"])
 def test_value_under_the_name_of_a_secret_is_replaced(name: str) -> None:
     assert is_named_secret(name, SECRET)

@@ -23,8 +23,8 @@ Convert = Callable[[Mapping[str, Any]], Example | None]
 
 _PREFERENCES = ("chosen", "rejected", "rejected_response", "kto_tag", "preferred_output", "non_preferred_output")
 # Names of a better and a worse answer, which mean preferences if a row has both.
-_BETTER = re.compile(r"(?:.*_)?(?:chosen|preferred|accepted|better|winning)(?:_.*)?", re.IGNORECASE)
-_WORSE = re.compile(r"(?:.*_)?(?:rejected|(?:non|not|dis|un)_?preferred|worse|losing)(?:_.*)?", re.IGNORECASE)
+_BETTER = re.compile(r"(?<![^_])(?:chosen|preferred|accepted|better|winning)(?![^_])", re.IGNORECASE)
+_WORSE = re.compile(r"(?<![^_])(?:rejected|(?:non|not|dis|un)_?preferred|worse|losing)(?![^_])", re.IGNORECASE)
 _VERDICTS = ("label", "kto_tag")  # of the answer of the row itself
 _MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 _SYSTEM = ("system", "system_prompt")
@@ -216,8 +216,8 @@ def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat
 
 def _find_preferences(row: Mapping[str, Any], names: frozenset[str]) -> list[str]:
     """Return the columns by which a row says how good its answers are. A label that is true or false is one of KTO."""
-    worse = {name for name in names if isinstance(name, str) and _WORSE.fullmatch(name)}
-    better = {name for name in names - worse if isinstance(name, str) and _BETTER.fullmatch(name)}
+    worse = {name for name in names if isinstance(name, str) and _WORSE.search(name)}
+    better = {name for name in names - worse if isinstance(name, str) and _BETTER.search(name)}
     pairs = better | worse if better and worse else set()
     found = [*(name for name in _PREFERENCES if name in names), *sorted(pairs - {*_PREFERENCES})]
     label = row["label"] if "label" in names else None
@@ -227,7 +227,7 @@ def _find_preferences(row: Mapping[str, Any], names: frozenset[str]) -> list[str
 
 def _describe_preferences(row: Mapping[str, Any], found: Sequence[str]) -> Mismatch:
     fix = f"keep only the rows to learn, and add {write_options({'ignore_columns': (*found,)})}"
-    if better := [name for name in found if _BETTER.fullmatch(name) and not _WORSE.fullmatch(name)]:
+    if better := [name for name in found if _BETTER.search(name) and not _WORSE.search(name)]:
         options = suggest_answers(row, better, found)
         fix = "write rows of messages that end with the answer to learn"
         if options:

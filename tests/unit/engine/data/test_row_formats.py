@@ -82,6 +82,13 @@ def test_columns_that_fit_no_format_are_a_mismatch(row: dict[str, Any], needle: 
     assert needle in mismatch.what
 
 
+@pytest.mark.parametrize("piece", ["_chosen", "_rejected", "_a"])
+def test_long_name_of_a_column_is_looked_at_in_linear_time(piece: str) -> None:
+    row = {**PAIR, piece * 150_000 + "\n": "b"}  # takes a quarter of an hour if the square of the length is needed
+    recognized = row_formats.recognize(row, row_formats.BUILTIN)
+    assert isinstance(recognized, RowFormat)
+
+
 def test_named_format_is_read_beside_columns_of_preferences() -> None:
     row = {"messages": [QUESTION, ANSWER], "chosen": "b", "rejected": "c"}
     named = [known for known in row_formats.BUILTIN if known.name == "messages"]
