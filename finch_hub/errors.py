@@ -18,6 +18,7 @@
     │   ├── CancelRequested     a cancellation was requested before the job ended
     │   └── AliasMoved          an alias does not point where the caller expected
     ├── PluginError             a plugin cannot be loaded, conflicts with another, or failed
+    ├── TimeLimitReached        code of a base or a plugin worked on one row without end
     ├── TrainingFailed          a training that had started failed
     │   ├── Diverged            the loss or a gradient is not finite
     │   │   └── UnusableAdapter the same, with one adapter
@@ -286,6 +287,10 @@ class AliasMoved(Conflict):
 
 class PluginError(FinchError):
     """A plugin cannot be loaded, conflicts with another, or failed."""
+
+
+class TimeLimitReached(FinchError):
+    """A chat template, a tokenizer or a plugin worked on one row without end; the text names both."""
 
 
 class TrainingFailed(FinchError):

@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from finch_hub import errors
+from finch_hub.engine.data import row_time
 from finch_hub.engine.training.interruption import Interrupted
 from finch_hub.formats.atomic_writes import write_for
 from finch_hub.plugins import foreign_code
@@ -194,6 +195,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     descendants.adopt()
+    row_time.end_stuck_process()
     log_format = cast(LogFormat, os.environ.get("FINCH_LOG_FORMAT", "logfmt"))
     log_level = cast(LogLevel, os.environ.get("FINCH_LOG_LEVEL", "info"))
     log_to(logging.StreamHandler(), log_format, log_level, Redactor())

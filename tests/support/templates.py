@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}" + 3 * "{% endfor %}"
+"""Loops that take years. The sandbox of transformers bounds only a single range."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A chat template with the tokens of its tokenizer.

@@ -14,6 +14,7 @@ from finch_hub.engine.data import json_values, row_formats
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_formats import LateConverter, Mismatch, RowFormat, TrackedRow
 from finch_hub.engine.data.row_problems import MAX_KEPT, MAX_SHOWN, RowProblems, count_rows
+from finch_hub.engine.data.row_time import limit_time
 from finch_hub.specs.examples import Example
 from finch_hub.specs.options import write_options
 from finch_hub.specs.reading import ReadingConfig
@@ -180,16 +181,17 @@ class RowCollector:
             row_format.convert.load()  # an import that fails is no problem of the row
         tracked = TrackedRow(json_values.drop_nulls(renamed))
         try:
-            example = row_format.convert(tracked)
-            if row_format.plugin and example is not None:
-                example = _validate(example, row_format)
+            if row_format.plugin:
+                example = _convert_by_plugin(tracked, row_format, f"{self.subject}, {where}")
+            else:
+                example = row_format.convert(tracked)
             if example is not None:
                 _check(example)
         except errors.InvalidSpec as error:
             self._problems.add([self._place(problem, where) for problem in error.problems])
             return
         except Exception as error:  # a plugin's converter can raise any exception, whose text may be of the data
-            if not row_format.plugin:
+            if not row_format.plugin or isinstance(error, errors.TimeLimitReached):
                 raise
             raised = error.__cause__ if isinstance(error, errors.PluginError) and error.__cause__ else error
             what = f"cannot be converted: format {row_format.label} raised {type(raised).__name__}"
@@ -340,16 +342,22 @@ class RowCollector:
         yield from (f"{self.subject}: {problem}" for problem in self._find_absent())
 
 
-def _validate(example: object, row_format: RowFormat) -> Example:
-    """Return what the converter of a plugin has made, with all its fields validated.
+def _convert_by_plugin(row: TrackedRow, row_format: RowFormat, where: str) -> Example | None:
+    """Return what the converter of a plugin makes of a row, with all its fields validated.
 
     Raises:
         InvalidSpec: it is no example, or one with invalid fields.
+        TimeLimitReached: the converter does not end.
     """
-    if not isinstance(example, Example):
-        what = f"cannot be converted: format {row_format.label} returned {type(example).__name__}, not an Example"
-        raise errors.InvalidSpec(what)
-    return Example.of(example.model_dump(exclude_unset=True, warnings=False))
+    fix = "tell the authors of the plugin, or leave the row out"
+    with limit_time(f"the dataset format {row_format.label}", row=where, fix=fix):
+        example: object = row_format.convert(row)
+        if example is None:
+            return None
+        if not isinstance(example, Example):
+            what = f"cannot be converted: format {row_format.label} returned {type(example).__name__}, not an Example"
+            raise errors.InvalidSpec(what)
+        return Example.of(example.model_dump(exclude_unset=True, warnings=False))
 
 
 def _check(example: Example) -> None:

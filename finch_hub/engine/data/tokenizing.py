@@ -15,6 +15,7 @@ from finch_hub import errors
 from finch_hub.engine.data import length_limit
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.engine.data.rendered import render_turns
+from finch_hub.engine.data.row_time import limit_tokenizing
 from finch_hub.engine.data.tokenized_examples import TokenizedExample, TokenizedExamples
 from finch_hub.engine.data.turn_finder import Turn
 from finch_hub.progress import track
@@ -80,6 +81,7 @@ def tokenize_data(
 
     Raises:
         InvalidDataset: too many examples cannot be used, or none can; has a problem for each, by its number from 1.
+        TimeLimitReached: the chat template or the tokenizer has no end.
     """
     template = ChatTemplate(tokenizer)
     data = TokenizedData()
@@ -88,7 +90,8 @@ def tokenize_data(
     number = 0
     for number, example in enumerate(track(examples, f"tokenizing {subject}"), start=1):
         try:
-            tokenized = tokenize(example, template, system=system, max_length=max_length)
+            with limit_tokenizing(f"{subject}, example {number}"):
+                tokenized = tokenize(example, template, system=system, max_length=max_length)
         except errors.InvalidInput as error:
             data.lost += 1
             where = f"example {number}"

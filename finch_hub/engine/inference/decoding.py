@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from finch_hub import errors
 from finch_hub.engine.bases.rope import depends_on_length, reset_rope, switch_length
 from finch_hub.engine.data.chat import ChatTemplate
+from finch_hub.engine.data.row_time import limit_tokenizing
 from finch_hub.specs.generation import GenerationConfig
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ def end_tokens(base: Base) -> frozenset[int]:
     """Return the tokens that end an answer, from the chat template, the tokenizer and the generation configuration."""
     configured = getattr(base.model.generation_config, "eos_token_id", None)
     configured_tokens = configured if isinstance(configured, (list, tuple)) else [configured]
-    stop_tokens = ChatTemplate(base.tokenizer).stop_tokens
+    with limit_tokenizing("the ends of answers"):
+        stop_tokens = ChatTemplate(base.tokenizer).stop_tokens
     return stop_tokens | {int(token) for token in configured_tokens if token is not None}
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.chat import ChatTemplate, Conversation, with_system
+from finch_hub.engine.data.row_time import limit_tokenizing
 from finch_hub.engine.data.tokenizing import tokenize_prompt
 from finch_hub.formats.config_fields import shorten
 from finch_hub.specs.examples import Message
@@ -30,6 +31,7 @@ def tokenize_prompts(
     Raises:
         InvalidSpec: no prompts, or prompts that are of another type, are empty, fill the model's context or do not fit
             the chat template, all of them by number.
+        TimeLimitReached: the chat template or the tokenizer has no end.
     """
     if not prompts:
         raise errors.InvalidSpec("there are no prompts", fix="give at least one")
@@ -47,7 +49,8 @@ def tokenize_prompts(
             continue
         conversation = conversation._replace(messages=with_system(conversation.messages, system))
         try:
-            tokens = tokenize_prompt(conversation, template)
+            with limit_tokenizing(f"prompt {number}"):
+                tokens = tokenize_prompt(conversation, template)
         except errors.Incompatible as error:
             problems += [replace(problem, where=f"prompt {number}") for problem in error.problems]
             continue

@@ -49,6 +49,10 @@ _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {  # of messages,
     "ended_together": {"warm_base": _TEXT},
     "heard": {},
 }
+_MEANINGS = {
+    "SIGKILL": "which the kernel sends when memory runs out",
+    "SIGPROF": "since a chat template, a tokenizer or a plugin worked on one row without end",
+}
 # OpenMP's threads spin while they wait for each other. On busy cores they take the time of the thread they wait for.
 # Training with two threads on two idle cores made 950 tokens/s with libgomp's default, 640 without spinning and 1,000
 # with this limit. Beside a busy process it made 33, 490 and 210.
@@ -298,7 +302,7 @@ class Child(ChildProcess):
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
-        return f"{name}, which the kernel sends when memory runs out" if -code == signal.SIGKILL else name
+        return f"{name}, {_MEANINGS[name]}" if name in _MEANINGS else name
 
     def _signal(self, number: int) -> None:
         # Descendants keep the group alive after the process itself has ended, so the group gets the signal anyway.

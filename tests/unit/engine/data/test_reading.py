@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
 from finch_hub import errors
-from finch_hub.engine.data import reading, row_collector, row_formats
+from finch_hub.engine.data import reading, row_collector, row_formats, row_time
 from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.data.row import MAX_LINE
 from finch_hub.specs.examples import Example, Message
@@ -855,6 +855,23 @@ def test_row_on_which_a_plugin_fails_is_left_out_without_its_text() -> None:
     with pytest.warns(DataWarning, match=re.escape(what)) as warned:
         assert len(reading.read_examples(rows, formats=(quiz,), format="quiz")) == 20
     assert "room seven" not in str(warned[0].message)
+
+
+def test_converter_of_a_plugin_without_end_ends_the_reading_and_names_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_time, "SECONDS", 1)
+
+    def convert(row: Any) -> Example:
+        while row["q"] == "?":
+            pass
+        return Example.of_pair(row["q"], "Seeds.")
+
+    quiz = row_formats.RowFormat("quiz", frozenset({"q"}), convert, plugin="plugin birds 1.0")
+    file = write(tmp_path / "a.jsonl", '{"q": "What does a finch eat?"}', '{"q": "?"}', '{"q": "?"}')
+    what = "a.jsonl, line 2: the dataset format quiz of plugin birds 1.0 did not end within 1 s (tell the authors"
+    with pytest.raises(errors.TimeLimitReached, match=re.escape(what)):
+        reading.read_data(file, formats=(quiz,))
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)

@@ -8,8 +8,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from support.models import CHATML, THINKING, make_tokenizer
+from support.templates import ENDLESS
 
 from finch_hub import errors
+from finch_hub.engine.data import row_time
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.engine.data.tokenized_examples import TokenizedExample
 from finch_hub.engine.data.tokenizing import tokenize, tokenize_all, tokenize_data
@@ -258,3 +260,13 @@ def test_every_example_without_labels_is_reported_by_number() -> None:
     assert {problem.fix for problem in caught.value.problems} == {"shorten the prompt or raise max_length"}
     assert "no room" in str(caught.value)
     assert "validation data" in str(caught.value)
+
+
+def test_template_without_end_ends_the_tokenization_and_names_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_time, "SECONDS", 1)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = f"{CHATML}{{% if messages[0].content == 'stop' %}}{ENDLESS}{{% endif %}}"
+    rows = [TALK, Example.of_pair("stop", "it"), TALK]
+    what = r"data, example 2: the chat template or the tokenizer of the base did not end within 1 s \(shorten it, or"
+    with pytest.raises(errors.TimeLimitReached, match=what):
+        tokenize_data(rows, tokenizer, max_length=64)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.models import THINKING, make_tokenizer
-from support.templates import DEEPSEEK_R1, GEMMA_3, PHI_3, QWEN_3, Family, tokenizer_of
+from support.templates import DEEPSEEK_R1, ENDLESS, GEMMA_3, PHI_3, QWEN_3, Family, tokenizer_of
 
+from finch_hub import errors
+from finch_hub.engine.data import row_time
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.engine.data.tokenizing import tokenize
 from finch_hub.engine.inference.decoding import end_tokens
@@ -114,3 +116,13 @@ def test_a_conversation_is_a_prompt(tiny_base: Base) -> None:
     conversation = Conversation((Message(role="user", content="How many eggs?"),))
     (one, other) = tokenize_prompts([conversation, "How many eggs?"], base, systems=[None] * 2, thinking=[False] * 2)
     assert one == other
+
+
+def test_template_without_end_is_named_with_the_prompt(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_time, "SECONDS", 1)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = ENDLESS
+    with pytest.raises(errors.TimeLimitReached, match=r"^prompt 1: the chat template or the tokenizer of the base did"):
+        tokenize_prompts(["a", "b"], with_tokenizer(tiny_base, tokenizer), systems=[None] * 2, thinking=[False] * 2)
+    with pytest.raises(errors.TimeLimitReached, match=r"^the ends of answers: the chat template or the tokenizer of"):
+        end_tokens(with_tokenizer(tiny_base, tokenizer))

@@ -130,6 +130,7 @@ def test_last_output_of_a_child_that_died_is_kept(child: Child, tmp_path: Path) 
     [
         (signal.SIGABRT, "SIGABRT"),
         (signal.SIGKILL, "SIGKILL, which the kernel sends when memory runs out"),
+        (signal.SIGPROF, "SIGPROF, since a chat template, a tokenizer or a plugin worked on one row without end"),
         (signal.SIGRTMIN + 1, f"signal {signal.SIGRTMIN + 1}"),
     ],
 )
