@@ -39,6 +39,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 _MAX_SHOWN = 20  # problems in the text of an error; a file may have thousands
+_MAX_KEPT = 10_000  # problems of an error; a hostile header has half a million
 _MAX_KINDS = 10
 _MIN_GROUP = 4  # problems of one text that become one
 _MAX_TEXT = 300  # characters of a name or path
@@ -171,7 +173,7 @@ class FinchWarning(UserWarning):
 
 
 class InvalidInput(FinchError):
-    """A request has invalid values; `problems` contains all that were found.
+    """A request has invalid values; `problems` contains the first ten thousand that were found.
 
     A single problem can be given as its text, with `where` and `fix`. `kinds` counts all problems if `problems` has
     the first ones only.
@@ -188,7 +190,10 @@ class InvalidInput(FinchError):
     ) -> None:
         if isinstance(problems, str):
             problems = Problem(what=problems, where=where, fix=fix)
-        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        given = iter((problems,) if isinstance(problems, Problem) else problems)
+        self.problems = tuple(itertools.islice(given, _MAX_KEPT))
+        if (more := sum(1 for _ in given)) and kinds is None:
+            kinds = count_kinds(self.problems) + collections.Counter({"of these and perhaps other kinds": more})
         self.subject = subject
         lines = list_problems(self.problems, kinds)
         total = sum(kinds.values()) if kinds is not None else len(self.problems)

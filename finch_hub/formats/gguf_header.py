@@ -23,6 +23,8 @@ _MAX_DIMENSIONS = 4
 _MAX_NAME = 65_535
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a number, by its type
 _TEXT, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")  # of a text
+_BLOCK = 2**16
 
 
 def check_gguf_header(path: Path) -> None:
@@ -91,8 +93,7 @@ class _Header:
             if member == _ARRAY:
                 raise _Damage("has an array of arrays, which no model needs")
             if member == _TEXT:
-                for _ in range(count):
-                    self._text(self._size)
+                self._skip_texts(count)
             else:
                 self._skip(count * self._size_of(member))
         else:
@@ -107,6 +108,18 @@ class _Header:
         length = self._number("Q")
         self._compare(length, longest, "bytes of a text")
         self._skip(length)
+
+    def _skip_texts(self, count: int) -> None:
+        """Skip texts. Their lengths are read in blocks, since a vocabulary has a million of them."""
+        block, place = b"", 0
+        for left in range(count, 0, -1):
+            if place + 8 > len(block):
+                self._stream.seek(place - len(block), 1)  # forth over a text, or back to a length that is cut
+                block, place = self._stream.read(min(16 * left, _BLOCK)), 0
+            (length,) = _LENGTH.unpack_from(block, place)
+            self._compare(length, self._size, "bytes of a text")
+            place += 8 + length
+        self._skip(place - len(block))
 
     def _number(self, code: str) -> int:
         number: int = struct.unpack(f"<{code}", self._stream.read(struct.calcsize(code)))[0]

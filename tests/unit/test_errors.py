@@ -33,6 +33,14 @@ def test_text_shows_twenty_problems_and_counts_all_by_kind() -> None:
     assert len(error.problems) == 3001
 
 
+def test_error_keeps_ten_thousand_problems_and_counts_the_others() -> None:
+    error = errors.RefusedArtifact((errors.Problem(what=f"has no {n}") for n in range(500_000)), subject="a")
+    lines = str(error).splitlines()
+    assert (len(error.problems), lines[0]) == (10_000, "a: 500,000 problems")
+    kinds = "490,000 × of these and perhaps other kinds; 10,000 × has no N"
+    assert lines[-1] == f"  … and 499,980 more; all by kind: {kinds}"
+
+
 def test_counts_of_kinds_include_problems_that_the_error_does_not_hold() -> None:
     error = errors.InvalidDataset(errors.Problem(what="is empty"), subject="a.csv", kinds={"is empty": 7, "is long": 2})
     assert str(error).splitlines() == [

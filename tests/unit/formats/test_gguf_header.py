@@ -76,6 +76,17 @@ def test_numbers_of_each_type_have_its_size(tmp_path: Path) -> None:
             check_gguf_header(tmp_path / "cut.gguf")
 
 
+@pytest.mark.parametrize("lengths", [[0] * (2**22 - 1), [2**17, 0, 3] * 9, [65_519, 1, 65_530, 9]])
+def test_texts_of_an_array_are_skipped_to_their_end(tmp_path: Path, lengths: list[int]) -> None:
+    texts = array(8, len(lengths)) + b"".join(struct.pack("<Q", length) + bytes(length) for length in lengths)
+    (tmp_path / "a.gguf").write_bytes(header(texts + text("b") + struct.pack("<II", 77, 0), counts=(0, 2)))
+    with pytest.raises(errors.Incompatible, match="has a field of the unknown type 77"):
+        check_gguf_header(tmp_path / "a.gguf")
+    (tmp_path / "a.gguf").write_bytes(header(texts)[:-1])
+    with pytest.raises(errors.Incompatible, match="ends within its header"):
+        check_gguf_header(tmp_path / "a.gguf")
+
+
 @given(st.binary(max_size=60), st.data())
 @settings(
     max_examples=fuzzing.examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
