@@ -1,4 +1,4 @@
-"""Parsing of untrusted files in a child process, whose memory and computing time are limited.
+"""Parsing of untrusted files in a child process, whose memory, computing time and silence are limited.
 
 Readers of Parquet, GGUF and archives allocate what a file declares, and can crash on a damaged one. The child takes the
 harm. It is a limit of resources and no sandbox: the child has all rights of its parent.
@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import resource
+import selectors
 import signal
 import subprocess
 import sys
@@ -34,6 +35,9 @@ _ENVIRONMENT = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 _WATCH_SECONDS = 0.02
+_MOST_SILENCE = 10  # seconds for each second of computing time
+_END_SECONDS = 10.0  # that a killed process may take to end
+_READ_BYTES = 2**16
 
 
 class Limits(NamedTuple):
@@ -41,7 +45,8 @@ class Limits(NamedTuple):
 
     Attributes:
         memory: bytes beyond those that its libraries take.
-        seconds: computing time for each value that it yields.
+        seconds: computing time for each value that it yields. It may be silent for ten times as long, as while it waits
+            for a disk.
     """
 
     memory: int = 2**30
@@ -51,7 +56,7 @@ class Limits(NamedTuple):
 Argument = str | int | bool | None
 
 # The first letter of a message. A file may have taken over the child, so that its messages are JSON and texts alone.
-_VALUE, _ADVANCE, _ERROR, _END, _MEMORY = b"v", b"a", b"e", b".", b"m"
+_VALUE, _ADVANCE, _ERROR, _END, _MEMORY, _SILENCE = b"v", b"a", b"e", b".", b"m", b"s"
 _MAX_MESSAGE = 2**30  # bytes
 
 
@@ -89,7 +94,7 @@ def parse(
     read, write = os.pipe()
     command = [sys.executable, "-P", "-c", _BOOTSTRAP, str(write)]
     with contextlib.ExitStack() as stack:
-        messages = stack.enter_context(os.fdopen(read, "rb"))
+        stack.callback(os.close, read)
         try:
             child = subprocess.Popen(
                 command,
@@ -106,20 +111,38 @@ def parse(
             orders = cast(IO[bytes], child.stdin)
             orders.write(json.dumps(order).encode() + b"\n")
             orders.close()
-        kind, text = yield from _receive(messages)
+        kind, text = yield from _receive(_read_lines(read, _MOST_SILENCE * limits.seconds))
         if kind == _ERROR and (raised := _restore(text)) is not None:
             raise raised
         if kind != _END:
-            reason = _describe_end(child, limits, is_memory=kind == _MEMORY)
+            reason = _describe_end(child, limits, kind)
             fix = "it is damaged or hostile; fetch it again, or convert it where you trust it"
             raise error(reason, fix=fix, subject=subject)
 
 
-def _receive(messages: IO[bytes]) -> Generator[str, None, tuple[bytes, str]]:
+def _read_lines(messages: int, silence: int) -> Iterator[bytes]:
+    """Yield the lines of a child. The last one is `_SILENCE` if none comes for some seconds."""
+    line = bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(messages, selectors.EVENT_READ)
+        # Second by second, since a worker suspends its child, and this process with it.
+        while any(selector.select(1.0) for _ in range(silence)):
+            data = os.read(messages, _READ_BYTES)
+            *ends, begin = data.split(b"\n")
+            for end in ends:
+                yield bytes(line + end)
+                line.clear()
+            line += begin
+            if not data or len(line) > _MAX_MESSAGE:
+                return
+    yield _SILENCE
+
+
+def _receive(lines: Iterator[bytes]) -> Generator[str, None, tuple[bytes, str]]:
     """Yield the values of a child, and return kind and text of its last message; nothing if there is none."""
     meters: dict[str, tuple[progress.Meter, int]] = {}
-    while (line := messages.readline(_MAX_MESSAGE)).endswith(b"\n"):
-        kind, text = line[:1], line[1:-1].decode(errors="replace")
+    for line in lines:
+        kind, text = line[:1], line[1:].decode(errors="replace")
         if kind == _VALUE:
             yield text
         elif kind == _ADVANCE:
@@ -150,12 +173,18 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     with contextlib.suppress(BrokenPipeError):
         cast(IO[bytes], child.stdin).close()
-    child.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it waits in the kernel
+        child.wait(_END_SECONDS)
 
 
-def _describe_end(child: subprocess.Popen[bytes], limits: Limits, *, is_memory: bool) -> str:
-    child.wait()
-    if is_memory or child.returncode == -signal.SIGKILL:
+def _describe_end(child: subprocess.Popen[bytes], limits: Limits, kind: bytes) -> str:
+    if kind == _SILENCE:
+        return f"is not read on for {_MOST_SILENCE * limits.seconds:,} seconds"
+    try:
+        child.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:  # it closed its pipe and goes on
+        return "crashed its reader, which does not end"
+    if kind == _MEMORY or child.returncode == -signal.SIGKILL:
         return f"takes more than {limits.memory // 2**20:,} MiB of memory to read"
     if child.returncode == -signal.SIGXCPU:
         return f"takes more than {limits.seconds} seconds to read a part of it"

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,17 @@ def spin() -> Iterator[str]:
     yield "1"
     while True:
         pass
+
+
+def wait() -> Iterator[str]:
+    yield "1"
+    time.sleep(1e6)
+
+
+def close() -> Iterator[str]:
+    yield "1"
+    os.close(int(sys.argv[1]))
+    time.sleep(1e6)
 
 
 def end(number: int) -> Iterator[str]:
@@ -144,6 +156,22 @@ def test_computing_time_is_limited() -> None:
     values = parse(spin, limits=Limits(seconds=1))
     assert next(values) == "1"
     with pytest.raises(errors.InvalidDataset, match="takes more than 1 seconds to read a part of it"):
+        next(values)
+
+
+def test_silence_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing_process, "_MOST_SILENCE", 2)
+    values = parse(wait, limits=Limits(seconds=1))
+    assert next(values) == "1"
+    with pytest.raises(errors.InvalidDataset, match=r"x\.bin: is not read on for 2 seconds"):
+        next(values)
+
+
+def test_reader_that_closes_its_pipe_and_goes_on_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing_process, "_END_SECONDS", 0.5)
+    values = parse(close)
+    assert next(values) == "1"
+    with pytest.raises(errors.InvalidDataset, match="crashed its reader, which does not end"):
         next(values)
 
 
