@@ -14,6 +14,7 @@ import click
 from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.engine.data import row_time
+from finch_hub.formats.installed_metadata import read_leniently
 from finch_hub.plugins import command_output
 from finch_hub.specs.options import in_command
 from finch_hub.visible_text import to_message
@@ -127,6 +128,7 @@ def _make_showwarning() -> Callable[..., None]:
 
 def run() -> None:
     """Run one command, and end this process with its exit code."""
+    read_leniently()
     row_time.end_stuck_process()
     status = main()
     command_output.leave()

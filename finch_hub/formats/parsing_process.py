@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from finch_hub import errors, progress
+from finch_hub.formats.installed_metadata import read_leniently
 
 _BOOTSTRAP = (
     "import json, sys; order = json.loads(sys.stdin.readline()); sys.path[:] = order['path']; "
@@ -220,6 +221,7 @@ def serve(number: int, order: Mapping[str, Any]) -> None:
 
 
 def _serve(order: Mapping[str, Any], messages: IO[bytes]) -> None:
+    read_leniently()
     limits, (module, name) = Limits(*order["limits"]), order["function"]
     for library in order["libraries"]:
         importlib.import_module(library)

@@ -41,11 +41,13 @@ class SlowPluginWarning(PluginWarning):
 def find_trouble(plugin: InstalledPlugin, *, cache: Path, retry: bool = False) -> str | None:
     """Return why the plugin's code must not be loaded into a process, None if nothing speaks against it.
 
+    One process tries all its entry points.
+
     Args:
         cache: folder of the verdicts.
         retry: whether a plugin that failed with the same code gets another chance.
     """
-    owner = hashlib.sha256(f"{plugin.name} {plugin.point.name}".encode()).hexdigest()[:12]
+    owner = hashlib.sha256(plugin.name.encode()).hexdigest()[:12]
     code = hashlib.sha256(f"{hash_environment()} {plugin.hash_code()}".encode()).hexdigest()[:40]
     file = cache / "plugins" / f"{owner}-{code}"
     with contextlib.suppress(OSError):
@@ -64,10 +66,10 @@ def find_trouble(plugin: InstalledPlugin, *, cache: Path, retry: bool = False) -
 
 def _load_elsewhere(plugin: InstalledPlugin) -> str | None:
     read, write = os.pipe()
-    point = plugin.point
+    points = [text for point in plugin.points for text in (point.name, point.value)]
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", _CODE, str(write), point.name, point.value, *sys.path],
+            [sys.executable, "-c", _CODE, str(write), str(len(plugin.points)), *points, *sys.path],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -135,4 +137,7 @@ def _describe_status(status: int | None) -> str:
         return f"signal {-status}"
 
 
-_CODE = "import sys; sys.path[:] = sys.argv[4:]; from finch_hub.plugins.first_load_process import main; main()"
+_CODE = (
+    "import sys; sys.path[:] = sys.argv[3 + 2 * int(sys.argv[2]) :]; "
+    "from finch_hub.plugins.first_load_process import main; main()"
+)

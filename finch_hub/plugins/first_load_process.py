@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 
+from finch_hub.formats.installed_metadata import read_leniently
 from finch_hub.plugins import foreign_code
 from finch_hub.plugins.catalog import load_catalog
 from finch_hub.plugins.installed import GROUP
@@ -15,21 +16,24 @@ from finch_hub.plugins.installed import GROUP
 def main() -> None:
     """Load a plugin and call its hooks, and say what another process that did so could not survive.
 
-    The arguments are the descriptor of a pipe, and name and value of the entry point.
+    The arguments are the descriptor of a pipe, and number, names and values of the entry points.
     """
-    pipe, name, value, process = int(sys.argv[1]), sys.argv[2], sys.argv[3], os.getpid()
+    read_leniently()
+    pipe, count, process = int(sys.argv[1]), int(sys.argv[2]), os.getpid()
+    points = sys.argv[3 : 3 + 2 * count]
     said, limits = "finished", foreign_code.read_limits()
-    try:
-        with foreign_code.keep_process():
-            plugin = importlib.metadata.EntryPoint(name, value, GROUP).load()
-        catalog = load_catalog(entry_points=False, extra=[plugin])
-        _ = catalog.problems
-    except KeyboardInterrupt as error:  # nobody has pressed a key here, and elsewhere it would end the command
-        said = f"it raises {foreign_code.describe(error)}"
-    except BaseException as error:
-        if not foreign_code.is_foreign(error):
+    for name, value in zip(points[::2], points[1::2], strict=True):
+        try:
+            with foreign_code.keep_process():
+                plugin = importlib.metadata.EntryPoint(name, value, GROUP).load()
+            catalog = load_catalog(entry_points=False, extra=[plugin])
+            _ = catalog.problems
+        except KeyboardInterrupt as error:  # nobody has pressed a key here, and elsewhere it would end the command
             said = f"it raises {foreign_code.describe(error)}"
-        # Other errors are caught by every process that loads it, and described there.
+        except BaseException as error:
+            if not foreign_code.is_foreign(error):
+                said = f"it raises {foreign_code.describe(error)}"
+            # Other errors are caught by every process that loads it, and described there.
     lasting = [t.name for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
     if lasting:
         said = f"it starts the thread {lasting[0]}, which keeps commands from ending (make it a daemon)"

@@ -121,17 +121,20 @@ class Loader:
     def _add_installed(self, found: dict[str, list[tuple[Plugin, Callable[[], Any]]]]) -> None:
         plugins, problems = installed.find_installed()
         self.problems += problems
-        for point in plugins:
-            plugin = Plugin(name=point.name, version=point.version)
+        for distribution in plugins:
+            name, version = distribution.name, distribution.version
             if self._settings is not None:
-                if point.name in self._settings.disabled_plugin_names:
-                    self._disable(plugin, "it is disabled by FINCH_DISABLED_PLUGINS", is_problem=False)
+                if name in self._settings.disabled_plugin_names:
+                    why = "it is disabled by FINCH_DISABLED_PLUGINS"
+                    self._disable(Plugin(name=name, version=version), why, is_problem=False)
                     continue
-                trouble = first_load.find_trouble(point, cache=self._settings.cache, retry=self._retry)
+                trouble = first_load.find_trouble(distribution, cache=self._settings.cache, retry=self._retry)
                 if trouble is not None:
-                    self._disable(plugin, f"{trouble}, and is tried again by `finch-hub plugins list`")
+                    why = f"{trouble}, and is tried again by `finch-hub plugins list`"
+                    self._disable(Plugin(name=name, version=version), why)
                     continue
-            self._add(plugin, point.point.load, found)
+            for point in distribution.points:
+                self._add(Plugin(name=name, version=version), point.load, found)
 
     def _add(
         self, plugin: Plugin, load: Callable[[], object], found: dict[str, list[tuple[Plugin, Callable[[], Any]]]]

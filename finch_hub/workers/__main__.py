@@ -10,6 +10,7 @@ import filelock
 from celery import signals
 
 from finch_hub import errors, settings
+from finch_hub.formats.installed_metadata import read_leniently
 from finch_hub.workers.embedded import code_version, home
 from finch_hub.workers.embedded import worker as home_worker
 from finch_hub.workers.hostname import find_hostname
@@ -21,6 +22,7 @@ log = logging.getLogger("finch_hub.workers")  # not "__main__", which is no logg
 
 def main() -> int:
     """Run the home's own worker, unless one runs already. Return the exit status."""
+    read_leniently()
     loaded = settings.load()
     lock = home.lock(loaded, "worker")
     try:

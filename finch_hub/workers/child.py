@@ -46,6 +46,7 @@ from finch_hub import errors
 from finch_hub.engine.data import row_time
 from finch_hub.engine.training.interruption import Interrupted
 from finch_hub.formats.atomic_writes import write_for
+from finch_hub.formats.installed_metadata import read_leniently
 from finch_hub.plugins import foreign_code
 from finch_hub.progress import listen
 from finch_hub.settings import LogFormat, LogLevel
@@ -195,6 +196,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     descendants.adopt()
+    read_leniently()
     row_time.end_stuck_process()
     log_format = cast(LogFormat, os.environ.get("FINCH_LOG_FORMAT", "logfmt"))
     log_level = cast(LogLevel, os.environ.get("FINCH_LOG_LEVEL", "info"))

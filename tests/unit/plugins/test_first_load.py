@@ -126,6 +126,25 @@ def test_cache_that_cannot_be_written_costs_only_the_verdict(folder: Path, tmp_p
         assert first_load.find_trouble(find("fine"), cache=tmp_path / "file") is None
 
 
+def test_entry_points_of_a_distribution_are_tried_in_one_process(folder: Path, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    points = "".join(f"plugin{n} = finch_test_many:plugin{n}\n" for n in range(300))
+    code = f"import os\nwith open({str(pids)!r}, 'a') as out: out.write(f'{{os.getpid()}}\\n')\n"
+    code += "class Plugin: pass\n" + "".join(f"plugin{n} = Plugin()\n" for n in range(300))
+    install(folder, "many", code, point=f"[finch_hub]\n{points}")
+    catalog = load_catalog(settings.load())
+    assert sum(plugin.label.startswith("plugin many") for plugin in catalog.plugins) == 300
+    assert len(set(pids.read_text().split())) == 2, "one process tries them, and this one loads them"
+
+
+def test_entry_point_that_ends_the_process_disables_its_distribution(folder: Path) -> None:
+    point = "[finch_hub]\na = finch_test_mixed:a\nb = finch_test_mixed:b\n"
+    install(folder, "mixed", "import os\na = object()\ndef __getattr__(name): os._exit(3)\n", point=point)
+    catalog = load_catalog(settings.load())
+    (mixed,) = (plugin for plugin in catalog.plugins if plugin.name == "mixed")
+    assert (mixed.disabled or "").startswith("it ends the process that loads it (exit status 3), and is tried again")
+
+
 def test_disabled_plugin_is_not_loaded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(folder, "unwanted", f"import pathlib\npathlib.Path({str(tmp_path / 'loaded')!r}).touch()\n")
     monkeypatch.setenv("FINCH_DISABLED_PLUGINS", "other, unwanted")

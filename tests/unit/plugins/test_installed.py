@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,52 @@ def test_odd_metadata_leave_the_hash_of_the_code(folder: Path, file: str, conten
     install(folder, "odd", "")
     (folder / "odd-1.0.dist-info" / file).write_bytes(content)
     assert find("odd").hash_code()
+
+
+@pytest.mark.parametrize("file", ["METADATA", "entry_points.txt", "RECORD", "direct_url.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_metadata_that_are_no_file_disable_only_their_own_distribution(folder: Path, file: str, kind: str) -> None:
+    install(folder, "torn", "")
+    place = folder / "torn-1.0.dist-info" / file
+    place.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/dev/zero")
+    install(folder, "whole", "")
+    plugins, problems = find_installed()
+    names = [plugin.name for plugin in plugins]
+    assert ("whole" in names, "torn" in names) == (True, False)
+    (problem,) = problems
+    assert "torn" in problem.where
+    assert problem.what.endswith(f"{file}: is not a regular file")
+
+
+@pytest.mark.parametrize("content", [b"", b"Version: 1\n\nName: x\n", b"\0\n", b"Name:\n"])
+def test_distribution_without_a_name_has_that_of_its_folder(folder: Path, content: bytes) -> None:
+    for name in ("odd", "even"):
+        install(folder, name, "")
+        (folder / f"{name}-1.0.dist-info" / "METADATA").write_bytes(content)
+    assert {"odd-1.0", "even-1.0"} <= {plugin.name for plugin in find_installed()[0]}
+
+
+def test_metadata_that_are_not_utf_8_disable_only_their_own_distribution(folder: Path) -> None:
+    install(folder, "odd", "")
+    (folder / "odd-1.0.dist-info" / "METADATA").write_bytes(b"Name: \xff\n")
+    install(folder, "whole", "")
+    plugins, (problem,) = find_installed()
+    assert "whole" in [plugin.name for plugin in plugins]
+    assert problem.where == f"distribution {folder / 'odd-1.0.dist-info'}"
+    assert "UnicodeDecodeError" in problem.what
+
+
+def test_distribution_that_is_installed_twice_in_one_folder_is_a_problem(folder: Path) -> None:
+    install(folder, "birds", "")
+    shutil.copytree(folder / "birds-1.0.dist-info", folder / "birds-1.1.dist-info")
+    plugins, problems = find_installed()
+    assert [plugin.name for plugin in plugins].count("birds") == 1
+    (problem,) = problems
+    assert problem.what == f"is installed twice in {folder}, and one of the two is used"
 
 
 def test_first_of_two_distributions_with_one_name_counts(folder: Path, tmp_path: Path) -> None:
