@@ -114,7 +114,7 @@ def find_installed() -> tuple[list[InstalledPlugin], list[errors.Problem]]:
                 continue
             name = to_line(_read_field(distribution, "Name") or Path(str(folder)).stem)
             if wrong := next((line for line in announcement.splitlines() if not is_entry(line)), None):
-                raise ValueError(f"{wrong[:_MAX_SHOWN]!r} is no entry point")
+                raise ValueError(f"{wrong[:_MAX_SHOWN]!r} is not an entry point")
             plugin = _read_plugin(distribution, name)
         except Exception as error:  # files that anybody may have written
             where = f"plugin {name}" if name else f"distribution {folder}"
@@ -138,6 +138,7 @@ def _read_field(distribution: importlib.metadata.Distribution, name: str) -> str
 
 
 def _read_plugin(distribution: importlib.metadata.Distribution, name: str) -> InstalledPlugin:
+    read_metadata = distribution.read_text  # as UTF-8
     version = _read_field(distribution, "Version")
     points = {(point.name, point.value): point for point in distribution.entry_points if point.group == GROUP}
     if any("\0" in f"{name}{value}" for name, value in points):
@@ -148,7 +149,7 @@ def _read_plugin(distribution: importlib.metadata.Distribution, name: str) -> In
         points=tuple(point for _, point in sorted(points.items())),
         distribution=distribution,
         files=tuple(distribution.files or ()),
-        source=distribution.read_text("direct_url.json") or "",
+        source=read_metadata("direct_url.json") or "",
     )
 
 
