@@ -1,4 +1,4 @@
-"""Files in which installers keep what they know of a distribution: `METADATA`, `entry_points.txt`, `RECORD`.
+"""Files in which installers keep what they know of a distribution: metadata, entry points, record of files.
 
 The standard library opens whatever has such a name, and a pipe blocks it for ever. One line of one distribution that is
 no entry point makes it fail for all, and pydantic, torch and fsspec with it.
@@ -66,7 +66,7 @@ def _read_leniently(self: importlib.metadata.PathDistribution, filename: str) ->
 
 
 def is_entry(line: str) -> bool:
-    """Tell whether a line of `entry_points.txt` can be read."""
+    """Tell whether a line of a list of entry points can be read."""
     line = line.strip()
     return not line or line[0] == "#" or (line[0] == "[" and line[-1] == "]") or "=" in line
 

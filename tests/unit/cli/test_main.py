@@ -84,6 +84,7 @@ def test_every_finch_error_has_an_exit_code() -> None:
         "JobCancelled": 6,
         **dict.fromkeys(("Unavailable", "AccessDenied", "ReplacedDatabase", "SchemaMismatch", "StoreUnavailable"), 7),
         "PluginError": 8,
+        "TimeLimitReached": 8,
         "NotReproduced": 9,
         "IncompleteBackup": 10,
     }
