@@ -94,7 +94,6 @@ def upgrade(connection: sa.Connection, database: str) -> None:
 
     Raises:
         SchemaMismatch: the database is newer than this code, or of another program.
-        DBAPIError: it lacks tables.
     """
     from alembic import command
 
@@ -107,7 +106,6 @@ def upgrade(connection: sa.Connection, database: str) -> None:
         if connection.dialect.name == "postgresql":
             connection.rollback()  # each migration has its own transaction; on SQLite, this one holds the write lock
         command.upgrade(config(connection), HEAD)
-        query_tables(connection)
 
 
 def _refuse_other_file(connection: sa.Connection, database: str) -> None:

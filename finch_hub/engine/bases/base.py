@@ -112,7 +112,12 @@ def load_base(
     quantization = _quantization(dtype, torch_dtype, torch_device)
     options = {"dtype": torch_dtype, "attn_implementation": implementation, **quantization}
     progress("loading the base model")
-    model, tokenizer = _read(folder, f"base model {model_source.source}", options)
+    fingerprint = compute_fingerprint(folder, cache=cache)
+    subject = f"base model {model_source.source}"
+    model, tokenizer = _read(folder, subject, options)
+    if compute_fingerprint(folder, cache=cache) != fingerprint:
+        fix = "try again when no program writes to its folder"
+        raise errors.Incompatible("was changed while it was read", fix=fix, subject=subject)
     if tokenizer.pad_token is None:
         # Padding is masked everywhere, so any token works. Every tokenizer has an end token.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -124,7 +129,7 @@ def load_base(
         name=model_source.source,
         revision=model_source.revision,
         folder=folder,
-        fingerprint=compute_fingerprint(folder, cache=cache),
+        fingerprint=fingerprint,
         model=model,
         tokenizer=tokenizer,
         device=torch_device,

@@ -91,7 +91,7 @@ def test_database_without_tables_is_refused_with_a_fix(empty: Database) -> None:
 OTHERS = {
     "tables": ["CREATE TABLE users (id INTEGER)", "CREATE TABLE jobs (id INTEGER)"],
     "view": ["CREATE VIEW jobs AS SELECT 1 AS id"],
-    "revision": ["CREATE TABLE alembic_version (version_num TEXT)", "INSERT INTO alembic_version VALUES ('1975ea83b712')"],
+    "revision": ["CREATE TABLE alembic_version (version_num TEXT)", "INSERT INTO alembic_version VALUES ('1975ea')"],
     "same revision": [
         "CREATE TABLE alembic_version (version_num TEXT)",
         f"INSERT INTO alembic_version VALUES ('{schema_revisions.HEAD}')",

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from finch_hub import errors
+from finch_hub.engine.bases import base as base_module
 from finch_hub.engine.bases.base import Base, load_base
 
 IDS = torch.arange(5, 45).reshape(2, 20)
@@ -50,6 +51,22 @@ def test_folder_as_publishers_leave_it_is_loaded_as_in_transformers(copy: Path) 
     with torch.no_grad():
         torch.testing.assert_close(base.model(IDS).logits, expected(IDS).logits)
     assert base.tokenizer.decode(base.tokenizer("A finch eats.")["input_ids"]) == "A finch eats."
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "model.safetensors"])
+def test_base_that_changes_while_it_is_read_is_refused(copy: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it would have the fingerprint of other files than those in memory."""
+    read = base_module._read
+
+    def read_and_change(*arguments: Any) -> Any:
+        found = read(*arguments)
+        changed = (copy / name).read_bytes()
+        (copy / name).write_bytes(changed[:-9] + b" " * 8 + changed[-1:])
+        return found
+
+    monkeypatch.setattr(base_module, "_read", read_and_change)
+    with pytest.raises(errors.Incompatible, match="was changed while it was read"):
+        load(copy)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -75,6 +75,25 @@ def test_conversion_tells_its_tensors(tiny_folder: Path, tmp_path: Path, told: l
     assert last.done == last.total != 0
 
 
+def test_file_that_changes_while_it_is_converted_is_refused(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the next conversion of the first file would find the folder of another one."""
+    file = save_gguf(tiny_folder, tmp_path / "tiny.gguf")
+    parse = gguf.parse
+
+    def change_and_parse(*arguments: Any, **options: Any) -> Any:
+        content = bytearray(file.read_bytes())
+        content[-4:] = bytes(4)
+        file.write_bytes(content)
+        return parse(*arguments, **options)
+
+    monkeypatch.setattr(gguf, "parse", change_and_parse)
+    with pytest.raises(errors.Incompatible, match="was changed while it was read"):
+        gguf.convert_once(file, cache=tmp_path / "cache", progress=lambda _: None)
+    assert list((tmp_path / "cache").glob("gguf-*[0-9a-f]")) == []
+
+
 def test_one_of_two_simultaneous_uses_converts(tiny_folder: Path, tmp_path: Path) -> None:
     # Threads stand for processes: each opens the lock file itself, so the lock separates them too.
     file = save_gguf(tiny_folder, tmp_path / "model.gguf")
