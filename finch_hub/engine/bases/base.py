@@ -194,9 +194,29 @@ def _read(folder: Path, subject: str, options: dict[str, Any]) -> tuple[PreTrain
         what = f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings"
         fix = "use the tokenizer that belongs to these weights, or resize the embeddings and save the model"
         problems.append(errors.Problem(what=what, fix=fix))
+    problems += _find_tokenizer_faults(tokenizer, embeddings)
     if problems:
         raise errors.Incompatible(problems, subject=subject)
     return model, tokenizer
+
+
+def _find_tokenizer_faults(tokenizer: PreTrainedTokenizerBase, embeddings: int) -> list[errors.Problem]:
+    """Return what is wrong with the tokens of a short text. A model without their embeddings crashes in the middle."""
+    try:
+        largest = max(tokenizer("What does a finch eat? aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!")["input_ids"], default=0)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # the tokenizers library raises one if it panics
+        return [_name_fault("its tokenizer fails", error)]
+    if largest >= embeddings:
+        what = f"its tokenizer gives the token {largest}, the model has {embeddings} embeddings"
+        return [errors.Problem(what=what, fix="use the tokenizer that belongs to these weights")]
+    return []
+
+
+def _name_fault(what: str, error: BaseException) -> errors.Problem:
+    text = str(error).strip()
+    return errors.Problem(what=f"{what}: {text.splitlines()[0] if text else repr(error)}")
 
 
 def _explain(error: Exception) -> errors.Problem:
@@ -206,4 +226,4 @@ def _explain(error: Exception) -> errors.Problem:
             what="needs code that comes with the model, which is never executed",
             fix="use a model that transformers supports itself",
         )
-    return errors.Problem(what=f"transformers cannot load it: {text.splitlines()[0] if text else repr(error)}")
+    return _name_fault("transformers cannot load it", error)
