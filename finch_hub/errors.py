@@ -66,10 +66,14 @@ def shorten(text: str) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Return up to three known names that resemble a name, best first."""
-    return tuple(difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5))
+    """Return up to three known names that begin with a name or resemble it, best first."""
+    names = sorted(set(known))
+    longer = [other for other in names if len(name) >= _MIN_PREFIX and other.startswith(name)]
+    similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return tuple(dict.fromkeys([*longer, *similar]))[:3]
 
 
+_MIN_PREFIX = 3  # letters of a name that stand for it
 _MAX_SHOWN = 20  # problems in the text of an error; a file may have thousands
 _MAX_KINDS = 10
 _MIN_GROUP = 4  # problems of one text that become one

@@ -32,6 +32,7 @@ _SHOWN_JOBS = 5
 LEAST_MEMORY_BYTES = 4 * 10**9
 _MOST_MEMORY_SHARE = 0.9  # of a broker's limit
 _MOST_SKEW_SECONDS = 5.0  # between clocks; object stores refuse requests after minutes
+_START_SECONDS = 20.0  # in which a worker that is started on demand is there
 _PATIENCE_SECONDS = 120.0  # in which an idle worker claims a job, unless something is wrong
 
 
@@ -288,8 +289,14 @@ def _describe_depth(status: QueueStatus) -> str:
 
 
 def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
-    """Return advice if no worker can run the job that waits longest, or if idle workers do not claim it."""
-    if status.oldest is None or (status.oldest_seconds or 0.0) < _PATIENCE_SECONDS:
+    """Return advice if no worker runs or can run the job that waits longest, or if idle workers do not claim it."""
+    waited = status.oldest_seconds or 0.0
+    if status.oldest is None or waited < _START_SECONDS:
+        return []
+    if all(worker.state in ("silent", "stopped") for worker in hub.workers.find()):
+        start = "worker start" if hub.settings.broker_url is not None else f"jobs watch {status.oldest}"
+        return [f"no worker runs, and job {status.oldest} waits: start one with `finch-hub {start}`"]
+    if waited < _PATIENCE_SECONDS:
         return []
     try:
         job = hub.jobs.get(status.oldest)
@@ -298,8 +305,6 @@ def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
     if reasons := [f"{worker} {', '.join(why)}" for worker, why in job.obstacles().items()]:
         fix = f"start a worker that can, with `finch-hub worker start`, or `finch-hub jobs cancel {job.id}`"
         return [f"no worker can run job {job.id}: {_join(reasons)} ({fix})"]
-    if all(worker.state in ("silent", "stopped") for worker in hub.workers.find()):
-        return [f"no worker runs, and job {job.id} waits: `finch-hub jobs watch {job.id}` starts the worker of a home"]
     if idle := job.idle_workers():
         fix = f"look into its log, and restart it with `finch-hub worker stop {idle[0]}`"
         return [f"worker {idle[0]} is idle and does not claim job {job.id}: {fix}"]

@@ -39,7 +39,7 @@ def _describe(report: RestoreReport) -> list[str]:
     artifacts = f"{tables.format_count(report.artifacts, 'artifact file')}, {tables.format_bytes(report.bytes)}"
     lines = [f"Restored {rows} and {artifacts}, into {report.database}"]
     if report.queued:
-        requeued = f", {len(report.requeued):,} of which ran when the backup was taken" if report.requeued else ""
-        verb = "is" if report.queued == 1 else "are"
-        lines.append(f"{tables.format_count(report.queued, 'job')} {verb} queued{requeued}")
+        verb, which = ("is", "It") if report.queued == 1 else ("are", f"{len(report.requeued):,} of them")
+        ran = f". {which} ran when the backup was taken" if report.requeued else ""
+        lines.append(f"{tables.format_count(report.queued, 'job')} {verb} queued{ran}")
     return lines

@@ -198,7 +198,7 @@ def format_progress(data: Mapping[str, Any]) -> str:
     if (epoch := _read_number(data, "epoch")) is not None:
         parts.append(f"epoch {epoch:.2f}")
     if (loss := _read_number(data, "loss")) is not None:
-        parts.append(f"loss {loss:.3f}")
+        parts.append(f"training loss {loss:.3f}")
     if rate := _read_number(data, "tokens_per_second"):
         parts.append(f"{rate:,.0f} tokens/s")
     if (left := _read_number(data, "seconds_left")) is not None:

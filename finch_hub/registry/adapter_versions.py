@@ -122,7 +122,8 @@ def resolve_files(session: Session, text: str) -> values.VersionFiles:
         raise _explain_missing(session, reference)
     base = values.Base(**{name: getattr(row, f"base_{name}") for name in values.Base.model_fields})
     _require_checked(f"{row.name}/{row.number}", row.state, base.name)
-    return values.VersionFiles(reference=f"{row.name}/{row.number}", digest=row.digest, base=base)
+    spec = read_document(row.spec)
+    return values.VersionFiles(reference=f"{row.name}/{row.number}", digest=row.digest, base=base, spec=spec)
 
 
 def find(session: Session, name: str) -> list[values.AdapterVersion]:
@@ -318,7 +319,7 @@ def _select_one(key: _Key, *, deleted: bool) -> sa.Select[AdapterVersion]:
 
 @functools.cache
 def _select_files(key: _Key) -> sa.Select[Any]:
-    columns = [_versions.c.number, _versions.c.digest, _versions.c.state, _adapters.c.name]
+    columns = [*(_versions.c[name] for name in ("number", "digest", "state", "spec")), _adapters.c.name]
     base = [_bases.c[name].label(f"base_{name}") for name in values.Base.model_fields]
     joined = _versions.join(_adapters, _adapters.c.id == _versions.c.adapter_id)
     query = sa.select(*columns, *base).select_from(joined.join(_bases, _bases.c.id == _versions.c.base_id))

@@ -24,9 +24,10 @@ from finch_hub.specs.jobs import JobState, Requirements
 
 # These ask for the first row in the order of an index. Of `EXISTS`, PostgreSQL believes that any row will do soon, and
 # reads a million jobs of which none is due.
-_FIRST_QUEUED = sa.select(sa.true()).where(in_state(JobState.QUEUED)).order_by(jobs.c.ring_at).limit(1)
-_HAS_DUE = _FIRST_QUEUED.where(jobs.c.ring_at <= once(now()))
-_HAS_UNSENT = _FIRST_QUEUED.where(jobs.c.ring_at.is_not(None))
+_ANY_QUEUED = sa.select(sa.true()).where(in_state(JobState.QUEUED)).limit(1)
+_HAS_QUEUED = _ANY_QUEUED.order_by(jobs.c.priority.desc(), jobs.c.turn)
+_HAS_UNSENT = _ANY_QUEUED.where(jobs.c.ring_at.is_not(None)).order_by(jobs.c.ring_at)
+_HAS_DUE = _ANY_QUEUED.where(jobs.c.ring_at <= once(now())).order_by(jobs.c.ring_at)
 _SELECT_DUE = (
     sa.select(
         *(jobs.c[name] for name in ("number", "id", "kind", "queue", "device", "memory_bytes", "labels", "needs"))
@@ -58,7 +59,7 @@ def has_unsent(session: Session) -> bool:
 
 def has_queued(session: Session) -> bool:
     """Return whether any job is queued, whatever became of its message."""
-    return bool(session.scalar(_FIRST_QUEUED))
+    return bool(session.scalar(_HAS_QUEUED))
 
 
 def take_due(session: Session, *, limit: int = 100) -> list[QueuedJob]:

@@ -108,6 +108,8 @@ class Job(Table):
     # Partial indexes make claims and sweeps independent of the number of finished jobs. A query must contain their
     # conditions as literals, or neither database uses them. No index holds the lease, so that a renewal touches none.
     # There is no index of all states: SQLite would use it for the claim, and sort.
+    # PostgreSQL plans without statistics at first, and keeps a plan. Of the indexes whose conditions a query implies,
+    # it may take the smallest, and read all of it. So the conditions of an index that must be used are like no other's.
     __table_args__ = (
         _partial("ix_jobs_claim_by_turn", *_BY_TURN, where="state = 'queued'"),
         _partial("ix_jobs_needs_by_turn", "needs", *_BY_TURN, where="state = 'queued'"),
@@ -121,12 +123,12 @@ class Job(Table):
             "number",
             where="finished_at IS NULL",
         ),
-        _partial("ix_jobs_own_turns", "owner", *_LINE, "turn", where="finished_at IS NULL"),
-        _partial("ix_jobs_front", *_LINE, "turn", where="state = 'queued'"),
+        _partial("ix_jobs_turns_of_owner", "owner", *_LINE, "turn", where="state IN ('waiting', 'queued', 'running')"),
+        _partial("ix_jobs_front_of_line", *_LINE, "turn", where="lower(state) = 'queued'"),
         _partial("ix_jobs_claimed", "priority", "turn", where="fence > 0"),
-        _partial("ix_jobs_claimed_of_line", *_LINE, "turn", where="fence > 0"),
+        _partial("ix_jobs_started_of_line", *_LINE, "turn", where="started_at IS NOT NULL"),
         _partial("ix_jobs_gang", "gang", "number", where="state = 'queued' AND gang IS NOT NULL"),
-        _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
+        _partial("ix_jobs_due", "ring_at", where="state = 'queued' AND ring_at IS NOT NULL"),
         _partial("ix_jobs_running", "number", where="state = 'running'"),
         _partial("ix_jobs_ended", "state", "number", where="finished_at IS NOT NULL"),
         _partial("ix_jobs_unfinished", "number", where="finished_at IS NULL"),

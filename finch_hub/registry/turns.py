@@ -105,7 +105,8 @@ def _read_texts(stored: Any) -> tuple[str, ...]:
 _OF_PRIORITY = jobs.c.priority == sa.bindparam("of_priority")
 _OF_LINE = (_OF_PRIORITY, jobs.c.queue == sa.bindparam("of_queue"), jobs.c.device == sa.bindparam("of_device"))
 _GREATEST = sa.select(sa.func.max(jobs.c.turn))
-_IS_IN_FRONT = (in_state(JobState.QUEUED), *_OF_LINE, jobs.c.turn >= sa.bindparam("least_turn", type_=sa.BigInteger()))
+_IS_QUEUED = sa.func.lower(jobs.c.state) == sa.literal_column("'queued'")
+_IS_IN_FRONT = (_IS_QUEUED, *_OF_LINE, jobs.c.turn >= sa.bindparam("least_turn", type_=sa.BigInteger()))
 _SELECT_FRONT = sa.select(sa.func.min(jobs.c.turn)).where(*_IS_IN_FRONT)
 _COLUMNS: list[sa.ColumnElement[Any]] = [
     *(jobs.c[name] for name in ("turn", "kind", "queue", "device", "memory_bytes", "labels", "set_aside")),
@@ -115,13 +116,17 @@ _SELECT_FIRST = sa.select(*_COLUMNS).where(*_IS_IN_FRONT).order_by(jobs.c.turn).
 
 
 def _select_reached() -> sa.Select[Any]:
-    """Select the turns at the front of a line, that were claimed of it and of all, and of the owner's last job."""
-    first = sa.select(sa.func.min(jobs.c.turn)).where(in_state(JobState.QUEUED), *_OF_LINE).scalar_subquery()
-    claimed = _GREATEST.where(jobs.c.fence > sa.literal_column("0"), _OF_PRIORITY)  # as in the indexes
-    of_all, of_line = claimed.scalar_subquery(), claimed.where(*_OF_LINE[1:]).scalar_subquery()
-    is_own = (jobs.c.owner == sa.bindparam("of_owner"), jobs.c.finished_at.is_(None))
-    last = _GREATEST.where(*is_own, *_OF_LINE).scalar_subquery()
-    return sa.select(first.label("front"), of_line.label("of_line"), of_all.label("of_all"), last.label("last"))
+    """Select the turns at the front of a line, that were claimed of it and of all, and of the owner's last job.
+
+    The conditions of each are those of its own index (see `tables`).
+    """
+    first = sa.select(sa.func.min(jobs.c.turn)).where(_IS_QUEUED, *_OF_LINE)
+    of_line = _GREATEST.where(jobs.c.started_at.is_not(None), *_OF_LINE)
+    of_all = _GREATEST.where(jobs.c.fence > sa.literal_column("0"), _OF_PRIORITY)
+    is_unfinished = in_state(JobState.WAITING, JobState.QUEUED, JobState.RUNNING)
+    last = _GREATEST.where(is_unfinished, jobs.c.owner == sa.bindparam("of_owner"), *_OF_LINE)
+    turns = {"front": first, "of_line": of_line, "of_all": of_all, "last": last}
+    return sa.select(*(query.scalar_subquery().label(name) for name, query in turns.items()))
 
 
 _SELECT_REACHED = _select_reached()

@@ -250,11 +250,12 @@ class AdapterVersion(Value):
 
 
 class VersionFiles(Value):
-    """Digest of a version's files, and its base: all that most jobs need."""
+    """Digest of a version's files, with its base and the specification of its job: all that most jobs need."""
 
     reference: str
     digest: Digest
     base: Base
+    spec: JsonObject
 
 
 class AdapterSummary(Value):

@@ -226,7 +226,7 @@ def mark_stopped(session: Session, worker_id: str, instance: str) -> None:
     session.execute(
         sa.update(workers)
         .where(workers.c.id == worker_id, workers.c.instance == instance)
-        .values(state="stopped", last_seen=now())
+        .values(state="stopped", remark=None, last_seen=now())
     )
 
 

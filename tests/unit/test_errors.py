@@ -46,6 +46,8 @@ def test_not_found_offers_similar_names() -> None:
     error = errors.NotFound("preset", "medcal", ["legal", "medical", "code"])
     assert error.near[0] == "medical"
     assert "did you mean 'medical'" in str(error)
+    assert errors.NotFound("job", "kip7", ["ab3kip7", "kip7qz5n2mrtd4xy", "other"]).near[0] == "kip7qz5n2mrtd4xy"
+    assert errors.NotFound("job", "ki", ["kip7qz5n2mrtd4xy"]).near == ()
 
 
 def test_many_problems_of_one_text_have_one_line_with_their_places() -> None:

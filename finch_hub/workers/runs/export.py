@@ -15,7 +15,7 @@ from finch_hub.plugins import foreign_code
 from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.specs.reports import ExportReport
 from finch_hub.specs.value import Value
-from finch_hub.workers.runs import inputs, model_cache, outputs
+from finch_hub.workers.runs import model_cache, outputs
 from finch_hub.workers.runs.channel import Channel
 from finch_hub.workers.runs.job_kind import JobKind
 from finch_hub.workers.runs.model_cache import BaseOrder
@@ -23,7 +23,7 @@ from finch_hub.workers.runs.outputs import OutputOutcome
 
 if TYPE_CHECKING:
     from finch_hub.plugins.descriptors import ExportFormat
-    from finch_hub.registry.values import AdapterVersion
+    from finch_hub.registry.values import AdapterVersion, VersionFiles
     from finch_hub.storage.stores import Stores
 
 
@@ -43,17 +43,22 @@ class ExportOrder(Value):
 def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> ExportOrder:
     """Fetch the adapter, and check format and parameters."""
     format_ = stores.catalog.export_formats[spec.format]
-    version, folder = inputs.fetch_version(spec.adapter, stores)
+    from finch_hub.registry import adapter_versions
+
+    with stores.database.read() as session:
+        version = adapter_versions.resolve_files(session, spec.adapter)
     parameters = complete_parameters(format_, spec.parameters, version)
     return ExportOrder(
         spec=spec.evolve(parameters=parameters.model_dump(mode="json")),
-        adapter=folder,
+        adapter=stores.artifacts.fetch_tree(version.digest),
         base=model_cache.order_base_of(version.base, stores) if format_.needs_base else None,
         out=outputs.choose_folder(spec, workdir),
     )
 
 
-def complete_parameters(format_: ExportFormat, parameters: Mapping[str, object], version: AdapterVersion) -> Value:
+def complete_parameters(
+    format_: ExportFormat, parameters: Mapping[str, object], version: VersionFiles | AdapterVersion
+) -> Value:
     """Return the parameters of a format, with what the version says instead of those that have no value.
 
     Raises:

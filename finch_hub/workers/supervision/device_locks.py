@@ -28,6 +28,7 @@ from finch_hub.workers.supervision.devices import Device
 
 log = logging.getLogger(__name__)
 
+_LOCK, _NEXT = ".lock", ".next"  # of whoever has a device, and of whoever gets it then
 _POLL_SECONDS = 0.1
 _TELL_SECONDS = 30.0  # between lines of the log about the same wait
 
@@ -53,8 +54,9 @@ class Owner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Holder:
-    """Whoever has the lock of a device: a worker, or somebody unknown, such as a worker that is starting."""
+    """Whoever has a device or is next for it: a worker, or somebody unknown, such as a worker that is starting."""
 
+    device: Device
     file: Path
     owner: Owner | None
 
@@ -63,6 +65,11 @@ class _Holder:
         return self.owner is None or self.owner.is_on_demand
 
     def __str__(self) -> str:
+        how = "goes to" if self.file.suffix == _NEXT else "belongs to"
+        return f"device {self.device} {how} {self.who}"
+
+    @property
+    def who(self) -> str:
         if self.owner is not None:
             return str(self.owner)
         pids = [str(pid) for pid, _ in _find_lockers([self.file])[self.file]]
@@ -79,9 +86,12 @@ class DeviceLocks:
             worker=worker, pid=os.getpid(), started=started, work=settings.work.name, is_on_demand=is_on_demand
         )
         self._held: list[int] = []
+        self._next: dict[Path, int] = {}
 
     def take(self, found: Sequence[Device]) -> tuple[Device, ...]:
         """Lock the devices that no other worker has, and return them. Wait for those of a worker on demand.
+
+        Who comes first gets a device. Whoever comes while it waits is refused as if it had the device.
 
         Raises:
             Conflict: other workers have all of them.
@@ -111,14 +121,18 @@ class DeviceLocks:
                     time.sleep(_POLL_SECONDS)
         except OSError as error:
             raise errors.Unavailable(f"could not lock devices in {self._folder}: {error}") from error
+        finally:
+            for fd in self._next.values():
+                os.close(fd)
+            self._next.clear()
         for device, holder in others.items():
-            log.warning("skip_device", extra={"device": device, "error": f"it belongs to {holder}"})
+            log.warning("skip_device", extra={"device": device, "error": str(holder)})
         if not taken:
-            device, holder = next(iter(others.items()))
+            holder = next(iter(others.values()))
             fix = (
                 "stop that worker, give this one other devices with CUDA_VISIBLE_DEVICES or taskset, or set FINCH_HOME"
             )
-            raise errors.Conflict(f"device {device} belongs to {holder} of the same home ({fix})")
+            raise errors.Conflict(f"{holder} of the same home ({fix})")
         return tuple(device for device in found if device in taken)
 
     def are_wanted(self) -> bool:
@@ -143,7 +157,7 @@ class DeviceLocks:
         with _open_locked(self._folder / "recovery", fcntl.LOCK_EX):  # another worker may have been first
             abandoned = [
                 file
-                for file, lockers in _find_lockers(list(self._folder.glob("*.lock"))).items()
+                for file, lockers in _find_lockers(list(self._folder.glob(f"*{_LOCK}"))).items()
                 if any(taker is None or not psutil.pid_exists(taker) for _, taker in lockers)
             ]
             for file in abandoned:
@@ -153,25 +167,32 @@ class DeviceLocks:
             return bool(abandoned)
 
     def _lock(self, device: Device) -> _Holder | None:
-        """Lock a device. Return who has it, None if it is this worker now."""
+        """Lock a device. Return who has it or is next for it, None if it is this worker's now."""
         with contextlib.ExitStack() as locks:
             fds = []
             for part in device.parts:
-                file = self._folder / f"{part}.lock"
+                file = self._folder / f"{part}{_NEXT}"
                 try:
+                    if not self._owner.is_on_demand and file not in self._next:
+                        with _open_locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
+                            self._next[file] = self._sign(fd)
+                    file = file.with_suffix(_LOCK)
                     fds.append(locks.enter_context(_open_locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)))
                 except BlockingIOError:
-                    return _Holder(file=file, owner=_read_owner(file))
-            for fd in fds:
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, json.dumps(asdict(self._owner)).encode(), 0)
-            self._held += map(os.dup, fds)  # a lock belongs to all duplicates of its descriptor
+                    return _Holder(device=device, file=file, owner=_read_owner(file))
+            self._held += map(self._sign, fds)
         return None
+
+    def _sign(self, fd: int) -> int:
+        """Write this worker's name into a locked file. Return a descriptor that keeps the lock."""
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(asdict(self._owner)).encode(), 0)
+        return os.dup(fd)  # a lock belongs to all duplicates of its descriptor
 
 
 def find_owner(settings: Settings) -> Owner | None:
     """Return a worker of the home on this machine that was not started on demand, and runs jobs in its place."""
-    for file in _folder_of(settings).glob("*.lock"):
+    for file in _folder_of(settings).glob(f"*{_LOCK}"):
         # No lock is tried, because a worker that takes its devices now would find them locked.
         owner = _read_owner(file)
         if owner is not None and not owner.is_on_demand and _is_alive(owner):
@@ -211,7 +232,7 @@ def _is_at(file: Path, info: os.stat_result) -> bool:
 
 def _tell_wait(holder: _Holder) -> None:
     how = "finishes its current jobs first" if holder.owner is not None else "has not ended"
-    log.warning("wait", extra={"path": holder.file, "error": f"{holder} {how}"})
+    log.warning("wait", extra={"path": holder.file, "error": f"{holder.who} {how}"})
 
 
 def _find_lockers(files: Collection[Path]) -> dict[Path, list[tuple[int, int | None]]]:

@@ -33,7 +33,7 @@ QUERIES: dict[str, tuple[Callable[[Session], Any], str]] = {
         lambda s: claims.claim(s, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT, warm_base="tiny@"),
         "ix_jobs_claim",
     ),
-    "wake": (outbox.take_due, "ix_jobs_ring"),
+    "wake": (outbox.take_due, "ix_jobs_due"),
     "expire": (lambda s: attempts.expire_leases(s, values.RetryPolicy()), "ix_jobs_running"),
     "list running": (lambda s: jobs.find(s, states={JobState.RUNNING}), "ix_jobs_running"),
     "list failed": (lambda s: jobs.find(s, states={JobState.FAILED, JobState.CANCELLED}), "ix_jobs_ended"),
@@ -106,7 +106,7 @@ def test_claim_past_jobs_that_fit_nobody_reads_few_of_them(history: Database) ->
 
     plans = plans_of(history, claim)
     assert not [plan for plan in plans if re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)|SCAN any_job(?! US)", plan)]
-    groups, first = (plan for plan in plans if "ix_jobs_needs" in plan)
+    groups, first = [plan for plan in plans if "ix_jobs_needs" in plan][-2:]
     for plan in (groups, first):
         assert "ix_jobs_claim" not in plan, plan
         assert not re.search(r"Sort|TEMP B-TREE", plan), plan
@@ -200,7 +200,7 @@ def test_queueing_of_a_dependent_reads_few_jobs(history: Database) -> None:
         vacuum(history)
     plans = plans_of(history, lambda session: attempts.succeed(session, running, {}))
     assert registry.get(history, child).state is JobState.QUEUED
-    assert any("ix_jobs_own_turns" in plan for plan in plans)
+    assert any("ix_jobs_turns_of_owner" in plan for plan in plans)
     for plan in plans:
         assert not re.search(r"Seq Scan on jobs|SCAN (jobs|following)(?! USING)", plan), plan
 

@@ -28,6 +28,7 @@ def add_old_job(connection: sa.Connection, job_id: str, *, priority: int = 0, qu
         "memory_bytes": 0,
         "attempts": 0,
         "fence": 0,
+        "started_at": None,
         "finished_at": None,
         "worker": None,
         "idempotency_key": None,

@@ -212,14 +212,18 @@ def test_doctor_names_jobs_whose_worker_was_lost_and_that_nobody_recovers(
     assert f"`finch-hub jobs watch {job.id}`" in find_advice(run, "queue")
 
 
-def test_doctor_names_a_job_of_a_home_whose_worker_was_killed(
+def test_doctor_names_a_job_for_which_no_worker_runs(
     run: Run, database: Database, roomy: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("FINCH_BROKER_URL")
     job = registry.submit(database)
-    assert find_advice(run, "queue", status=0) == "", "its worker may be starting"
-    age(database, job.id, created_at=400.0)
+    age(database, job.id, created_at=30.0)
+    assert f"no worker runs, and job {job.id} waits: start one with `finch-hub worker start`" in find_advice(
+        run, "queue"
+    )
+    monkeypatch.delenv("FINCH_BROKER_URL")
     assert f"`finch-hub jobs watch {job.id}`" in find_advice(run, "queue")
+    age(database, job.id, created_at=1.0)
+    assert find_advice(run, "queue", status=0) == "", "its worker may be starting"
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_backup_is_restored_into_a_new_home_only(
     monkeypatch.setenv("FINCH_HOME", str(tmp_path / "new"))
     done = run("restore", backup)
     assert done.status == 0, done.err
-    assert "1 job is queued, 1 of which ran when the backup was taken" in done.out
+    assert "1 job is queued. It ran when the backup was taken" in done.out
     assert "the files of base tiny are not on this machine: /elsewhere (add the base again)" in done.err
     assert "the backup was finished without artifact" in done.err
     assert "finch-hub worker start" in done.err

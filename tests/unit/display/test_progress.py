@@ -23,7 +23,7 @@ def test_progress_is_drawn_as_one_line() -> None:
     line = progress.draw_event(
         event("progress", step=3, steps=10, epoch=0.3, loss=2.51234, tokens_per_second=1234.5, seconds_left=95)
     )
-    assert line == "  step 3/10  epoch 0.30  loss 2.512  1,234 tokens/s  1:35 min left"
+    assert line == "  step 3/10  epoch 0.30  training loss 2.512  1,234 tokens/s  1:35 min left"
     assert progress.draw_event(event("progress", unit="MB", step=33, steps=269)) == "  MB 33/269"
 
 
@@ -102,7 +102,7 @@ def test_live_view_shows_messages_above_the_bar(monkeypatch: pytest.MonkeyPatch)
     assert text.rindex("measuring") < text.index("3/10"), "the next step is one of the training again"
     assert text.rindex("training") > text.index("be careful")
     assert "3/10" in text
-    assert "loss 2.500  7 s left" in text
+    assert "training loss 2.500  7 s left" in text
 
 
 def test_data_report_is_drawn_as_one_line() -> None:

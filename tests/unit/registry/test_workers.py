@@ -162,13 +162,16 @@ def test_worker_is_silent_after_a_minute_and_its_slots_do_not_count(database: Da
     assert count() == 0
 
 
-def test_stopped_worker_was_seen_when_it_stopped(database: Database) -> None:
+def test_stopped_worker_was_seen_when_it_stopped_and_has_no_remark(database: Database) -> None:
     worker = register(database)
+    with database.write() as session:
+        workers.heartbeat(session, worker, remark=workers.HANDS_OVER)
     silence(database, worker, 50)
     with database.write() as session:
         workers.mark_stopped(session, worker.id, worker.instance)
         (stopped,) = workers.find(session)
     assert (stopped.last_seen - worker.last_seen).total_seconds() > -10
+    assert stopped.remark is None
 
 
 def test_slots_of_workers_that_serve_a_queue_are_counted(database: Database) -> None:

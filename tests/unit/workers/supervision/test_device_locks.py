@@ -91,7 +91,7 @@ def test_worker_takes_the_devices_that_others_leave(workers: Workers, caplog: py
     assert {
         "action": "skip_device",
         "device": "cuda:0",
-        "error": f"it belongs to worker first (process {os.getpid()})",
+        "error": f"device cuda:0 belongs to worker first (process {os.getpid()})",
     } in list_said(caplog)
 
 
@@ -117,6 +117,31 @@ def test_worker_on_demand_is_asked_for_its_devices_and_waited_for(workers: Worke
     waiting.join()
     assert taken == [FIRST, SECOND]
     assert not foreground.are_wanted()
+
+
+def test_who_waits_longest_gets_the_devices_and_whoever_comes_later_is_refused_at_once(workers: Workers) -> None:
+    on_demand, first = workers("on-demand", is_on_demand=True), workers("first")
+    on_demand.take([FIRST, SECOND])
+    taken: list[Device] = []
+    waiting = threading.Thread(target=lambda: taken.extend(first.take([FIRST])))
+    waiting.start()
+    wait_until(on_demand.are_wanted, "the first worker to ask")
+    with pytest.raises(errors.Conflict, match=r"device cuda:0 goes to worker first \(process \d+\) of the same home"):
+        workers("second").take([FIRST])
+    on_demand.close()
+    assert workers("third").take([FIRST, SECOND]) == (SECOND,)
+    waiting.join()
+    assert taken == [FIRST]
+
+
+def test_worker_that_was_refused_is_next_for_nothing(workers: Workers) -> None:
+    first = workers("first")
+    first.take([FIRST])
+    refused = workers("refused")
+    with pytest.raises(errors.Conflict):
+        refused.take([FIRST])
+    first.close()
+    assert workers("second").take([FIRST]) == (FIRST,)
 
 
 def test_nobody_wants_the_devices_of_a_home_that_was_removed(workers: Workers, loaded: Settings) -> None:
