@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -194,7 +195,11 @@ def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(
         run(*listed, "--json", status=None)
     run("doctor", "--fast", "--json", status=None)
     run("backup", str(tmp_path / "backup"))
-    restored = {"FINCH_HOME": str(tmp_path / "restored"), "FINCH_DATABASE_URL": "", "FINCH_ARTIFACTS_URL": ""}
+    restored: dict[str, Any] = {
+        "FINCH_HOME": str(tmp_path / "restored"),
+        "FINCH_DATABASE_URL": "",
+        "FINCH_ARTIFACTS_URL": "",
+    }
     run("restore", str(tmp_path / "backup"), **restored)
     wait_until(lambda: any((tmp_path / "metrics").glob("*.prom")), "the metrics to be written")
     metrics = {f"metrics/{file.name}": file.read_bytes() for file in (tmp_path / "metrics").glob("*.prom")}
