@@ -208,12 +208,11 @@ def translate_write_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = "no space left" if is_disk_full(error) else error.strerror or error
-        what = f"could not write {out}"
         if not is_disk_full(error) and isinstance(error.filename, str | os.PathLike):
             source = Path(os.path.abspath(error.filename))  # noqa: PTH100 - resolve() would follow links
             if not _is_of(source, Path(os.path.abspath(out))):  # noqa: PTH100
-                what = f"could not read {source}"
-        raise errors.Unavailable(f"{what}: {why} (nothing was left behind)") from error
+                raise errors.Unavailable(f"could not read {source}: {why} (nothing was left behind)") from error
+        raise errors.Unavailable(f"could not write {out}: {why} (nothing was left behind)") from error
 
 
 def _is_of(path: Path, out: Path) -> bool:

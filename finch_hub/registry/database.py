@@ -226,9 +226,10 @@ class Database:
             state = getattr(error.orig, "sqlstate", None)
             is_of_sqlite = self.is_sqlite and any(part in message for part in _OTHER_TABLES_ON_SQLITE)
             if state in _OTHER_TABLES or is_of_sqlite:
-                what = f"database {self} does not have the tables of schema {schema_revisions.HEAD}: {message}"
-                advice = "run `finch-hub db upgrade`, or else restore the database or set FINCH_DATABASE_URL to another"
-                raise errors.SchemaMismatch(f"{what} ({advice})") from error
+                raise errors.SchemaMismatch(
+                    f"database {self} does not have the tables of schema {schema_revisions.HEAD}: {message} (run"
+                    " `finch-hub db upgrade`, or else restore the database or set FINCH_DATABASE_URL to another)"
+                ) from error
             if isinstance(error, exc.DataError) and _ZERO_BYTE in message:
                 raise errors.InvalidInput("a text has a zero byte", fix="remove it") from error
             is_fault = isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 HEAD = "0015"  # stands here so that a check needs no Alembic; a test compares it with the scripts
 
 _NUMBER = re.compile(r"\d{4}")
-_OWN = "set FINCH_DATABASE_URL to a database of Finch Hub, or restore this one from a backup"
 _MAX_NAMED = 5  # tables in a message
 
 
@@ -66,7 +65,9 @@ def check(number: str | None, database: str) -> None:
         what = f"database {database} has the older schema {number}: this code needs {HEAD} (run `finch-hub db upgrade`)"
         raise errors.SchemaMismatch(what)
     if not _NUMBER.fullmatch(str(number)):
-        raise errors.SchemaMismatch(f"database {database} is of another program, with schema {number!r} ({_OWN})")
+        raise errors.SchemaMismatch(
+            f"database {database} is of another program, with schema {number!r} (set FINCH_DATABASE_URL to another)"
+        )
     raise errors.SchemaMismatch(
         f"database {database} has the newer schema {number}: this code needs {HEAD} (update finch-hub on this machine)"
     )
@@ -112,7 +113,10 @@ def _refuse_other_file(connection: sa.Connection, database: str) -> None:
     """Refuse a file with tables of another program. The programs on a server may share a database."""
     if others := [name for name in sa.inspect(connection).get_table_names() if name != "alembic_version"]:
         named = ", ".join(others[:_MAX_NAMED])
-        raise errors.SchemaMismatch(f"database {database} is of another program, with the tables {named} ({_OWN})")
+        raise errors.SchemaMismatch(
+            f"database {database} is of another program, with the tables {named} (set FINCH_DATABASE_URL to another,"
+            " or restore it from a backup)"
+        )
 
 
 def list_breaking(number: str) -> list[str]:

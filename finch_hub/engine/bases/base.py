@@ -207,16 +207,16 @@ def _find_tokenizer_faults(tokenizer: PreTrainedTokenizerBase, embeddings: int) 
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # the tokenizers library raises one if it panics
-        return [_name_fault("its tokenizer fails", error)]
+        return [errors.Problem(what=f"its tokenizer fails: {_first_line(error)}")]
     if largest >= embeddings:
         what = f"its tokenizer gives the token {largest}, the model has {embeddings} embeddings"
         return [errors.Problem(what=what, fix="use the tokenizer that belongs to these weights")]
     return []
 
 
-def _name_fault(what: str, error: BaseException) -> errors.Problem:
+def _first_line(error: BaseException) -> str:
     text = str(error).strip()
-    return errors.Problem(what=f"{what}: {text.splitlines()[0] if text else repr(error)}")
+    return text.splitlines()[0] if text else repr(error)
 
 
 def _explain(error: Exception) -> errors.Problem:
@@ -226,4 +226,4 @@ def _explain(error: Exception) -> errors.Problem:
             what="needs code that comes with the model, which is never executed",
             fix="use a model that transformers supports itself",
         )
-    return _name_fault("transformers cannot load it", error)
+    return errors.Problem(what=f"transformers cannot load it: {_first_line(error)}")
