@@ -68,8 +68,8 @@ def shorten(text: str) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Return up to three known names that begin with a name or resemble it, best first."""
-    names = sorted(set(known))
+    """Return up to three other known names that begin with a name or resemble it, best first."""
+    names = sorted(set(known) - {name})  # an adapter without versions is known and not found
     longer = [other for other in names if len(name) >= _MIN_PREFIX and other.startswith(name)]
     similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return tuple(dict.fromkeys([*longer, *similar]))[:3]

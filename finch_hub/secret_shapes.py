@@ -38,7 +38,26 @@ _NEW_LINE = re.compile(r"[\r\n]")
 _HOST = re.compile(r"(?:\[[0-9a-f:.%]*\]|[^:\[\]]*)(?::(?:\d*|port|\{?\w*port\}?|<\w*>))?", re.IGNORECASE)
 _PORT_AT_END = re.compile(r":\d+(?:[^A-Za-z0-9@][^:]*)?$")
 _USER = re.compile(r"[a-z_][\w.-]{0,31}", re.IGNORECASE)
-_USER_OPTION = re.compile(r"(?<![\w-])(?:-u|--(?:proxy-)?user)[ =][\"']?[\w.@-]{1,64}:(?P<password>[^\s\"'/]{1,256})")
+_USER_OPTION = re.compile(
+    r"(?<![\w-])(?:-u|--(?:proxy-)?user)(?:[ =][\"']?|[\"'],\s?[\"'])[\w.@-]{1,64}:(?P<password>[^\s\"'/]{1,256})"
+)
+_NEXT_WORD = r"(?:\\{0,3}[\"'])?[,=]?\s{0,8}"
+# Options of programs with a password in the same word or the next one. They are compiled when a text needs them.
+_PASSWORD_OPTIONS = tuple(
+    (
+        option[:2],
+        rf"(?<![\w-])(?:{programs})(?=\\{{0,3}}[\s\"'])[^\r\n;|]{{0,256}}?[\s\"']{option}"
+        r"(?:\\{0,3}[\"'](?P<quoted>[^\s,\])\"'\\][^\"'\r\n]*)|(?P<plain>[^\s,\])\"'\\][^\s\"'\\]*))",
+    )
+    for programs, option in (
+        (r"(?:mysql|mariadb)[\w-]{0,16}|7z[ar]?", "-p"),
+        (r"sshpass|mongo\w{0,8}|cqlsh|twine", f"-p{_NEXT_WORD}"),
+        (r"(?:docker|podman|nerdctl|registry|az|oc)(?:\s|[\"'],\s?[\"'])login", f"-p{_NEXT_WORD}"),
+        (r"(?:redis|valkey)-cli", f"-a{_NEXT_WORD}"),
+        (r"ldap\w{2,10}", f"-w{_NEXT_WORD}"),
+        (r"sqlcmd|bcp|(?:un)?zip", f"-P{_NEXT_WORD}"),
+    )
+)
 _WITHOUT_SCHEME = re.compile(
     r"(?:(?<![\w/:@.+%-])|(?<![\w:]//)(?<=//))[\w.+-]{1,64}:(?P<password>[^\s:@/\"'<>]{1,256})@(?!sha\d)(?=[\w.-]{1,253}(?::\d|/)|\w{2,9}\()"
 )
@@ -129,6 +148,9 @@ def redact(text: str, *, mask: str = MASK) -> str:
         text = _mask(text, _find_bare_logins(text), mask)
     if "-u" in text:
         text = _mask(text, _find_user_options(text), mask)
+    for option, pattern in _PASSWORD_OPTIONS:
+        if option in text:
+            text = _mask(text, _find_password_options(pattern, text), mask)
     if any(sign in text for sign in _SIGNS) or _BLANK.search(text):
         text = _mask(text, _find_named(text), mask)
     if " " in text or "%20" in text or "+" in text:
@@ -272,6 +294,15 @@ def _find_user_options(text: str) -> Iterator[_Span]:
     for found in _USER_OPTION.finditer(text):
         if not found["password"].isdigit() and not _PLACEHOLDER.fullmatch(found["password"]):
             yield found.span("password")
+
+
+def _find_password_options(pattern: str, text: str) -> Iterator[_Span]:
+    """Yield passwords of `mysql -pPASSWORD`, `sshpass -p PASSWORD` and others, also as lists of words."""
+    for found in re.finditer(pattern, text):
+        name = "plain" if found["quoted"] is None else "quoted"
+        is_port = found[name].isdigit()  # `sshpass -e ssh -p 22`
+        if not is_port and not _PLACEHOLDER.fullmatch(found[name]):
+            yield found.span(name)
 
 
 def _find_named(text: str) -> Iterator[_Span]:

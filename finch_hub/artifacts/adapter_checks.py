@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ def check_adapter(
     """
     config, ignored_fields, is_pinned = config_cleaning.clean_config(config_text)
     problems: list[errors.Problem] = []
-    if (size := file.path.stat().st_size) > policy.max_bytes:
+    if (size := os.fstat(file.fd).st_size) > policy.max_bytes:
         problems.append(errors.Problem(what=f"has {size} bytes, more than {policy.max_bytes}"))
     if len(file.tensors) > policy.max_tensors:
         problems.append(errors.Problem(what=f"has {len(file.tensors)} tensors, more than {policy.max_tensors}"))

@@ -8,6 +8,7 @@ import gzip
 import importlib
 import io
 import lzma
+import os
 import stat
 import tarfile
 import zipfile
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from finch_hub import errors
 from finch_hub.formats import git_lfs
@@ -134,18 +135,19 @@ def open_archive(path: Path, *, max_bytes: int) -> Iterator[Archive]:
         RefusedArtifact: with every entry that lies outside the folder. Also if the archive has too many files, unpacks
             to too many bytes, or is damaged. Damage may be found while the archive is open.
     """
-    limit = _Limit(path, max_bytes)
-    with open_regular_file(path) as stream:
+    with open_regular_file(path) as stream:  # once, since something else may be at the path a moment later
         start = stream.read(len(git_lfs.POINTER))
-    git_lfs.check_content(start, name=path.name)
-    opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
-    is_zip = start.startswith(_ZIP) or (opener is None and path.name.lower().endswith(".zip"))
-    try:
-        with _zip(path, limit) if is_zip else _tar(path, opener or open, limit) as archive:
-            yield archive
-    except DAMAGE as error:
-        what, fix = _describe_damage(error, is_zip=start.startswith(_ZIP))
-        raise errors.RefusedArtifact(f"cannot be unpacked: {what}", fix=fix, subject=path.name) from None
+        git_lfs.check_content(start, name=path.name)
+        stream.seek(0)
+        limit = _Limit(path.name, os.fstat(stream.fileno()).st_size, max_bytes)
+        opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
+        is_zip = start.startswith(_ZIP) or (opener is None and path.name.lower().endswith(".zip"))
+        try:
+            with _zip(path, stream, limit) if is_zip else _tar(path, stream, opener, limit) as archive:
+                yield archive
+        except DAMAGE as error:
+            what, fix = _describe_damage(error, is_zip=start.startswith(_ZIP))
+            raise errors.RefusedArtifact(f"cannot be unpacked: {what}", fix=fix, subject=path.name) from None
 
 
 def _describe_damage(error: Exception, *, is_zip: bool) -> tuple[str, str]:
@@ -161,9 +163,9 @@ def _describe_damage(error: Exception, *, is_zip: bool) -> tuple[str, str]:
 class _Limit:
     """Limit of the bytes that an archive may unpack to, whatever it declares."""
 
-    def __init__(self, archive: Path, max_bytes: int) -> None:
-        self._archive = archive
-        self.limit = min(max_bytes, max(_HARMLESS_BYTES, archive.stat().st_size * MAX_RATIO))
+    def __init__(self, name: str, size: int, max_bytes: int) -> None:
+        self._name = name
+        self.limit = min(max_bytes, max(_HARMLESS_BYTES, size * MAX_RATIO))
         self._spent = 0
 
     def spend(self, count: int) -> None:
@@ -175,17 +177,17 @@ class _Limit:
         """Refuse the archive if this many bytes are too many."""
         if total > self.limit:
             what = f"unpacks to more than {self.limit} bytes, which is the limit or {MAX_RATIO} times its own size"
-            raise errors.RefusedArtifact(what, subject=self._archive.name)
+            raise errors.RefusedArtifact(what, subject=self._name)
 
     def check_entries(self, count: int) -> None:
         """Refuse the archive if this many entries are too many."""
         if count > MAX_FILES:
-            raise errors.RefusedArtifact(f"has more than {MAX_FILES} entries", subject=self._archive.name)
+            raise errors.RefusedArtifact(f"has more than {MAX_FILES} entries", subject=self._name)
 
 
 @contextlib.contextmanager
-def _zip(path: Path, limit: _Limit) -> Iterator[Archive]:
-    with zipfile.ZipFile(path) as opened:
+def _zip(path: Path, stream: BinaryIO, limit: _Limit) -> Iterator[Archive]:
+    with zipfile.ZipFile(stream) as opened:
         yield Archive(path, [_zip_entry(info) for info in opened.infolist()], opened.open, limit)
 
 
@@ -202,14 +204,15 @@ def _zip_entry(info: zipfile.ZipInfo) -> _Member | None:
 
 
 @contextlib.contextmanager
-def _tar(path: Path, opener: Callable[..., Any], limit: _Limit) -> Iterator[Archive]:
-    with opener(path, "rb") as unpacked, tarfile.open(fileobj=_Bounded(unpacked, limit), mode="r:") as opened:
+def _tar(path: Path, stream: BinaryIO, opener: Callable[..., Any] | None, limit: _Limit) -> Iterator[Archive]:
+    reading = contextlib.nullcontext(stream) if opener is None else opener(stream, "rb")
+    with reading as unpacked, tarfile.open(fileobj=_Bounded(unpacked, limit), mode="r:") as opened:
         entries: list[_Member | None] = []
         for info in opened:
             entries.append(None if info.isdir() else _tar_member(info))
             limit.check_entries(len(entries))
 
-        if opener is open:
+        if opener is None:
             # tarfile takes a part of a header for the end. Compressed streams raise an error themselves.
             unpacked.seek(opened.offset)
             if 0 < len(unpacked.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:

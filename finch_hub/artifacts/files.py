@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -66,6 +65,8 @@ class LocalFiles:
     def put_file(self, path: str, source: Path, meter: Meter) -> None:
         """Write a file with the content of another, and count its bytes."""
         with source.open("rb") as origin, self._replacing(path) as target:
+            now = os.fstat(target.fileno()).st_mtime  # the clock of this machine may be wrong
+            self.remove_unfinished(now - _ABANDONED_SECONDS)
             while chunk := origin.read(2**20):
                 meter.add(target.write(chunk))
 
@@ -116,9 +117,15 @@ class LocalFiles:
             return None
         return FileInfo(path.rpartition("/")[2], info.st_size, info.st_mtime)
 
-    def remove_unfinished(self, before: float) -> tuple[int, int]:
+    def remove_unfinished(self, before: float, *, dry_run: bool = False) -> tuple[int, int]:
         """Remove what writers left before a time, and return the number of files and of their bytes."""
-        return self._sweep(self._root / _TEMPORARY, before)
+        count = size = 0
+        for file in self.scan(_TEMPORARY):
+            if file.modified is not None and file.modified < before:
+                if not dry_run:
+                    self.remove(f"{_TEMPORARY}/{file.name}")
+                count, size = count + 1, size + file.size
+        return count, size
 
     @contextlib.contextmanager
     def _replacing(self, path: str, *, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[BinaryIO]:
@@ -126,7 +133,6 @@ class LocalFiles:
         temporary = self._root / _TEMPORARY / secrets.token_hex(8)
         for folder in (final.parent, temporary.parent):
             _make_folder(folder, mode=0o700 if self._is_private else 0o777)
-        self._sweep(temporary.parent, time.time() - _ABANDONED_SECONDS)
         try:
             with temporary.open("xb") as target:
                 yield target
@@ -138,16 +144,6 @@ class LocalFiles:
             flush_path(final.parent)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def _sweep(self, folder: Path, before: float) -> tuple[int, int]:
-        """Remove temporary files of killed writers."""
-        count = size = 0
-        for file in self.scan(folder.relative_to(self._root).as_posix()):
-            if file.modified is not None and file.modified < before:
-                with contextlib.suppress(FileNotFoundError):
-                    (folder / file.name).unlink()
-                    count, size = count + 1, size + file.size
-        return count, size
 
 
 class ObjectFiles:
@@ -226,7 +222,7 @@ class ObjectFiles:
         except FileNotFoundError:
             return None
 
-    def remove_unfinished(self, before: float) -> tuple[int, int]:
+    def remove_unfinished(self, before: float, *, dry_run: bool = False) -> tuple[int, int]:
         """Remove what writers left before a time, and return the number of objects and of their bytes.
 
         Parts of uploads that never ended are invisible. S3 lists them, but not their bytes.
@@ -234,7 +230,8 @@ class ObjectFiles:
         count = size = 0
         for found in self.scan(_TEMPORARY):
             if found.modified is not None and found.modified < before:
-                self.remove(f"{_TEMPORARY}/{found.name}")
+                if not dry_run:
+                    self.remove(f"{_TEMPORARY}/{found.name}")
                 count, size = count + 1, size + found.size
         if not hasattr(self._fs, "list_multipart_uploads"):
             return count, size
@@ -243,7 +240,8 @@ class ObjectFiles:
             for upload in self._fs.list_multipart_uploads(bucket):
                 key, number = upload["Key"], upload["UploadId"]
                 if key.startswith(f"{prefix}/" if prefix else "") and upload["Initiated"].timestamp() < before:
-                    self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=number)
+                    if not dry_run:
+                        self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=number)
                     count += 1
         return count, size
 

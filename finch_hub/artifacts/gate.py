@@ -214,7 +214,7 @@ def _read_origin(source: AdapterSource, identity: str, *, is_changed: bool) -> s
 
 def _write_weights(source: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], target: Path) -> None:
     head, order = write_safetensors_header(tensors, metadata)
-    with source.open("rb") as stream, target.open("xb") as copy:
+    with open_regular_file(source) as stream, target.open("xb") as copy:
         copy.write(head)
         for name in order:
             copy.writelines(tensor_checks.read_blocks(stream, tensors[name]))

@@ -38,6 +38,7 @@ def upgrade(ignore_workers: bool) -> None:
         if is_older and not ignore_workers and (breaking := schema_revisions.list_breaking(str(before))):
             _refuse_living_workers(database, breaking)
         database.upgrade()
+        database.check(tables=True)
         after = database.revision()
     if before == after:
         output.say(f"{database} is already at schema {after}")
@@ -50,7 +51,7 @@ def upgrade(ignore_workers: bool) -> None:
 def check(as_json: bool) -> None:
     """Check that the database answers and has this version's schema."""
     with _open_database() as database:
-        database.check()
+        database.check(tables=True)
         revision = database.revision()
     value = {"database": str(database), "revision": revision}
     output.emit(value, as_json, lambda: f"{database} is ready, at schema {revision}")

@@ -178,7 +178,7 @@ def _database(settings: Settings) -> Finding:
     with contextlib.closing(Database(settings.database, allow_insecure=settings.allow_insecure)) as database:
         revision = database.revision()
         if settings.database_url is not None or revision is not None:
-            database.check()
+            database.check(tables=True)
     return Finding(about="database", found=f"{database}, schema {revision or 'not created yet'}")
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from finch_hub.hub.facade import Hub
+    from finch_hub.storage.redaction import Redactor
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -82,16 +83,24 @@ def refuse(error: click.ClickException) -> int:
 
 def redact(text: str) -> str:
     """Return a text without the secrets of the settings and of the environment."""
+    return _make_redactor().clean(text)
+
+
+def redact_values(value: Any) -> Any:
+    """Return a value as JSON has it, without these secrets in its texts."""
+    return _make_redactor().clean_values(tables.to_json(value))
+
+
+def _make_redactor() -> Redactor:
     from finch_hub import settings
     from finch_hub.storage.redaction import Redactor
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            redactor = Redactor.of(settings.load())
+            return Redactor.of(settings.load())
         except Exception:  # perhaps the one that is shown
-            redactor = Redactor()
-    return redactor.clean(text)
+            return Redactor()
 
 
 def open_hub() -> Hub:

@@ -49,11 +49,11 @@ def list_(kind: str | None, as_json: bool) -> int:
         for offer, descriptor in group.items()
     ]
     problems = [str(problem) for problem in catalog.problems]
-    output.emit(
-        {"offers": offers, "plugins": catalog.plugins, "problems": problems}, as_json, lambda: _draw(offers, catalog)
-    )
+    # Texts of plugins may have what they read from the environment.
+    value = output.redact_values({"offers": offers, "plugins": catalog.plugins, "problems": problems})
+    output.emit(value, as_json, lambda: _draw(value["offers"], value["plugins"]))
     if not as_json:
-        for problem in problems:
+        for problem in value["problems"]:
             output.tell(f"problem: {problem}")
     return output.PLUGIN_FAILED if problems else 0
 
@@ -70,6 +70,7 @@ def show(kind: str, name: str, as_json: bool) -> None:
     if schema is not None:
         with foreign_code.blame(f"the parameter schema of {descriptor.label}"):
             value["parameters"] = schema.model_json_schema()
+    value = output.redact_values(value)
     output.emit(value, as_json, lambda: tables.draw_fields(_flatten(value)))
 
 
@@ -80,8 +81,8 @@ def _load_catalog(*, retry: bool = False) -> Catalog:
     return load_catalog(settings.load(), retry=retry)
 
 
-def _draw(offers: Sequence[Mapping[str, object]], catalog: Catalog) -> RenderableType:
-    rows = [(p.name, p.version, round(p.seconds, 2), p.disabled or "works") for p in catalog.plugins]
+def _draw(offers: Sequence[Mapping[str, object]], found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    rows = [(p["name"], p["version"], round(p["seconds"], 2), p["disabled"] or "works") for p in found]
     drawn = tables.draw_table(("kind", "name", "plugin", "summary"), [tuple(offer.values()) for offer in offers])
     return tables.group([drawn, tables.draw_table(("plugin", "version", "seconds", "state"), rows)])
 

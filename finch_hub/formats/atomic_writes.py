@@ -199,16 +199,26 @@ def temporary_place() -> Path:
 
 @contextlib.contextmanager
 def translate_write_errors(out: Path) -> Iterator[None]:
-    """Turn the operating system's errors about writing `out` into `Unavailable`.
+    """Turn the operating system's errors about writing `out` into `Unavailable`. Those about a source name it.
 
     Raises:
-        Unavailable: the disk is full or the path cannot be written.
+        Unavailable: the disk is full, the path cannot be written, or a source of it cannot be read.
     """
     try:
         yield
     except OSError as error:
         why = "no space left" if is_disk_full(error) else error.strerror or error
+        if not is_disk_full(error) and isinstance(error.filename, str | os.PathLike):
+            source = Path(os.path.abspath(error.filename))  # noqa: PTH100 - resolve() would follow links
+            if not _is_of(source, Path(os.path.abspath(out))):  # noqa: PTH100
+                raise errors.Unavailable(f"could not read {source}: {why} (nothing was left behind)") from error
         raise errors.Unavailable(f"could not write {out}: {why} (nothing was left behind)") from error
+
+
+def _is_of(path: Path, out: Path) -> bool:
+    """Tell whether a path is in an output, in a temporary folder beside it, or is one of their parents."""
+    begin = str(out.with_name(f".{out.name}."))
+    return path.is_relative_to(out) or out.is_relative_to(path) or str(path).startswith(begin)
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -222,11 +222,12 @@ def source_of(base: str | Path, revision: str | None) -> BaseModelSource:
 def fetch_base(source: BaseModelSource, stores: Stores, *, progress: Callable[[str], None] = lambda text: None) -> Path:
     """Fetch a base by the first source in the catalog that accepts it, and return its local folder."""
     descriptor = stores.catalog.base_source_of(source.source)
+    return descriptor.load()(source, cache=stores.bases, progress=_clean_progress(progress, stores))
 
-    def report(text: str) -> None:  # a plugin may name the address that it uses, with its login
-        progress(stores.redactor.clean(text))
 
-    return descriptor.load()(source, cache=stores.bases, progress=report)
+def _clean_progress(progress: Callable[[str], None], stores: Stores) -> Callable[[str], None]:
+    """Return a function that reports a text without secrets. A plugin may name the address that it uses."""
+    return lambda text: progress(stores.redactor.clean(text))
 
 
 def load_base(
@@ -239,5 +240,5 @@ def load_base(
     """Fetch a base and load it into memory, with torch."""
     from finch_hub.engine.bases import base
 
-    fetch = stores.catalog.base_source_of(source.source).load()
-    return base.load_base(source, device=device, cache=stores.bases, progress=progress, fetch=fetch)
+    fetch, report = stores.catalog.base_source_of(source.source).load(), _clean_progress(progress, stores)
+    return base.load_base(source, device=device, cache=stores.bases, progress=report, fetch=fetch)

@@ -23,6 +23,10 @@ _FEWER_CONNECTIONS = (
 )
 _ZERO_BYTE = "cannot contain NUL"
 _LOST_STATEMENT = ("26000", "42P05")  # a prepared statement that is missing, or there already
+_REFUSED = ("42501", "3F000")  # a right or a schema that is missing
+# Tables or columns that are missing, or there already: those of another program, or of a schema that was changed.
+_OTHER_TABLES = ("42P01", "42703", "42701", "42710", "42P07")
+_OTHER_TABLES_ON_SQLITE = ("no such table", "no such column", "has no column", "already exists")
 _UNPREPARED = "a pooler lost a prepared statement: add prepare_threshold=none to the options of FINCH_DATABASE_URL"
 _ADVICE = {
     "prepared statement": _UNPREPARED,
@@ -37,6 +41,8 @@ _ADVICE = {
     "no more connections allowed": _FEWER_CONNECTIONS,
     "query_wait_timeout": "all connections of the pooler are in use: raise its pool size, or run fewer workers",
     "unsupported startup parameter": "the pooler refuses an option of FINCH_DATABASE_URL: remove it",
+    "permission denied": "grant the user the rights to create and use tables",
+    "no schema has been selected": "check search_path in FINCH_DATABASE_URL, or create the schema",
     " does not exist": "check the names in FINCH_DATABASE_URL, or create the database",
     "disk is full": "free some space, or set FINCH_HOME to a larger disk",
     "No space left": "free some space on the server",
@@ -128,13 +134,19 @@ class Database:
         with self._translate_errors(), self._reader.connect() as connection:
             return schema_revisions.revision(connection)
 
-    def check(self) -> None:
+    def check(self, *, tables: bool = False) -> None:
         """Refuse a schema that this code cannot use.
 
+        Args:
+            tables: whether to look for all tables and columns, too.
+
         Raises:
-            SchemaMismatch: the schema is older or newer than this code.
+            SchemaMismatch: the schema is older or newer than this code, or of another program.
         """
         schema_revisions.check(self.revision(), str(self))
+        if tables:
+            with self._translate_errors(), self._reader.connect() as connection:
+                schema_revisions.query_tables(connection)
 
     def upgrade(self, *, is_private: bool = False) -> None:
         """Upgrade the schema to this code's revision. Of two processes that do so at once, one waits.
@@ -143,7 +155,7 @@ class Database:
             is_private: whether other users cannot read a new file of SQLite, otherwise the umask decides.
 
         Raises:
-            SchemaMismatch: the schema is newer than this code.
+            SchemaMismatch: the schema is newer than this code, or of another program.
             Conflict: references between rows are broken.
             Unavailable: the database does not answer, is read-only or full, or other transactions use its tables.
         """
@@ -211,13 +223,17 @@ class Database:
             message = str(error.orig).strip().partition("\n")[0]
             if isinstance(error, exc.IntegrityError):
                 raise errors.Conflict(f"database {self} rejected the change: {message}") from error
-            if "no such table" in message or getattr(error.orig, "sqlstate", None) == "42P01":
-                what = f"database {self} has no Finch Hub tables (run `finch-hub db upgrade`)"
-                raise errors.SchemaMismatch(what) from error
+            state = getattr(error.orig, "sqlstate", None)
+            is_of_sqlite = self.is_sqlite and any(part in message for part in _OTHER_TABLES_ON_SQLITE)
+            if state in _OTHER_TABLES or is_of_sqlite:
+                raise errors.SchemaMismatch(
+                    f"database {self} does not have the tables of schema {schema_revisions.HEAD}: {message} (run"
+                    " `finch-hub db upgrade`, or else restore the database or set FINCH_DATABASE_URL to another)"
+                ) from error
             if isinstance(error, exc.DataError) and _ZERO_BYTE in message:
                 raise errors.InvalidInput("a text has a zero byte", fix="remove it") from error
             is_fault = isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError))
-            if is_fault and getattr(error.orig, "sqlstate", None) not in _LOST_STATEMENT:
+            if is_fault and state not in (*_LOST_STATEMENT, *_REFUSED):
                 raise  # a fault of this code, which no user can fix
             kind = errors.AccessDenied if _WRONG_PASSWORD in message else errors.Unavailable
             general = _SQLITE_ADVICE if self.is_sqlite else _POSTGRESQL_ADVICE

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from finch_hub import errors
+from finch_hub.registry.tables import Table
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy.orm import Session
 
 HEAD = "0015"  # stands here so that a check needs no Alembic; a test compares it with the scripts
+
+_NUMBER = re.compile(r"\d{4}")
+_MAX_NAMED = 5  # tables in a message
 
 
 def scripts() -> Path:
@@ -59,9 +64,23 @@ def check(number: str | None, database: str) -> None:
     if is_known(number):
         what = f"database {database} has the older schema {number}: this code needs {HEAD} (run `finch-hub db upgrade`)"
         raise errors.SchemaMismatch(what)
+    if not _NUMBER.fullmatch(str(number)):
+        raise errors.SchemaMismatch(
+            f"database {database} is of another program, with schema {number!r} (set FINCH_DATABASE_URL to another)"
+        )
     raise errors.SchemaMismatch(
         f"database {database} has the newer schema {number}: this code needs {HEAD} (update finch-hub on this machine)"
     )
+
+
+def query_tables(connection: sa.Connection) -> None:
+    """Name all tables and columns of this code in queries that return no rows.
+
+    Raises:
+        DBAPIError: one is missing.
+    """
+    for table in Table.metadata.sorted_tables:
+        connection.execute(sa.select(table).where(sa.false()))
 
 
 def create(connection: sa.Connection, number: str) -> None:
@@ -75,17 +94,29 @@ def upgrade(connection: sa.Connection, database: str) -> None:
     """Upgrade the database to this code's revision.
 
     Raises:
-        SchemaMismatch: the database is newer than this code.
+        SchemaMismatch: the database is newer than this code, or of another program.
     """
     from alembic import command
 
     number = revision(connection)
+    if number is None and connection.dialect.name == "sqlite":
+        _refuse_other_file(connection, database)
     if number is not None and not is_known(number):
         check(number, database)
     if number != HEAD:
         if connection.dialect.name == "postgresql":
             connection.rollback()  # each migration has its own transaction; on SQLite, this one holds the write lock
         command.upgrade(config(connection), HEAD)
+
+
+def _refuse_other_file(connection: sa.Connection, database: str) -> None:
+    """Refuse a file with tables of another program. The programs on a server may share a database."""
+    if others := [name for name in sa.inspect(connection).get_table_names() if name != "alembic_version"]:
+        named = ", ".join(others[:_MAX_NAMED])
+        raise errors.SchemaMismatch(
+            f"database {database} is of another program, with the tables {named} (set FINCH_DATABASE_URL to another,"
+            " or restore it from a backup)"
+        )
 
 
 def list_breaking(number: str) -> list[str]:

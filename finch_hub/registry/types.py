@@ -81,10 +81,14 @@ def to_json(value: Any) -> str:
 
 
 def from_json(text: str) -> Any:
-    """Return stored JSON. A damaged text stays as it is, for its reader to refuse: it must not hide other rows."""
+    """Return stored JSON. A damaged text stays as it is, for its reader to refuse: it must not hide other rows.
+
+    What another program wrote may have escapes of characters that this hub never stores, and cannot print as JSON.
+    """
     try:
-        return json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+        return _make_json_storable(value) if "\\u" in text else value
+    except (ValueError, RecursionError):  # it may be nested too deeply
         return text
 
 

@@ -71,10 +71,10 @@ class _Collection:
             if not self._dry_run:
                 leftover.remove(store)
         self._add("checkpoints and outputs of ended jobs", [leftover.size for leftover in leftovers])
-        if not self._dry_run:
-            with store.access() as files:
-                count, size = files.remove_unfinished(clock - max(self._seconds, _DAY_SECONDS))  # nobody writes so long
-            self.collected.append(Collected(what="unfinished uploads", count=count, bytes=size))
+        with store.access() as files:
+            written = clock - max(self._seconds, _DAY_SECONDS)  # nobody writes so long
+            count, size = files.remove_unfinished(written, dry_run=self._dry_run)
+        self.collected.append(Collected(what="unfinished uploads", count=count, bytes=size))
 
     def _collect_datasets(self) -> frozenset[str]:
         """Remove the rows of data that only jobs stored and that nobody refers to, and return their digests.

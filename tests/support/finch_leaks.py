@@ -83,6 +83,10 @@ def listen(job: Any) -> None:
     raise RuntimeError("\n".join(_list_texts()))
 
 
+def fail() -> None:
+    raise RuntimeError("\n".join(_list_texts()))
+
+
 @hookimpl
 def finch_base_sources() -> Sequence[BaseSource]:
     return [BaseSource(name="leaky", summary="Leaks.", matches="finch_leaks:matches", target="finch_leaks:fetch")]
@@ -90,7 +94,8 @@ def finch_base_sources() -> Sequence[BaseSource]:
 
 @hookimpl
 def finch_export_formats() -> Sequence[ExportFormat]:
-    return [ExportFormat(name="leaky", summary="Leaks.", target="finch_leaks:write", parameters=Parameters)]
+    summary = " ".join(_list_texts())
+    return [ExportFormat(name="leaky", summary=summary, target="finch_leaks:write", parameters=Parameters)]
 
 
 @hookimpl
@@ -98,10 +103,16 @@ def finch_listeners() -> Sequence[Listener]:
     return [Listener(name="leaky", summary="Leaks.", target="finch_leaks:listen")]
 
 
-def install(folder: Path) -> None:
-    """Install this package into a folder for the Python path."""
+def install(folder: Path, *, with_broken: bool = False) -> None:
+    """Install this package into a folder for the Python path.
+
+    Args:
+        with_broken: whether the package has a second plugin, which cannot be imported.
+    """
     information = folder / "finch_leaks-1.0.dist-info"
     information.mkdir(parents=True)
     (folder / "finch_leaks.py").write_bytes(Path(__file__).read_bytes())
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: finch-leaks\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[finch_hub]\nleaks = finch_leaks\n")
+    broken = "leaks-broken = finch_leaks_broken\n" if with_broken else ""
+    (information / "entry_points.txt").write_text(f"[finch_hub]\nleaks = finch_leaks\n{broken}")
+    (folder / "finch_leaks_broken.py").write_text("import finch_leaks\nfinch_leaks.fail()\n")

@@ -101,3 +101,9 @@ def test_text_has_no_secret() -> None:
         assert "https://***@h/x" in str(error)
         assert "correct-horse" not in repr(error)
     assert repr(errors.Unavailable("no answer")) == "Unavailable('no answer')"
+
+
+def test_name_that_is_not_found_is_not_offered_itself() -> None:
+    """All versions of an adapter may be deleted: its name is known."""
+    assert errors.near("birds", ["birds", "birds-2"]) == ("birds-2",)
+    assert "did you mean" not in str(errors.NotFound("adapter", "birds", ["birds"]))

@@ -117,6 +117,24 @@ LEAKS = [
     f'{{"name": "password", "value": "{SECRET}"}}',
     f"curl -u user:{SECRET} https://h",
     f"pw={SECRET}",
+    # command lines
+    f"['curl', '-u', 'user:{SECRET}', 'https://h']",
+    f"mysql -u root -p{SECRET} finch",
+    f"mysqldump --host db -p'{SECRET} more' finch",
+    f"Command '['mysql', '-h', 'db', '-p{SECRET}', 'x']' returned non-zero exit status 1.",
+    f"sshpass -p {SECRET} ssh -p 22 u@h",
+    f"sshpass -p{SECRET} ssh h",
+    f'sshpass -p "it is {SECRET}" ssh h',
+    f"Command '['sshpass', '-p', '{SECRET}', 'ssh', 'h']' returned non-zero exit status 5.",
+    f'{{"cmd": "[\\"sshpass\\", \\"-p\\", \\"{SECRET}\\"]"}}',
+    f"mongosh db.example -u u -p {SECRET}",
+    f"redis-cli -h h -a {SECRET} ping",
+    f"ldapsearch -x -D cn=u -w {SECRET} -b x",
+    f"docker login -u u -p {SECRET} registry.example",
+    f"['docker', 'login', '-u', 'u', '-p', '{SECRET}']",
+    f"sqlcmd -S h -U u -P {SECRET}",
+    f"unzip -P {SECRET} file.zip",
+    f"7z x -p{SECRET} file.7z",
     # private keys
     KEY.format(SECRET),
     KEY.format(SECRET).replace("\n", "\\n"),
@@ -187,6 +205,9 @@ ORDINARY = [
     "could not read /run/secrets/db_password: Permission2 denied; artifact store /secret: OSError: stale",
     "the password: PermissionError(13)",
     "-----BEGIN PUBLIC KEY-----",
+    "mysql -u root -p finch, sshpass -e ssh -p 22 h, and mysql -h db -P 3306",
+    "['mysql', '-p', 'finch'] and docker run -p 8080:80 x",
+    "unzip -p file.zip x | mkdir -p a/b && redis-cli -p 6379",
     "def cat(*, sort_key='name', group_key='base@dtype'): ...",
 ]
 
@@ -271,6 +292,7 @@ PIECES = [
     "a:b@", "password=", "password='", "password=\\'", 'key=\\\\\\"', "password={", "password=a;", "&;", "token",
     "pass-", "api_", "cookie:", "authorization: Bearer ", "Bearer ", "Basic ", "sk-", "eyJaaaaaaaa.", "\\", '"', " ",
     "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "hooks.slack.com/services/", "%25", "pwd", "key.", "\n",
+    "mysql ", "mysql -p", "sshpass -p ", "docker login ", "-p", "-p'",
 ]  # fmt: skip
 
 

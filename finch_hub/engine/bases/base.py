@@ -112,7 +112,12 @@ def load_base(
     quantization = _quantization(dtype, torch_dtype, torch_device)
     options = {"dtype": torch_dtype, "attn_implementation": implementation, **quantization}
     progress("loading the base model")
-    model, tokenizer = _read(folder, f"base model {model_source.source}", options)
+    fingerprint = compute_fingerprint(folder, cache=cache)
+    subject = f"base model {model_source.source}"
+    model, tokenizer = _read(folder, subject, options)
+    if compute_fingerprint(folder, cache=cache) != fingerprint:
+        fix = "try again when no program writes to its folder"
+        raise errors.Incompatible("was changed while it was read", fix=fix, subject=subject)
     if tokenizer.pad_token is None:
         # Padding is masked everywhere, so any token works. Every tokenizer has an end token.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -124,7 +129,7 @@ def load_base(
         name=model_source.source,
         revision=model_source.revision,
         folder=folder,
-        fingerprint=compute_fingerprint(folder, cache=cache),
+        fingerprint=fingerprint,
         model=model,
         tokenizer=tokenizer,
         device=torch_device,
@@ -189,9 +194,29 @@ def _read(folder: Path, subject: str, options: dict[str, Any]) -> tuple[PreTrain
         what = f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings"
         fix = "use the tokenizer that belongs to these weights, or resize the embeddings and save the model"
         problems.append(errors.Problem(what=what, fix=fix))
+    problems += _find_tokenizer_faults(tokenizer, embeddings)
     if problems:
         raise errors.Incompatible(problems, subject=subject)
     return model, tokenizer
+
+
+def _find_tokenizer_faults(tokenizer: PreTrainedTokenizerBase, embeddings: int) -> list[errors.Problem]:
+    """Return what is wrong with the tokens of a short text. A model without their embeddings crashes in the middle."""
+    try:
+        largest = max(tokenizer("What does a finch eat? aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!")["input_ids"], default=0)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # the tokenizers library raises one if it panics
+        return [errors.Problem(what=f"its tokenizer fails: {_first_line(error)}")]
+    if largest >= embeddings:
+        what = f"its tokenizer gives the token {largest}, the model has {embeddings} embeddings"
+        return [errors.Problem(what=what, fix="use the tokenizer that belongs to these weights")]
+    return []
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else repr(error)
 
 
 def _explain(error: Exception) -> errors.Problem:
@@ -201,4 +226,4 @@ def _explain(error: Exception) -> errors.Problem:
             what="needs code that comes with the model, which is never executed",
             fix="use a model that transformers supports itself",
         )
-    return errors.Problem(what=f"transformers cannot load it: {text.splitlines()[0] if text else repr(error)}")
+    return errors.Problem(what=f"transformers cannot load it: {_first_line(error)}")

@@ -54,6 +54,9 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
         with scratch_folder(folder) as scratch:
             options: Any = {"limits": limits, "error": errors.Incompatible, "libraries": _LIBRARIES}
             for _ in parse(_convert, str(file), str(scratch / folder.name), subject=f"GGUF file {file}", **options):
+                if folder_of(file, cache=cache) != folder:  # other files would get the folder's name
+                    fix = "try again when no program writes to it"
+                    raise errors.Incompatible("was changed while it was read", fix=fix, subject=f"GGUF file {file}")
                 (scratch / folder.name).rename(folder)
     return folder
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from finch_hub import errors
 from finch_hub.engine.data import json_rows, json_values
 from finch_hub.engine.data.data_files import SUFFIXES, exists, is_data_file, is_unreadable
+from finch_hub.formats.regular_files import open_regular_file
 
 if TYPE_CHECKING:
     from finch_hub.engine.data.row_collector import RowCollector
@@ -133,13 +134,16 @@ def _holds_settings(file: Path, is_row: IsRow) -> bool:
 
     A file that has the name of a split holds no settings if its rows could be in columns that cannot be read.
     """
-    if file.suffix.lower() != ".json" or not _is_file(file) or file.stat().st_size > _MAX_SETTINGS:
+    if file.suffix.lower() != ".json":
         return False
-    with contextlib.suppress(OSError, ValueError, errors.InvalidDataset):
-        with file.open("rb") as stream:
-            if stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+    with contextlib.suppress(OSError, ValueError, errors.InvalidDataset, errors.RefusedArtifact):
+        with open_regular_file(file) as stream:
+            begin = stream.read(64)
+            is_list = begin.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+            if is_list or os.fstat(stream.fileno()).st_size > _MAX_SETTINGS:
                 return False
-        value = json_values.parse(file.read_text(encoding="utf-8-sig"))
+            text = begin + stream.read(_MAX_SETTINGS)
+        value = json_values.parse(text.decode("utf-8-sig"))
         if not isinstance(value, dict) or is_row(value) or json_rows.holds_rows(value, is_row):
             return False
         if _SPLITS.fullmatch(file.stem):

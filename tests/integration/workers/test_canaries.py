@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -101,7 +102,7 @@ def installation(request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Pa
         client = ending.enter_context(redis.Redis(port=valkey.port))
         client.config_set("requirepass", canaries.planted["broker"])
         workers = ending.enter_context(fleet(tmp_path, url, allow_insecure="false"))
-        finch_leaks.install(tmp_path / "plugins")
+        finch_leaks.install(tmp_path / "plugins", with_broken=True)
         workers.environment["FINCH_BROKER_URL"] = f"redis://127.0.0.1:{valkey.port}/0"
         variables = {
             "FINCH_CONFIG": str(inputs / "finch.toml"),
@@ -163,6 +164,11 @@ def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(
     run(*train, "--base", ADDRESS, "--adapter", "birds")
     run("merge", "birds", "--out", str(tmp_path / "merged"))
     run("export", "birds", "--format", "peft", "--out", str(tmp_path / "peft"))
+    run("quantize", "birds", "--scheme", "int8")
+    run(*train, "--base", "tiny", "--adapter", "owls")
+    run("compose", "birds/1", "owls", "--adapter", "both", "--strategy", "linear")
+    run("eval", str(rows), "--adapter", "both", "--json")
+    run("generate", "Hi", "--adapter", "birds", "--max-new-tokens", "2", "--json")
     first.send(signal.SIGTERM)
     assert first.wait() == 0
     second = installation.start("two", FINCH_LOG_FORMAT="json")
@@ -175,11 +181,26 @@ def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(
         for name in ("show", "events"):
             run("jobs", name, job, "--json")
     run("jobs", "show", job)
-    for listed in (("jobs", "list"), ("worker", "list"), ("adapters", "show", "birds"), ("bases", "list")):
-        run(*listed)
-        run(*listed, "--json")
+    for listed in (
+        ("jobs", "list"),
+        ("worker", "list"),
+        ("adapters", "show", "birds"),
+        ("bases", "list"),
+        ("plugins", "list"),
+        ("plugins", "show", "export-format", "leaky"),
+        ("adapters", "lineage", "both"),
+        ("datasets", "list"),
+    ):
+        run(*listed, status=None)
+        run(*listed, "--json", status=None)
     run("doctor", "--fast", "--json", status=None)
     run("backup", str(tmp_path / "backup"))
+    restored: dict[str, Any] = {
+        "FINCH_HOME": str(tmp_path / "restored"),
+        "FINCH_DATABASE_URL": "",
+        "FINCH_ARTIFACTS_URL": "",
+    }
+    run("restore", str(tmp_path / "backup"), **restored)
     wait_until(lambda: any((tmp_path / "metrics").glob("*.prom")), "the metrics to be written")
     metrics = {f"metrics/{file.name}": file.read_bytes() for file in (tmp_path / "metrics").glob("*.prom")}
     second.send(signal.SIGTERM)
@@ -194,7 +215,7 @@ def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(
             found[str(file.relative_to(tmp_path))] = file.read_bytes()
     names = "\n".join(found)
     for name in ("merged/config.json", "merged/tokenizer_config.json", "peft/README.md", "peft/finch.json", "backup/",
-                 "one.log", "two.log", "metrics/", "artifacts/blobs", "homes/"):  # fmt: skip
+                 "one.log", "two.log", "metrics/", "artifacts/blobs", "homes/", "restored/"):  # fmt: skip
         assert name in names, names
     assert "***" in first.text, "the plugin leaked there"
     assert "***" in second.text, "the plugin leaked there"

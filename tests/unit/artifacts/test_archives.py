@@ -2,6 +2,7 @@ import bz2
 import contextlib
 import gzip
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from finch_hub import errors
 from finch_hub.artifacts.archives import MAX_FILES, is_archive, open_archive
+from finch_hub.formats import git_lfs
 
 LIMIT = 50 * 2**20
 FILES = {"adapter_config.json": b"{}", "sub/weights": bytes(range(256)) * 100}
@@ -287,3 +289,20 @@ def test_pointer_of_git_lfs_is_refused_with_what_to_do(tmp_path: Path, name: str
         open_archive(tmp_path / name, max_bytes=LIMIT),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+def test_archive_that_is_replaced_while_it_is_open_is_read_as_it_was(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = zip_of if name.endswith("zip") else tar_of
+    archive = make(tmp_path / name, [("x", b"of the archive")])
+    check = git_lfs.check_content
+
+    def replace(start: bytes, **options: Any) -> None:
+        check(start, **options)
+        archive.unlink()
+        os.mkfifo(archive)  # who opens it waits for ever
+
+    monkeypatch.setattr(git_lfs, "check_content", replace)
+    assert unpack(archive, tmp_path / "out", max_bytes=LIMIT) == {"x": b"of the archive"}

@@ -1,10 +1,12 @@
 """The gate, together with `tensor_checks`."""
 
 import json
+import os
 import pickle
 import re
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from support import fuzzing
 from support.safetensors_files import CONFIG, PREFIX, adapter_folder, arrays, factors
 
 from finch_hub import errors
+from finch_hub.artifacts import gate
 from finch_hub.artifacts.adapter_checks import GatePolicy
 from finch_hub.artifacts.gate import AdmittedAdapter, adapter_identity, admit_adapter
 from finch_hub.engine.adapters.adapter_files import read_adapter
@@ -504,3 +507,33 @@ def test_malformed_json_is_refused_by_its_file(tmp_path: Path, name: str, conten
     (folder / name).write_text(content)
     with pytest.raises(errors.RefusedArtifact, match=f"{name}: .*{message}"):
         admit(tmp_path, folder)
+
+
+def _make_pipe(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(bytes(100))
+
+
+def _link_to_itself(file: Path) -> None:
+    file.symlink_to(file)
+
+
+@pytest.mark.parametrize("replace", [_make_pipe, _cut, _link_to_itself, Path.mkdir, Path.exists])
+@pytest.mark.parametrize("moment", ["_read_config", "check_adapter"])
+def test_weights_that_are_replaced_after_they_were_opened_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, replace: Callable[[Path], object]
+) -> None:
+    """Whoever opens a pipe waits for ever. In the last case, the file is gone."""
+    folder = adapter_folder(tmp_path / "in")
+    weights, before = folder / "adapter_model.safetensors", getattr(gate, moment)
+
+    def work(*arguments: Any, **options: Any) -> Any:
+        weights.unlink()
+        replace(weights)
+        return before(*arguments, **options)
+
+    monkeypatch.setattr(gate, moment, work)
+    assert "adapter_model.safetensors" in str(refusal(tmp_path, folder))

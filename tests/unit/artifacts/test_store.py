@@ -88,14 +88,21 @@ def test_file_is_stored_as_its_bytes_are(tmp_path: Path) -> None:
         assert store.get(store.put_file(file)) == content
 
 
-def test_temporary_file_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("days", [0, 2, -2])
+def test_temporary_file_of_a_killed_writer_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """The clock of a machine may be wrong by days. The store is of another one, with writers of its own."""
+    clock = time.time
     store = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache")
     store.put(b"first")
     old, fresh = (tmp_path / "store" / "tmp" / name for name in ("old", "fresh"))
     for file, hours in ((old, 25), (fresh, 23)):  # no writer needs a day for one file
         file.write_bytes(b"half a blob")
         os.utime(file, (time.time() - hours * 3600,) * 2)
-    store.put(b"second")
+    (tmp_path / "second").write_bytes(b"second")
+    monkeypatch.setattr(time, "time", lambda: clock() + days * 86_400)
+    store.put_file(tmp_path / "second")
     assert not old.exists()
     assert fresh.exists()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,29 @@ def test_unwritable_path_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.Unavailable, match=r"could not write .*file/out"):
         make(tmp_path / "file" / "out", "1")
+
+
+@pytest.mark.parametrize("source", ["missing", "loop", "dir/"])
+def test_unreadable_source_is_named_in_the_error(tmp_path: Path, source: str) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+
+    def copy() -> None:
+        with atomic_writes.atomic_folder(tmp_path / "out", kind=KIND) as folder:
+            shutil.copyfile(tmp_path / source, folder / "egg")
+
+    with pytest.raises(errors.Unavailable, match=rf"could not read {tmp_path / source}: \w.*nothing was left"):
+        copy()
+    assert names(tmp_path) == ["dir", "loop"]
+
+
+def test_file_of_the_output_that_cannot_be_written_is_no_source(tmp_path: Path) -> None:
+    def write() -> None:
+        with atomic_writes.atomic_folder(tmp_path / "out", kind=KIND) as folder:
+            (folder / "sub" / "egg").write_text("1")
+
+    with pytest.raises(errors.Unavailable, match=rf"could not write {tmp_path / 'out'}: No such"):
+        write()
 
 
 def test_replace_of_a_link_replaces_its_target(tmp_path: Path) -> None:

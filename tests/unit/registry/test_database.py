@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from support import registry
 from support.services import Databases, PostgresServer
 
 from finch_hub import errors
-from finch_hub.registry import bases, jobs
+from finch_hub.registry import bases, jobs, schema_revisions
 from finch_hub.registry.database import Database
 
 
@@ -85,6 +86,74 @@ def test_database_without_tables_is_refused_with_a_fix(empty: Database) -> None:
     with pytest.raises(errors.SchemaMismatch, match="finch-hub db upgrade"), empty.read() as session:
         bases.find(session)
     empty.close()
+
+
+OTHERS = {
+    "tables": ["CREATE TABLE users (id INTEGER)", "CREATE TABLE jobs (id INTEGER)"],
+    "view": ["CREATE VIEW jobs AS SELECT 1 AS id"],
+    "revision": ["CREATE TABLE alembic_version (version_num TEXT)", "INSERT INTO alembic_version VALUES ('1975ea')"],
+    "same revision": [
+        "CREATE TABLE alembic_version (version_num TEXT)",
+        f"INSERT INTO alembic_version VALUES ('{schema_revisions.HEAD}')",
+        "CREATE TABLE jobs (id INTEGER)",
+    ],
+    "earlier revision": [
+        "CREATE TABLE alembic_version (version_num TEXT)",
+        "INSERT INTO alembic_version VALUES ('0003')",
+        "CREATE TABLE jobs (id INTEGER)",
+    ],
+    "other columns": ["CREATE TABLE alembic_version (number INTEGER)"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_database_of_another_program_is_refused(empty: Database, what: str) -> None:
+    with empty.write() as session:
+        for statement in OTHERS[what]:
+            session.execute(sa.text(statement))
+    with pytest.raises(errors.SchemaMismatch, match=r"no tables|another program|not have the tables|older schema"):
+        empty.check(tables=True)
+    with pytest.raises(errors.SchemaMismatch, match="set FINCH_DATABASE_URL"):
+        upgrade_and_check(empty)
+    empty.close()
+
+
+def upgrade_and_check(database: Database) -> None:
+    database.upgrade()
+    database.check(tables=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE jobs RENAME COLUMN spec TO other",
+        "DROP TABLE job_datasets",
+        "ALTER TABLE workers RENAME TO helpers",
+    ],
+)
+def test_schema_that_was_changed_is_refused(database: Database, change: str) -> None:
+    database.check(tables=True)
+    with database.write() as session:
+        session.execute(sa.text(change))
+    with pytest.raises(errors.SchemaMismatch, match="not have the tables"):
+        database.check(tables=True)
+    if "jobs RENAME" in change:
+        with pytest.raises(errors.SchemaMismatch, match="not have the tables"), database.read() as session:
+            jobs.find(session)
+
+
+def test_rights_that_are_missing_on_a_server_are_named(databases: Databases, database: Database) -> None:
+    if database.is_sqlite:
+        pytest.skip("it has no rights")
+    with database.write() as session:
+        role = f"weak_{secrets.token_hex(4)}"
+        session.execute(sa.text(f"CREATE ROLE {role} LOGIN"))
+    weak = Database(database.url.set(username=role).render_as_string(hide_password=False), allow_insecure=True)
+    with pytest.raises(errors.Unavailable, match=r"permission denied.*grant the user"), weak.read() as session:
+        jobs.find(session)
+    weak.close()
+    with database.write() as session:
+        session.execute(sa.text(f"DROP ROLE {role}"))
 
 
 @pytest.mark.parametrize(

@@ -143,3 +143,21 @@ def test_as_many_jobs_as_there_are_may_be_listed(database: Database) -> None:
         found = jobs.find(session, limit=MANY + 2)
     assert len(found) == MANY + 2
     assert all(job.depends_on == (first.id,) for job in found[:MANY])
+
+
+def test_document_of_another_program_hides_no_rows(database: Database) -> None:
+    """A damaged document becomes a note, and one with halves of surrogate pairs can be printed as JSON."""
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL refuses them")
+    submitted = [registry.submit(database).id for _ in range(4)]
+    documents = ['{"k\\ud800": ["v\\udcff\\u0000"]}', "[" * 100_000, '{"a":' * 700 + '"\\u0001"' + "}" * 700]
+    with database.write() as session:
+        for job_id, document in zip(submitted, documents, strict=False):
+            changed = sa.text("UPDATE jobs SET result = :result WHERE id = :id")
+            session.execute(changed, {"result": document, "id": job_id})
+    with database.read() as session:
+        found = {job.id: job.result for job in jobs.find(session)}
+    assert found.keys() == set(submitted)
+    assert found[submitted[0]] == {"k\ufffd": ["v\ufffd\ufffd"]}
+    for result in found.values():
+        json.dumps(result, ensure_ascii=False).encode()

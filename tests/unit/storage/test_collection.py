@@ -273,14 +273,18 @@ def test_unfinished_uploads_go(stores: Stores, store_url: str | None) -> None:
         for file, days in zip(files, (0.9, 1.1), strict=True):
             file.write_bytes(b"x" * 10)
             os.utime(file, (time.time() - days * DAY,) * 2)
-        with stores.artifacts.access() as opened:
-            assert opened.remove_unfinished(time.time() - DAY) == (1, 10)
-        collect(stores, unused_days=0)
+        previewed = collect(stores, unused_days=0, dry_run=True)
+        assert [file.exists() for file in files] == [True, True]
+        report = collect(stores, unused_days=0)
+        assert counts(report) == counts(previewed) == {"unfinished uploads": 1}
+        assert report.bytes == previewed.bytes == 10
         assert [file.exists() for file in files] == [True, False], "a writer may need a day"
         return
     client, bucket = boto3.client("s3"), store_url.split("/")[2]
     client.create_multipart_upload(Bucket=bucket, Key="artifacts/blobs/00/00")  # this server says that it is years old
     client.create_multipart_upload(Bucket=bucket, Key="other/00")
+    assert counts(collect(stores, dry_run=True)) == {"unfinished uploads": 1}
+    assert len(client.list_multipart_uploads(Bucket=bucket)["Uploads"]) == 2
     assert counts(collect(stores)) == {"unfinished uploads": 1}
     (left,) = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
     assert left["Key"] == "other/00"

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from finch_hub import errors
+from finch_hub.engine.bases import base as base_module
 from finch_hub.engine.bases.base import Base, load_base
 
 IDS = torch.arange(5, 45).reshape(2, 20)
@@ -50,6 +51,45 @@ def test_folder_as_publishers_leave_it_is_loaded_as_in_transformers(copy: Path) 
     with torch.no_grad():
         torch.testing.assert_close(base.model(IDS).logits, expected(IDS).logits)
     assert base.tokenizer.decode(base.tokenizer("A finch eats.")["input_ids"]) == "A finch eats."
+
+
+HOSTILE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "pattern": {
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    },
+    "no unknown token": {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "b"}},
+    "token without embedding": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<q>", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {"<q>": {"id": "<q>", "ids": [10**9], "tokens": ["<q>"]}},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE_TOKENIZERS)
+def test_tokenizer_that_fails_or_gives_other_tokens_is_refused(copy: Path, what: str) -> None:
+    rewrite(copy / "tokenizer.json", **HOSTILE_TOKENIZERS[what])
+    with pytest.raises(errors.Incompatible, match="its tokenizer"):
+        load(copy)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "model.safetensors"])
+def test_base_that_changes_while_it_is_read_is_refused(copy: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it would have the fingerprint of other files than those in memory."""
+    read = base_module._read
+
+    def read_and_change(*arguments: Any) -> Any:
+        found = read(*arguments)
+        changed = (copy / name).read_bytes()
+        (copy / name).write_bytes(changed[:-9] + b" " * 8 + changed[-1:])
+        return found
+
+    monkeypatch.setattr(base_module, "_read", read_and_change)
+    with pytest.raises(errors.Incompatible, match="was changed while it was read"):
+        load(copy)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

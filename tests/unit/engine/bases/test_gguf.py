@@ -16,6 +16,7 @@ from support.models import DEFAULT, save_model
 from finch_hub import errors
 from finch_hub.engine.bases import gguf, sources
 from finch_hub.engine.bases.base import load_base
+from finch_hub.formats import parsing_process
 from finch_hub.progress import Advance
 from finch_hub.specs.jobs import BaseModelSource
 
@@ -73,6 +74,25 @@ def test_conversion_tells_its_tensors(tiny_folder: Path, tmp_path: Path, told: l
     fetch(save_gguf(tiny_folder, tmp_path / "model.gguf"), tmp_path / "cache")
     *_, last = (advance for advance in told if advance.work == "converting tensors")
     assert last.done == last.total != 0
+
+
+def test_file_that_changes_while_it_is_converted_is_refused(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the next conversion of the first file would find the folder of another one."""
+    file = save_gguf(tiny_folder, tmp_path / "tiny.gguf")
+    parse = parsing_process.parse
+
+    def change_and_parse(*arguments: Any, **options: Any) -> Any:
+        content = bytearray(file.read_bytes())
+        content[-4:] = bytes(4)
+        file.write_bytes(content)
+        return parse(*arguments, **options)
+
+    monkeypatch.setattr(gguf, "parse", change_and_parse)
+    with pytest.raises(errors.Incompatible, match="was changed while it was read"):
+        gguf.convert_once(file, cache=tmp_path / "cache", progress=lambda _: None)
+    assert list((tmp_path / "cache").glob("gguf-*[0-9a-f]")) == []
 
 
 def test_one_of_two_simultaneous_uses_converts(tiny_folder: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
 from finch_hub import errors
-from finch_hub.engine.data import reading, row_collector, row_formats, row_time
+from finch_hub.engine.data import data_folders, reading, row_collector, row_formats, row_time
 from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.data.row import MAX_LINE
 from finch_hub.specs.examples import Example, Message
@@ -600,6 +600,14 @@ def test_settings_are_of_no_split_whatever_their_names(settings: str, name: str,
     data = reading.read_data(tmp_path)
     assert data.examples == EXAMPLES
     assert data.report.recognized == (f"files that hold no rows: {settings}.json",)
+
+
+def test_settings_that_become_a_pipe_block_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may replace a file after the look at it, and who opens a pipe waits for ever."""
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 4)
+    os.mkfifo(tmp_path / "info.json")
+    monkeypatch.setattr(data_folders, "_is_file", lambda _: True)
+    assert len(reading.read_data(tmp_path).examples) == 4
 
 
 def test_settings_beside_both_splits_are_of_neither(tmp_path: Path) -> None:
