@@ -296,8 +296,6 @@ def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
     if all(worker.state in ("silent", "stopped") for worker in hub.workers.find()):
         start = "worker start" if hub.settings.broker_url is not None else f"jobs watch {status.oldest}"
         return [f"no worker runs, and job {status.oldest} waits: start one with `finch-hub {start}`"]
-    if waited < _PATIENCE_SECONDS:
-        return []
     try:
         job = hub.jobs.get(status.oldest)
     except errors.NotFound:  # deleted meanwhile
@@ -305,7 +303,7 @@ def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
     if reasons := [f"{worker} {', '.join(why)}" for worker, why in job.obstacles().items()]:
         fix = f"start a worker that can, with `finch-hub worker start`, or `finch-hub jobs cancel {job.id}`"
         return [f"no worker can run job {job.id}: {_join(reasons)} ({fix})"]
-    if idle := job.idle_workers():
+    if waited >= _PATIENCE_SECONDS and (idle := job.idle_workers()):
         fix = f"look into its log, and restart it with `finch-hub worker stop {idle[0]}`"
         return [f"worker {idle[0]} is idle and does not claim job {job.id}: {fix}"]
     return []

@@ -222,6 +222,7 @@ def _draw_job(
         "started": job.started_at,
         "ended": job.finished_at,
         "waits for": job.depends_on or None,
+        "attempts used up": job.attempts or None,
         "attempts": tables.Lines(f"{a.fence} on {a.worker}: {a.outcome or 'running'}" for a in attempts) or None,
         "queue": queue,
         "waits": following.NO_WORKER if is_unattended else following.describe_wait(wait),

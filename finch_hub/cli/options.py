@@ -14,7 +14,7 @@ import click
 from finch_hub import errors
 
 _TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SIZE_UNITS = {"": 1, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE_UNITS = {"": 1, "m": 10**6, "g": 10**9, "t": 10**12, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 after = click.option("--after", "depends_on", multiple=True, metavar="JOB", help="Job to wait for. Can be repeated.")
 
@@ -85,7 +85,7 @@ class Quantity(click.ParamType[float]):
         """Parse the number, in the smallest unit."""
         if isinstance(value, float):
             return value
-        parts = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*([a-z]?)(?:i?b)?", str(value).strip().lower())
+        parts = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*((?:[a-z]i?)?)b?", str(value).strip().lower())
         if parts is None or parts[2] not in self._units:
             self.fail(f"{value!r} is not a {self.name} (write {self._examples})", param, ctx)
         return float(parts[1]) * self._units[parts[2]]
@@ -106,11 +106,11 @@ def requirement_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(requirements=requirements, **options)
 
     time = Quantity("time", _TIME_UNITS, "90s, 30m or 2h")
-    size = Quantity("size", _SIZE_UNITS, "800M or 16G")
+    size = Quantity("size", _SIZE_UNITS, "800M, 16G or 16GiB")
     added: Callable[..., Any] = with_requirements
     for option in (
         click.option("--time-limit", type=time, help="Maximum time of one attempt, such as 90s, 30m or 2h."),
-        click.option("--memory", type=size, help="Device memory that the job needs, such as 800M or 16G."),
+        click.option("--memory", type=size, help="Device memory that the job needs, such as 800M, 16G or 16GiB."),
         click.option("--label", "labels", multiple=True, help="Label that the worker must have. Can be repeated."),
         click.option("--device", type=click.Choice(["any", "cpu", "cuda"]), default="any", help="Kind of device."),
         click.option("--queue", default="default", show_default=True, help="Queue that the job waits in."),

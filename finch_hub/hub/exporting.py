@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
+from finch_hub.formats.finch_record import read_record
 from finch_hub.formats.output_paths import find_output
 from finch_hub.hub.composing import resolve_adapters
 from finch_hub.hub.problems import ProblemCollector
@@ -53,6 +54,9 @@ def check_merge(
     collector = ProblemCollector("this merge")
     parents, _ = resolve_adapters(adapters, weights, stores, collector)
     path = _check_output(out, collector, replace=replace)
+    with collector.collect():
+        if replace and path.is_dir() and any(path.iterdir()) and "made" not in read_record(path):
+            raise errors.Conflict(f"the path {path} holds no earlier result (choose another path or delete it)")
     collector.raise_problems()
     return MergeSpec(parents=parents, out=str(path), place=find_place(path), replace=replace)
 

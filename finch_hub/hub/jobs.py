@@ -237,8 +237,10 @@ class JobHandle:
     def obstacles(self) -> Mapping[str, list[str]]:
         """Return the reasons why each live worker cannot run the job. Empty if one can, or if there is no worker.
 
-        If the home's own worker cannot start, its reason is among them.
+        If the home's own worker cannot start, its reason is among them. A job that has ended has none.
         """
+        if self._job.state in FINAL:
+            return {}
         with self._stores.database.read() as session:
             found = workers.find(session)
         obstacles = placement.list_obstacles(self._job, found)

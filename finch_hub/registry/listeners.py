@@ -85,9 +85,11 @@ def release(session: Session, name: str, caller: str) -> None:
 
 
 def record_success(session: Session, name: str, heard: Sequence[values.StateChange]) -> None:
-    """Record that a listener heard some changes."""
+    """Record that a listener heard some changes. Its trouble lasts while it is to be called again with another one."""
     session.execute(sa.delete(announcements).where(_are(name, heard)))
-    session.execute(sa.update(table).where(table.c.name == name, table.c.trouble.is_not(None)).values(trouble=None))
+    fails = sa.exists().where(announcements.c.listener == name, announcements.c.failed_calls > 0)
+    is_over = sa.and_(table.c.name == name, table.c.trouble.is_not(None), ~fails)
+    session.execute(sa.update(table).where(is_over).values(trouble=None))
 
 
 def record_failure(session: Session, name: str, change: values.StateChange, trouble: str) -> bool:

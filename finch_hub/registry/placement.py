@@ -18,8 +18,8 @@ def list_misfits(requirements: Requirements, slot: Capabilities) -> list[str]:
         reasons.append(f"has no {requirements.device} device")
     if requirements.memory_bytes > slot.memory_bytes:
         reasons.append(
-            f"has {slot.memory_bytes / 2**30:.1f} GiB of memory, but the job needs"
-            f" {requirements.memory_bytes / 2**30:.1f} GiB"
+            f"has {slot.memory_bytes / 1e9:.1f} GB of memory,"
+            f" but the job needs {requirements.memory_bytes / 1e9:.1f} GB"
         )
     if missing := sorted(set(requirements.labels) - set(slot.labels)):
         reasons.append(f"lacks the label{'s' if len(missing) > 1 else ''} {', '.join(missing)}")

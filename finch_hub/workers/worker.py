@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _OPEN_CLAIM_SECONDS = 1.0  # until the database is asked again what a claim took
 _LOOK_SECONDS = 15.0  # between looks of idle slots, and so what a lost message costs
+_OVERDUE = 7  # exit status, as the table of the command line has it: something does not answer
 _OVERTIME_SECONDS = 15.0  # after the grace, to end; a database that is silent would take some minutes
 _RETRY_SECONDS = 1.0  # at least, until a worker that is not ready tries again
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
@@ -103,6 +104,7 @@ class Worker:
         self._entry: values.Worker | None = None
         self._maintenance: Maintenance
         self._pool: SlotPool
+        self._is_told_to_end = False
         self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup sets it
         self._ended_jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._overtime = threading.Timer(settings.grace_seconds + _OVERTIME_SECONDS, self._end_overdue)
@@ -176,7 +178,8 @@ class Worker:
             consumer.start()
         if self._maintenance.failure is not None:
             raise self._maintenance.failure  # so that a service manager starts the worker anew, perhaps with new code
-        return int(consumer.exitcode or 0)
+        # Celery's own status says that Ctrl-C is a failure.
+        return 0 if self._is_told_to_end else int(consumer.exitcode or 0)
 
     def has_overlooked_work(self) -> bool:
         """Return whether the worker ended because it was idle, although a job for it is queued."""
@@ -334,28 +337,28 @@ class Worker:
         else:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    def _on_shutting_down(self, how: str = "", **_: Any) -> None:
+    def _on_shutting_down(self, sig: str = "SIGTERM", how: str = "", **_: Any) -> None:
         """Hand the jobs back at the first signal, and end at once at the second, or soon after the grace.
 
         Celery's signal handler calls this.
         """
         if self._attempt_source.stopping.is_set() or how == "Cold":
-            self._end_at_once()
+            self._end_at_once(f"{sig} came again", status=128 + signal.Signals[sig])
         else:
+            self._is_told_to_end = True
             self._attempt_source.stopping.set()
             self._overtime.start()
 
-    def _end_at_once(self) -> None:
+    def _end_overdue(self) -> None:
+        self._end_at_once("something did not answer in the grace", status=_OVERDUE)
+
+    def _end_at_once(self, why: str, *, status: int) -> None:
         """End without waiting for children, which may hang. Then the orphan cleanup kills them."""
         try:
+            log.error("end", extra={"error": f"{why}, so jobs run again when their leases have ended"})
             logging.shutdown()  # writes the last lines
         finally:
-            os._exit(1)
-
-    def _end_overdue(self) -> None:
-        trouble = "something did not answer in the grace, so jobs run again when their leases have ended"
-        log.error("end", extra={"error": trouble})
-        self._end_at_once()
+            os._exit(status)
 
     def _follow_up(self) -> None:
         """Remove the files of jobs that ended, in a thread that no job waits for."""

@@ -182,11 +182,12 @@ def test_worker_that_was_stopped_for_longer_than_its_lease_writes_nothing(worker
     workers.check(job)
 
 
-def test_sigterm_hands_the_job_back_without_using_up_an_attempt(workers: Fleet) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_hands_the_job_back_without_using_up_an_attempt(workers: Fleet, number: signal.Signals) -> None:
     first = workers.start("first")
     job = workers.probe("sleep", seconds=60, once=True)
     workers.wait_begun(job)
-    first.send(signal.SIGTERM)
+    first.send(number)
     workers.start("second")
     assert workers.wait(job).state is JobState.SUCCEEDED
     assert first.wait() == 0
@@ -203,7 +204,8 @@ def test_second_sigterm_ends_the_worker_at_once(workers: Fleet) -> None:
     first.send(signal.SIGTERM)
     wait_until(lambda: "why=hand_back" in first.text, "the worker to handle the first signal")
     first.send(signal.SIGTERM)
-    assert first.wait(5.0) != 0
+    assert first.wait(5.0) == 128 + signal.SIGTERM
+    assert "SIGTERM came again, so jobs run again when their leases have ended" in first.text
     wait_until(lambda: not psutil.pid_exists(child), "the child to end", 5.0)
     workers.start("second")
     assert workers.wait(job).state is JobState.SUCCEEDED

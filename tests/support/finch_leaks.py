@@ -94,7 +94,7 @@ def finch_base_sources() -> Sequence[BaseSource]:
 
 @hookimpl
 def finch_export_formats() -> Sequence[ExportFormat]:
-    summary = " ".join(_list_texts())
+    summary = " ".join(_list_texts()).encode(errors="replace").decode()
     return [ExportFormat(name="leaky", summary=summary, target="finch_leaks:write", parameters=Parameters)]
 
 

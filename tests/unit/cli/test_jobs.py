@@ -26,6 +26,7 @@ from .conftest import Run, enter_worker
 
 def test_detached_jobs_print_their_ids(run: Run, database: Database, data: Path, tmp_path: Path) -> None:
     registry.add_version(database, "medical")
+    (tmp_path / "finch.json").write_text('{"made": "merged model"}')  # as an earlier merge leaves it
     for words in (
         ("merge", "medical", "--out", tmp_path / "merged"),
         ("merge", "medical", "--out", tmp_path, "--replace"),

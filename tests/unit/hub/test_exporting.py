@@ -20,7 +20,13 @@ def test_merge_to_an_existing_folder_or_of_two_bases_is_refused(hub: Hub, tmp_pa
         hub.merge(["medical", "poetry"], tmp_path)
     assert "exists already (choose another folder, or replace the earlier result" in str(raised.value)
     assert "was made for other" in str(raised.value)
-    replacing = hub.merge(["medical"], tmp_path, replace=True).spec
+    earlier, other = tmp_path / "earlier", tmp_path / "other"
+    for folder, text in ((earlier, '{"made": "merged model"}'), (other, "{}")):
+        folder.mkdir()
+        (folder / "finch.json").write_text(text)
+    with pytest.raises(errors.Conflict, match="holds no earlier result"):
+        hub.merge(["medical"], other, replace=True)
+    replacing = hub.merge(["medical"], earlier, replace=True).spec
     assert isinstance(replacing, MergeSpec)
     assert replacing.replace
     relative = hub.merge(["medical"], Path("relative")).spec

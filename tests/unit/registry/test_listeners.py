@@ -247,6 +247,8 @@ def test_change_is_skipped_after_some_calls_that_failed_and_delays_no_other(data
         if number == 0:
             other = registry.submit(database)
             assert hear(database) == [(other.id, JobState.QUEUED)]
+            with database.read() as session:
+                assert listeners.find(session)[0].trouble == "ValueError: no bell", "the first one still fails"
         let_pass(database, 1)
     with database.read() as session:
         bell, mail = listeners.find(session)

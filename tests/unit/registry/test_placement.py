@@ -52,7 +52,7 @@ def test_misfits_name_what_is_missing() -> None:
     assert placement.list_misfits(asked, slot) == [
         "does not serve queue 'night'",
         "has no cuda device",
-        "has 1.0 GiB of memory, but the job needs 3.0 GiB",
+        "has 1.1 GB of memory, but the job needs 3.2 GB",
         "lacks the labels big, eu",
     ]
 

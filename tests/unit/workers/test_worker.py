@@ -213,11 +213,11 @@ def test_first_signal_hands_jobs_back_and_the_second_ends_the_worker_without_wai
     monkeypatch.setattr(os, "_exit", ended.append)
     (slot,) = worker._slots
     slot.attempt = SimpleNamespace(child=HungChild())  # type: ignore[assignment]
-    worker._on_shutting_down("Warm")
+    worker._on_shutting_down(how="Warm")
     assert worker._attempt_source.stopping.is_set()
     assert ended == []
-    worker._on_shutting_down("Warm")
-    assert ended == [1]
+    worker._on_shutting_down("SIGINT", how="Warm")
+    assert ended == [130]
 
 
 def test_worker_that_cannot_end_does_so_after_the_grace(
@@ -227,9 +227,9 @@ def test_worker_that_cannot_end_does_so_after_the_grace(
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     worker._overtime.interval = 0.0
-    worker._on_shutting_down("Warm")
+    worker._on_shutting_down(how="Warm")
     worker._overtime.join(60)
-    assert ended == [1]
+    assert ended == [7]
     assert [said["action"] for said in list_said(caplog)] == ["end"]
 
 
