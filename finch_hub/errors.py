@@ -70,7 +70,7 @@ def shorten(text: str) -> str:
 def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """Return up to three other known names that begin with a name or resemble it, best first."""
     names = sorted(set(known) - {name})  # an adapter without versions is known and not found
-    longer = [other for other in names if len(name) >= _MIN_PREFIX and other.startswith(name)]
+    longer = sorted((other for other in names if len(name) >= _MIN_PREFIX and other.startswith(name)), key=len)
     similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return tuple(dict.fromkeys([*longer, *similar]))[:3]
 

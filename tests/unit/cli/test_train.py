@@ -48,7 +48,7 @@ def test_requirements_reach_the_job(run: Run, data: Path, tiny_folder: Path) -> 
     assert run(*train, *asked, "--together").json["requirements"] == {
         "queue": "night",
         "device": "cpu",
-        "memory_bytes": 3 * 2**29,
+        "memory_bytes": 1_500_000_000,
         "labels": ["a100"],
         "time_limit": 1800.0,
         "together": True,
