@@ -42,7 +42,8 @@ def test_all_invalid_values_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_pa
         " sweep_seconds?",
         f"{file}, line 3, max_attempts": "is 'many', but must be a whole number from 1 to 1,000,000,000; ",
         f"{file}, line 4, database_url": "is not text; write it between quotes",
-        f"{file}, line 5, broker": "there is no such setting; did you mean broker_url or broker_password or broker_password_file?",
+        f"{file}, line 5, broker": "there is no such setting;"
+        " did you mean broker_url or broker_password or broker_password_file?",
         "FINCH_OWNER_RUNNING": "is '0', but must be a whole number from 1 to 1,000,000,000; ",
         "FINCH_LOG_LEVEL": "is 'loud', but must be debug or info or warning or error; ",
         "FINCH_ALLOW_INSECURE": "is 'perhaps', but must be true or false; ",
