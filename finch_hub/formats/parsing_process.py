@@ -39,6 +39,8 @@ _WATCH_SECONDS = 0.02
 _MOST_SILENCE = 10  # seconds for each second of computing time
 _END_SECONDS = 10.0  # that a killed process may take to end
 _READ_BYTES = 2**16
+_LEAST_MEMORY = 2**18  # bytes without which an allocator gets no more
+_FULL_SECONDS = 3
 
 
 class Limits(NamedTuple):
@@ -112,7 +114,7 @@ def parse(
             orders = cast(IO[bytes], child.stdin)
             orders.write(json.dumps(order).encode() + b"\n")
             orders.close()
-        kind, text = yield from _receive(_read_lines(read, _MOST_SILENCE * limits.seconds))
+        kind, text = yield from _receive(_read_lines(child.pid, read, _MOST_SILENCE * limits.seconds))
         if kind == _ERROR and (raised := _restore(text)) is not None:
             raise raised
         if kind != _END:
@@ -121,13 +123,24 @@ def parse(
             raise error(reason, fix=fix, subject=subject)
 
 
-def _read_lines(messages: int, silence: int) -> Iterator[bytes]:
-    """Yield the lines of a child. The last one is `_SILENCE` if none comes for some seconds."""
+def _read_lines(pid: int, messages: int, silence: int) -> Iterator[bytes]:
+    """Yield the lines of a child. The last one is `_SILENCE` if none comes for some seconds.
+
+    It is `_MEMORY` if a silent child has no memory left: Python 3.11 may then handle its MemoryError without end.
+    """
     line = bytearray()
     with selectors.DefaultSelector() as selector:
         selector.register(messages, selectors.EVENT_READ)
-        # Second by second, since a worker suspends its child, and this process with it.
-        while any(selector.select(1.0) for _ in range(silence)):
+        waited = full = 0  # second by second, since a worker suspends its child, and this process with it
+        while waited < silence:
+            if not selector.select(1.0):
+                waited += 1
+                full = full + 1 if _has_no_memory(pid) else 0
+                if full == _FULL_SECONDS:
+                    yield _MEMORY
+                    return
+                continue
+            waited = full = 0
             data = os.read(messages, _READ_BYTES)
             *ends, begin = data.split(b"\n")
             for end in ends:
@@ -137,6 +150,17 @@ def _read_lines(messages: int, silence: int) -> Iterator[bytes]:
             if not data or len(line) > _MAX_MESSAGE:
                 return
     yield _SILENCE
+
+
+def _has_no_memory(pid: int) -> bool:
+    if sys.platform != "linux":
+        return False
+    try:
+        limit, _ = resource.prlimit(pid, resource.RLIMIT_AS)
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):  # it has ended
+        return False
+    return limit != resource.RLIM_INFINITY and limit - pages * resource.getpagesize() < _LEAST_MEMORY
 
 
 def _receive(lines: Iterator[bytes]) -> Generator[str, None, tuple[bytes, str]]:
@@ -181,12 +205,15 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def _describe_end(child: subprocess.Popen[bytes], limits: Limits, kind: bytes) -> str:
     if kind == _SILENCE:
         return f"is not read on for {_MOST_SILENCE * limits.seconds:,} seconds"
+    too_large = f"takes more than {limits.memory // 2**20:,} MiB of memory to read"
+    if kind == _MEMORY:
+        return too_large
     try:
         child.wait(_END_SECONDS)
     except subprocess.TimeoutExpired:  # it closed its pipe and goes on
         return "crashed its reader, which does not end"
-    if kind == _MEMORY or child.returncode == -signal.SIGKILL:
-        return f"takes more than {limits.memory // 2**20:,} MiB of memory to read"
+    if child.returncode == -signal.SIGKILL:
+        return too_large
     if child.returncode == -signal.SIGXCPU:
         return f"takes more than {limits.seconds} seconds to read a part of it"
     return f"crashed its reader, which ended with {_name_end(child.returncode)}"

@@ -32,6 +32,16 @@ def spin() -> Iterator[str]:
         pass
 
 
+def exhaust() -> Iterator[str]:
+    yield "1"
+    kept = []
+    while True:  # as an interpreter that has no memory for its own MemoryError
+        try:
+            kept.append(bytearray(2**17))
+        except MemoryError:
+            continue
+
+
 def wait() -> Iterator[str]:
     yield "1"
     time.sleep(1e6)
@@ -140,6 +150,13 @@ def test_memory_is_limited() -> None:
     for size in (2**29, 2**45):
         with pytest.raises(errors.InvalidDataset, match=r"^x\.bin: takes more than 256 MiB of memory to read"):
             list(parse(allocate, size, limits=limits))
+
+
+def test_reader_that_goes_on_without_memory_is_ended() -> None:
+    values = parse(exhaust, limits=Limits(memory=2**24))
+    assert next(values) == "1"
+    with pytest.raises(errors.InvalidDataset, match="takes more than 16 MiB of memory to read"):
+        next(values)
 
 
 def test_memory_is_watched_where_the_system_does_not_limit_it() -> None:
