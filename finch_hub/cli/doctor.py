@@ -290,12 +290,18 @@ def _describe_depth(status: QueueStatus) -> str:
 
 def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
     """Return advice if no worker runs or can run the job that waits longest, or if idle workers do not claim it."""
+    from finch_hub.workers.embedded import worker as home_worker
+
     waited = status.oldest_seconds or 0.0
     if status.oldest is None or waited < _START_SECONDS:
         return []
     if all(worker.state in ("silent", "stopped") for worker in hub.workers.find()):
+        if hub.settings.broker_url is None and home_worker.find_failure(hub.settings) is not None:
+            return []  # the advice about workers says why none starts
         start = "worker start" if hub.settings.broker_url is not None else f"jobs watch {status.oldest}"
         return [f"no worker runs, and job {status.oldest} waits: start one with `finch-hub {start}`"]
+    if waited < _PATIENCE_SECONDS:  # a worker that hands over or drains may be followed by another
+        return []
     try:
         job = hub.jobs.get(status.oldest)
     except errors.NotFound:  # deleted meanwhile
@@ -303,7 +309,7 @@ def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
     if reasons := [f"{worker} {', '.join(why)}" for worker, why in job.obstacles().items()]:
         fix = f"start a worker that can, with `finch-hub worker start`, or `finch-hub jobs cancel {job.id}`"
         return [f"no worker can run job {job.id}: {_join(reasons)} ({fix})"]
-    if waited >= _PATIENCE_SECONDS and (idle := job.idle_workers()):
+    if idle := job.idle_workers():
         fix = f"look into its log, and restart it with `finch-hub worker stop {idle[0]}`"
         return [f"worker {idle[0]} is idle and does not claim job {job.id}: {fix}"]
     return []

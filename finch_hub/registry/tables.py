@@ -123,7 +123,9 @@ class Job(Table):
             "number",
             where="finished_at IS NULL",
         ),
-        _partial("ix_jobs_turns_of_owner", "owner", *_LINE, "turn", where="state IN ('waiting', 'queued', 'running')"),
+        _partial(
+            "ix_jobs_turns_of_owner", "owner", *_LINE, "turn", where="upper(state) IN ('WAITING', 'QUEUED', 'RUNNING')"
+        ),
         _partial("ix_jobs_front_of_line", *_LINE, "turn", where="lower(state) = 'queued'"),
         _partial("ix_jobs_claimed", "priority", "turn", where="fence > 0"),
         _partial("ix_jobs_started_of_line", *_LINE, "turn", where="started_at IS NOT NULL"),

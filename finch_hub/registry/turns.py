@@ -24,7 +24,6 @@ from sqlalchemy.orm import Session
 
 from finch_hub.registry import placement, workers
 from finch_hub.registry.tables import jobs
-from finch_hub.registry.transitions import in_state
 from finch_hub.registry.types import Columns, is_ahead
 from finch_hub.registry.values import Worker
 from finch_hub.specs.jobs import JobState, Requirements
@@ -123,7 +122,9 @@ def _select_reached() -> sa.Select[Any]:
     first = sa.select(sa.func.min(jobs.c.turn)).where(_IS_QUEUED, *_OF_LINE)
     of_line = _GREATEST.where(jobs.c.started_at.is_not(None), *_OF_LINE)
     of_all = _GREATEST.where(jobs.c.fence > sa.literal_column("0"), _OF_PRIORITY)
-    is_unfinished = in_state(JobState.WAITING, JobState.QUEUED, JobState.RUNNING)
+    is_unfinished = sa.func.upper(jobs.c.state).in_(
+        [sa.literal_column(f"'{state.name}'") for state in (JobState.WAITING, JobState.QUEUED, JobState.RUNNING)]
+    )
     last = _GREATEST.where(is_unfinished, jobs.c.owner == sa.bindparam("of_owner"), *_OF_LINE)
     turns = {"front": first, "of_line": of_line, "of_all": of_all, "last": last}
     return sa.select(*(query.scalar_subquery().label(name) for name, query in turns.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -130,6 +131,9 @@ class Worker:
         # At SIGHUP it would start itself anew.
         celery_worker.install_worker_restart_handler = _keep_logging
         celery_worker.install_HUP_not_supported_handler = _keep_logging
+        # A second signal ends this worker at once. Celery would first cancel tasks, which this pool cannot.
+        at_once = functools.partial(celery_worker._shutdown_handler, sig="SIGQUIT", how="Cold")
+        celery_worker.install_worker_term_hard_handler = at_once
         self._handle_hangup()
         with contextlib.ExitStack() as ending:
             ending.callback(self._overtime.cancel)
@@ -343,7 +347,7 @@ class Worker:
         Celery's signal handler calls this.
         """
         if self._attempt_source.stopping.is_set() or how == "Cold":
-            self._end_at_once(f"{sig} came again", status=128 + signal.Signals[sig])
+            self._end_at_once(f"{sig} came", status=128 + signal.Signals[sig])
         else:
             self._is_told_to_end = True
             self._attempt_source.stopping.set()

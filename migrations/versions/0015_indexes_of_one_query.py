@@ -24,7 +24,7 @@ _OLD = {
 _NEW = {
     "ix_jobs_due": (["ring_at"], "state = 'queued' AND ring_at IS NOT NULL"),
     "ix_jobs_front_of_line": ([*_LINE, "turn"], "lower(state) = 'queued'"),
-    "ix_jobs_turns_of_owner": (["owner", *_LINE, "turn"], "state IN ('waiting', 'queued', 'running')"),
+    "ix_jobs_turns_of_owner": (["owner", *_LINE, "turn"], "upper(state) IN ('WAITING', 'QUEUED', 'RUNNING')"),
     "ix_jobs_started_of_line": ([*_LINE, "turn"], "started_at IS NOT NULL"),
 }
 

@@ -197,15 +197,16 @@ def test_signal_hands_the_job_back_without_using_up_an_attempt(workers: Fleet, n
 
 
 @pytest.mark.slow
-def test_second_sigterm_ends_the_worker_at_once(workers: Fleet) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_ends_the_worker_at_once(workers: Fleet, number: signal.Signals) -> None:
     first = workers.start("first")
     job = workers.probe("sleep", seconds=60, once=True)
     child = workers.wait_begun(job)
-    first.send(signal.SIGTERM)
+    first.send(number)
     wait_until(lambda: "why=hand_back" in first.text, "the worker to handle the first signal")
-    first.send(signal.SIGTERM)
-    assert first.wait(5.0) == 128 + signal.SIGTERM
-    assert "SIGTERM came again, so jobs run again when their leases have ended" in first.text
+    first.send(number)
+    assert first.wait(5.0) == 128 + number
+    assert f"{number.name} came, so jobs run again when their leases have ended" in first.text
     wait_until(lambda: not psutil.pid_exists(child), "the child to end", 5.0)
     workers.start("second")
     assert workers.wait(job).state is JobState.SUCCEEDED

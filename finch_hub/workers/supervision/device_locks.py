@@ -170,16 +170,20 @@ class DeviceLocks:
         """Lock a device. Return who has it or is next for it, None if it is this worker's now."""
         with contextlib.ExitStack() as locks:
             fds = []
-            for part in device.parts:
-                file = self._folder / f"{part}{_NEXT}"
+            waiting = () if self._owner.is_on_demand else device.parts
+            files = [self._folder / f"{part}{_NEXT}" for part in waiting]  # all of them before the first one is tried
+            files += [self._folder / f"{part}{_LOCK}" for part in device.parts]
+            for file in files:
+                if file in self._next:
+                    continue
                 try:
-                    if not self._owner.is_on_demand and file not in self._next:
-                        with _open_locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
-                            self._next[file] = self._sign(fd)
-                    file = file.with_suffix(_LOCK)
-                    fds.append(locks.enter_context(_open_locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)))
+                    fd = locks.enter_context(_open_locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
                 except BlockingIOError:
                     return _Holder(device=device, file=file, owner=_read_owner(file))
+                if file.suffix == _NEXT:
+                    self._next[file] = self._sign(fd)
+                else:
+                    fds.append(fd)
             self._held += map(self._sign, fds)
         return None
 

@@ -134,6 +134,21 @@ def test_who_waits_longest_gets_the_devices_and_whoever_comes_later_is_refused_a
     assert taken == [FIRST]
 
 
+def test_worker_that_waits_for_some_cores_is_next_for_all_of_them(workers: Workers) -> None:
+    both, half = make_device(0, "core-0", "core-1"), make_device(0, "core-1")
+    on_demand, first = workers("on-demand", is_on_demand=True), workers("first")
+    on_demand.take([both])
+    taken: list[Device] = []
+    waiting = threading.Thread(target=lambda: taken.extend(first.take([both])))
+    waiting.start()
+    wait_until(on_demand.are_wanted, "the first worker to ask")
+    with pytest.raises(errors.Conflict, match="goes to worker first"):
+        workers("second").take([half])
+    on_demand.close()
+    waiting.join()
+    assert taken == [both]
+
+
 def test_worker_that_was_refused_is_next_for_nothing(workers: Workers) -> None:
     first = workers("first")
     first.take([FIRST])
