@@ -119,13 +119,7 @@ class LocalFiles:
 
     def remove_unfinished(self, before: float, *, dry_run: bool = False) -> tuple[int, int]:
         """Remove what writers left before a time, and return the number of files and of their bytes."""
-        count = size = 0
-        for file in self.scan(_TEMPORARY):
-            if file.modified is not None and file.modified < before:
-                if not dry_run:
-                    self.remove(f"{_TEMPORARY}/{file.name}")
-                count, size = count + 1, size + file.size
-        return count, size
+        return _remove_temporary(self, before, dry_run=dry_run)
 
     @contextlib.contextmanager
     def _replacing(self, path: str, *, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[BinaryIO]:
@@ -227,12 +221,7 @@ class ObjectFiles:
 
         Parts of uploads that never ended are invisible. S3 lists them, but not their bytes.
         """
-        count = size = 0
-        for found in self.scan(_TEMPORARY):
-            if found.modified is not None and found.modified < before:
-                if not dry_run:
-                    self.remove(f"{_TEMPORARY}/{found.name}")
-                count, size = count + 1, size + found.size
+        count, size = _remove_temporary(self, before, dry_run=dry_run)
         if not hasattr(self._fs, "list_multipart_uploads"):
             return count, size
         bucket, _, prefix = self._root.partition("/")
@@ -250,6 +239,17 @@ class ObjectFiles:
 
 
 Files = LocalFiles | ObjectFiles
+
+
+def _remove_temporary(files: Files, before: float, *, dry_run: bool) -> tuple[int, int]:
+    """Remove temporary files that were written before a time, and return their number and that of their bytes."""
+    count = size = 0
+    for file in files.scan(_TEMPORARY):
+        if file.modified is not None and file.modified < before:
+            if not dry_run:
+                files.remove(f"{_TEMPORARY}/{file.name}")
+            count, size = count + 1, size + file.size
+    return count, size
 
 
 def _describe(entry: dict[str, Any]) -> FileInfo:
