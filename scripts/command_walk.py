@@ -146,6 +146,8 @@ class CommandWalk:
         self.run("datasets", "purge", "finches")
         self.run("gc", "--dry-run")
         self.run("gc")
+        self.run("bases", "remove", "tiny-gguf", status=(4,))  # its adapter needs it
+        self.run("adapters", "delete", "gguf/1")
         self.run("bases", "remove", "tiny-gguf")
 
     def _queue(self) -> None:
