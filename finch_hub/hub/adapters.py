@@ -102,14 +102,14 @@ class Adapters:
 
         Raises:
             InvalidReference: the reference has no version number.
-            Conflict: an alias points at the version.
+            Conflict: an alias points at the version, or an unfinished job reads it.
         """
         parsed = AdapterReference.parse(reference)
         if parsed.version is None:
             what = f"cannot delete {reference!r}: it may name another version later"
             raise errors.InvalidReference(what, fix="give a version number, such as name/3")
         with self._stores.database.write() as session:
-            return adapter_versions.delete(session, parsed.name, parsed.version)
+            return adapters.delete_version(session, parsed.name, parsed.version)
 
     def get_usable(self, reference: str) -> values.AdapterVersion:
         """Return the version that the reference names, to be used.

@@ -52,13 +52,14 @@ def check_merge(
 ) -> MergeSpec:
     """Check a request for a merge and return its specification; see `Hub.merge`."""
     collector = ProblemCollector("this merge")
-    parents, _ = resolve_adapters(adapters, weights, stores, collector)
+    parents, versions = resolve_adapters(adapters, weights, stores, collector)
     path = _check_output(out, collector, replace=replace)
     with collector.collect():
         if replace and path.is_dir() and any(path.iterdir()) and "made" not in read_record(path):
             raise errors.Conflict(f"the path {path} holds no earlier result (choose another path or delete it)")
     collector.raise_problems()
-    return MergeSpec(parents=parents, out=str(path), place=find_place(path), replace=replace)
+    pinned = [parent.evolve(adapter=known.reference) for parent, known in zip(parents, versions, strict=True)]
+    return MergeSpec(parents=tuple(pinned), out=str(path), place=find_place(path), replace=replace)
 
 
 def _check_output(out: str | Path, collector: ProblemCollector, *, replace: bool) -> Path:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Tag
-from finch_hub.registry.types import Columns, insert_new, now, one_of, read_document
+from finch_hub.registry.types import Columns, insert_new, one_of, read_document
 from finch_hub.specs.references import LATEST, AdapterReference, check_name
 from finch_hub.specs.value import JsonObject
 
@@ -208,24 +208,6 @@ def edit_card(session: Session, reference: str, card: str) -> values.AdapterVers
     """
     row = get_row(session, reference)
     row.card = card
-    session.flush()
-    return to_value(row)
-
-
-def delete(session: Session, name: str, number: int) -> values.AdapterVersion:
-    """Mark a version as deleted. Its number, its row and its place in other versions' lineage stay.
-
-    Raises:
-        NotFound: the version does not exist.
-        Conflict: the version has an alias.
-    """
-    lock_adapter(session, name)
-    row = get_row(session, AdapterReference(name, version=number))
-    if row.aliases:
-        aliases = ", ".join(f"{name}@{alias.name}" for alias in row.aliases)
-        what = f"cannot delete adapter {name}/{number}: it has the alias {aliases} (move or delete the alias first)"
-        raise errors.Conflict(what)
-    row.deleted_at = session.scalar(sa.select(now()))
     session.flush()
     return to_value(row)
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
 from finch_hub import errors
-from finch_hub.registry import tables, values
+from finch_hub.registry import adapter_needs, tables, values
 from finch_hub.registry.adapter_versions import get_row, lock_adapter, select_versions, to_value
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Tag
 from finch_hub.registry.types import now, one_of
@@ -99,9 +99,31 @@ def delete_alias(session: Session, name: str, alias: str) -> None:
 
     Raises:
         NotFound: the alias does not exist.
+        Conflict: an unfinished job names it.
     """
+    lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, alias=alias))
+    adapter_needs.refuse_needed_alias(session, name, alias)
     session.execute(sa.delete(Alias).where(Alias.adapter_id == row.adapter_id, Alias.name == alias))
+
+
+def delete_version(session: Session, name: str, number: int) -> values.AdapterVersion:
+    """Mark a version as deleted. Its number, its row and its place in other versions' lineage stay.
+
+    Raises:
+        NotFound: the version does not exist.
+        Conflict: the version has an alias, or an unfinished job reads it.
+    """
+    lock_adapter(session, name)
+    row = get_row(session, AdapterReference(name, version=number))
+    if row.aliases:
+        aliases = ", ".join(f"{name}@{alias.name}" for alias in row.aliases)
+        what = f"cannot delete adapter {name}/{number}: it has the alias {aliases} (move or delete the alias first)"
+        raise errors.Conflict(what)
+    adapter_needs.refuse_needed(session, row)
+    row.deleted_at = session.scalar(sa.select(now()))
+    session.flush()
+    return to_value(row)
 
 
 def _count_versions(session: Session, ids: Sequence[int]) -> dict[int, sa.Row[Any]]:

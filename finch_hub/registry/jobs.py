@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningInsert
 
 from finch_hub import errors
-from finch_hub.registry import datasets, owner_limits, settlements, turns, values
+from finch_hub.registry import adapter_needs, datasets, owner_limits, settlements, turns, values
 from finch_hub.registry.tables import announcements, attempts, dependencies, job_datasets, job_events, jobs
 from finch_hub.registry.transitions import (
     HAS_LISTENERS,
@@ -33,7 +33,7 @@ from finch_hub.registry.transitions import (
     to_job,
     to_jobs,
 )
-from finch_hub.registry.types import UNKNOWN_TIME, Columns, build_insert_new, later, now, once, one_of
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, build_insert_new, later, now, once, one_of, read_document
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
@@ -56,7 +56,7 @@ def submit_many(session: Session, new: Sequence[values.NewJob], *, owner_unfinis
         owner_unfinished: maximum number of unfinished jobs of one owner; None sets no limit.
 
     Raises:
-        NotFound: a job depends on a job that does not exist.
+        NotFound: a job depends on a job that does not exist, or reads a version that was deleted.
         Conflict: a job depends on a failed or cancelled job, its key belongs to another specification, its data set
             was purged, or its owner would have too many unfinished jobs.
     """
@@ -64,6 +64,7 @@ def submit_many(session: Session, new: Sequence[values.NewJob], *, owner_unfinis
         return []
     datasets.hold(session, {digest for item in new for digest in item.datasets})
     parents = _lock_parents(session, {parent for item in new for parent in item.depends_on})
+    adapter_needs.hold(session, [item.spec for item in new], pending=_find_pending(session, parents))
     rows = [_row(item, parents) for item in new]
     if owner_unfinished is not None:
         for owner in sorted({item.owner for item in new}):
@@ -408,6 +409,14 @@ def _lock_parents(session: Session, ids: set[str]) -> dict[str, JobState]:
         if state in (JobState.FAILED, JobState.CANCELLED):
             raise errors.Conflict(f"no job can depend on job {job_id}: it is {state} (retry it first)")
     return states
+
+
+def _find_pending(session: Session, parents: Collection[str]) -> frozenset[str]:
+    """Return the names of the adapters of which some jobs make a version."""
+    if not parents:
+        return frozenset()
+    specs = session.scalars(sa.select(jobs.c.spec).where(one_of(jobs.c.id, parents)))
+    return frozenset(str(read_document(spec).get("adapter")) for spec in specs)
 
 
 def _get_by_key(session: Session, keys: set[str | None]) -> dict[str | None, Job]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import pydantic
 
+from finch_hub import errors
 from finch_hub.specs.bases import MAX_NAME, BareAddress, Revision
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
 from finch_hub.specs.outputs import OutputPlace, StoredOutput
@@ -240,6 +242,30 @@ class ReproduceSpec(JobSpec):
 
     kind: Literal["reproduce"] = "reproduce"
     adapter: AdapterRef
+
+
+_MAKERS = ("train", "compose")  # kinds whose field `adapter` is the name of the version that they make
+
+
+def list_adapters(spec: JsonObject) -> list[AdapterReference]:
+    """Return the references of the adapters that a job reads, from the JSON of its specification.
+
+    What cannot be read is left out: another version of Finch Hub may have written it.
+    """
+    parents, named = _list(spec, "parents"), _list(spec, "adapters")
+    named += [parent.get("adapter") for parent in parents if isinstance(parent, dict)]
+    if spec.get("kind") not in _MAKERS:
+        named.append(spec.get("adapter"))
+    references = []
+    for text in named:
+        with contextlib.suppress(errors.InvalidReference):
+            references.append(AdapterReference.parse(str(text)))
+    return references
+
+
+def _list(spec: JsonObject, field: str) -> list[Any]:
+    value = spec.get(field)
+    return list(value) if isinstance(value, list) else []
 
 
 class JobState(StrEnum):

@@ -127,7 +127,7 @@ def add_version(
 
 def delete_version(database: Database, name: str, number: int) -> values.AdapterVersion:
     with database.write() as session:
-        return adapter_versions.delete(session, name, number)
+        return adapters.delete_version(session, name, number)
 
 
 def set_alias(database: Database, name: str, alias: str, version: int, expected: int | None = None) -> None:
