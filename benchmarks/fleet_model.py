@@ -151,7 +151,7 @@ class Worker:
 
     def report(self) -> None:
         with self.database.write() as session:
-            schema_revisions.check(schema_revisions.read(session), "")
+            schema_revisions.check(schema_revisions.read(session, ""), "")
             workers.heartbeat(session, self.entry)
 
     def sweep(self) -> None:

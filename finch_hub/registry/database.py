@@ -128,11 +128,15 @@ class Database:
             yield session
 
     def revision(self) -> str | None:
-        """Return the revision of the schema, None for an empty database."""
+        """Return the revision of the schema, None for an empty database.
+
+        Raises:
+            SchemaMismatch: the table of the revision is damaged.
+        """
         if self.is_sqlite and not self._file.exists():
             return None  # a connection would create the file
         with self._translate_errors(), self._reader.connect() as connection:
-            return schema_revisions.revision(connection)
+            return schema_revisions.revision(connection, str(self))
 
     def check(self, *, tables: bool = False) -> None:
         """Refuse a schema that this code cannot use.
@@ -164,7 +168,7 @@ class Database:
         if self.is_sqlite and is_private and not self._file.exists():
             sqlite.make_private(self._file)
         with self.migrate() as connection:
-            if self.is_sqlite and schema_revisions.revision(connection) is None:
+            if self.is_sqlite and schema_revisions.revision(connection, str(self)) is None:
                 sqlite.mark_clean(connection.connection)
             schema_revisions.upgrade(connection, str(self))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from finch_hub import errors
-from finch_hub.registry.tables import Table
+from finch_hub.registry.tables import Table, jobs
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HEAD = "0015"  # stands here so that a check needs no Alembic; a test compares it with the scripts
 
 _NUMBER = re.compile(r"\d{4}")
+_TABLE = "alembic_version"
 _MAX_NAMED = 5  # tables in a message
 
 
@@ -38,17 +39,35 @@ def config(connection: sa.Connection | None = None) -> Config:
     return options
 
 
-def revision(connection: sa.Connection) -> str | None:
-    """Return the revision of the database, None if it is empty."""
-    if not sa.inspect(connection).has_table("alembic_version"):
+def revision(connection: sa.Connection, database: str) -> str | None:
+    """Return the revision of the database, None if it is empty.
+
+    Raises:
+        SchemaMismatch: the table of the revision is damaged.
+    """
+    if not sa.inspect(connection).has_table(_TABLE):
         return None
-    return read(connection)
+    return read(connection, database)
 
 
-def read(connection: sa.Connection | Session) -> str | None:
-    """Return the revision of a database that has tables."""
-    number: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    return number
+def read(connection: sa.Connection | Session, database: str) -> str | None:
+    """Return the revision of a database that has tables, None if no migration has made one.
+
+    Raises:
+        SchemaMismatch: the table of the revision is damaged.
+    """
+    numbers = connection.scalars(sa.text(f"SELECT version_num FROM {_TABLE}")).all()  # noqa: S608 - a constant
+    if not numbers:
+        plain = connection if isinstance(connection, sa.Connection) else connection.connection()
+        if not sa.inspect(plain).has_table(jobs.name):
+            return None
+    if len(numbers) == 1 and numbers[0] is not None:
+        return numbers[0]
+    found = "no rows" if not numbers else "a null" if len(numbers) == 1 else f"{len(numbers)} rows"
+    raise errors.SchemaMismatch(
+        f"database {database} is damaged: table {_TABLE} has {found}: it must have one revision (restore the database"
+        " from a backup)"
+    )
 
 
 def check(number: str | None, database: str) -> None:
@@ -98,7 +117,7 @@ def upgrade(connection: sa.Connection, database: str) -> None:
     """
     from alembic import command
 
-    number = revision(connection)
+    number = revision(connection, database)
     if number is None and connection.dialect.name == "sqlite":
         _refuse_other_file(connection, database)
     if number is not None and not is_known(number):
@@ -111,7 +130,7 @@ def upgrade(connection: sa.Connection, database: str) -> None:
 
 def _refuse_other_file(connection: sa.Connection, database: str) -> None:
     """Refuse a file with tables of another program. The programs on a server may share a database."""
-    if others := [name for name in sa.inspect(connection).get_table_names() if name != "alembic_version"]:
+    if others := [name for name in sa.inspect(connection).get_table_names() if name != _TABLE]:
         named = ", ".join(others[:_MAX_NAMED])
         raise errors.SchemaMismatch(
             f"database {database} is of another program, with the tables {named} (set FINCH_DATABASE_URL to another,"

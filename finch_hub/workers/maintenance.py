@@ -161,7 +161,8 @@ class Maintenance:
     def _check_schema(self, session: Session) -> None:
         """Claim nothing more once the database has another schema than this code."""
         try:
-            schema_revisions.check(schema_revisions.read(session), str(self._stores.database))
+            name = str(self._stores.database)
+            schema_revisions.check(schema_revisions.read(session, name), name)
         except errors.SchemaMismatch as error:
             if self.failure is None:
                 log.warning("drain", extra={"error": error})

@@ -30,7 +30,7 @@ AT_ONCE = values.RetryPolicy(max_attempts=3, base_delay=0)
 def migrate(engine: sa.Engine, target: str) -> None:
     """Bring the schema up or down to a revision. SQLite's connections of this engine have no foreign keys."""
     with engine.connect() as connection:
-        current = schema_revisions.revision(connection) or ""
+        current = schema_revisions.revision(connection, str(engine.url)) or ""
         connection.rollback()
         change = command.downgrade if target == "base" or target < current else command.upgrade
         change(schema_revisions.config(connection), target)

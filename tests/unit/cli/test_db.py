@@ -71,3 +71,20 @@ def test_upgrade_does_not_mind_stopped_workers_or_a_current_schema(run: Run, dat
         workers.mark_stopped(session, worker.id, worker.instance)
     make_older(database)
     assert "from schema 0001 to schema" in run("db", "upgrade").out
+
+
+@pytest.mark.parametrize("rows", ["(NULL)", "('0003'), ('0004')", ""])
+def test_damaged_revision_is_refused_by_every_command(run: Run, database: Database, rows: str) -> None:
+    with database.write() as session:
+        session.execute(sa.text("DROP TABLE alembic_version"))
+        session.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        if rows:
+            session.execute(sa.text(f"INSERT INTO alembic_version VALUES {rows}"))
+    for command in (["db", "check"], ["db", "upgrade"], ["jobs", "list"], ["gc", "--dry-run"], ["adapters", "list"]):
+        refused = run(*command)
+        text = " ".join(refused.err.split())
+        assert refused.status == 7, command
+        assert "it must have one revision (restore the database from a backup)" in text, command
+    report = run("doctor")
+    assert report.status
+    assert "it must have one revision" in " ".join((report.out + report.err).split())

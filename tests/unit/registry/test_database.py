@@ -118,6 +118,35 @@ def test_database_of_another_program_is_refused(empty: Database, what: str) -> N
     empty.close()
 
 
+DAMAGED_REVISIONS = {
+    "null": ["INSERT INTO alembic_version VALUES (NULL)"],
+    "two": [f"INSERT INTO alembic_version VALUES ('{schema_revisions.HEAD}'), ('0003')"],
+    "twice": [f"INSERT INTO alembic_version VALUES ('{schema_revisions.HEAD}'), ('{schema_revisions.HEAD}')"],
+    "null and head": [f"INSERT INTO alembic_version VALUES (NULL), ('{schema_revisions.HEAD}')"],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("rows", DAMAGED_REVISIONS)
+def test_damaged_revision_is_refused(database: Database, rows: str) -> None:
+    statements = ["DROP TABLE alembic_version", "CREATE TABLE alembic_version (version_num VARCHAR(32))"]
+    with database.write() as session:
+        for statement in (*statements, *DAMAGED_REVISIONS[rows]):
+            session.execute(sa.text(statement))
+    for use in (database.revision, database.check, database.upgrade):
+        with pytest.raises(errors.SchemaMismatch, match=r"alembic_version has .*: it must have one revision .restore"):
+            use()
+    database.close()
+
+
+def test_upgrade_that_was_interrupted_before_its_first_table_continues(empty: Database) -> None:
+    with empty.write() as session:
+        session.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+    assert empty.revision() is None
+    upgrade_and_check(empty)
+    empty.close()
+
+
 def upgrade_and_check(database: Database) -> None:
     database.upgrade()
     database.check(tables=True)
