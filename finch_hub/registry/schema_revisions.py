@@ -62,7 +62,7 @@ def read(connection: sa.Connection | Session, database: str) -> str | None:
         if not sa.inspect(plain).has_table(jobs.name):
             return None
     if len(numbers) == 1 and numbers[0] is not None:
-        return numbers[0]
+        return str(numbers[0])
     found = "no rows" if not numbers else "a null" if len(numbers) == 1 else f"{len(numbers)} rows"
     raise errors.SchemaMismatch(
         f"database {database} is damaged: table {_TABLE} has {found}: it must have one revision (restore the database"
