@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -149,10 +151,13 @@ def list_paths(session: Session) -> dict[str, str]:
     return {row.name: row.path for row in session.execute(query)}
 
 
-def remove(session: Session, name: str) -> values.Base:
+def remove(session: Session, name: str, *, copies: Collection[str] = ()) -> values.Base:
     """Remove a base with the figures of the base alone, and return it as it was.
 
     If deleted versions were made for it, their lineage keeps it. No query finds it then.
+
+    Args:
+        copies: other sources that have the files of the base.
 
     Raises:
         NotFound: no base has that fingerprint or name.
@@ -160,7 +165,7 @@ def remove(session: Session, name: str) -> values.Base:
     """
     base = get(session, name)
     session.execute(sa.select(bases.c.id).where(bases.c.id == base.id).with_for_update())
-    if users := [*_list_versions(session, base), *_list_jobs(session, base)]:
+    if users := [*_list_versions(session, base), *_list_jobs(session, {base.source, *copies})]:
         named = ", ".join(users[:_MAX_NAMED])
         fix = "delete the versions, and cancel the jobs or wait until they end"
         raise errors.Conflict(f"cannot remove base {base.name}: {named} needs it ({fix})")
@@ -186,13 +191,13 @@ def _list_versions(session: Session, base: values.Base) -> list[str]:
     return [f"adapter {row.name}/{row.number}" for row in rows]
 
 
-def _list_jobs(session: Session, base: values.Base) -> list[str]:
-    """Return the unfinished jobs that name the source of a base, with whatever revision."""
+def _list_jobs(session: Session, sources: Collection[str]) -> list[str]:
+    """Return the unfinished jobs that name a source, with whatever revision."""
     jobs = tables.jobs
     rows = session.execute(
         sa.select(jobs.c.id, jobs.c.base_key).where(jobs.c.finished_at.is_(None), jobs.c.base_key.is_not(None))
     )
-    return [f"job {row.id}" for row in rows if row.base_key.rpartition("@")[0] == base.source]
+    return [f"job {row.id}" for row in rows if _source_of(row.base_key) in sources]
 
 
 def list_needed_sources(session: Session) -> frozenset[str]:
@@ -200,4 +205,8 @@ def list_needed_sources(session: Session) -> frozenset[str]:
     jobs = tables.jobs
     is_needed = jobs.c.finished_at.is_(None), jobs.c.base_key.is_not(None)
     keys = session.scalars(sa.select(jobs.c.base_key).where(*is_needed).distinct())
-    return frozenset(str(key).rpartition("@")[0] for key in keys)
+    return frozenset(_source_of(str(key)) for key in keys)
+
+
+def _source_of(base_key: str) -> str:
+    return base_key.rpartition("@")[0] or base_key  # the key of a source with the most characters ends with it

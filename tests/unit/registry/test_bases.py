@@ -6,6 +6,7 @@ from support import registry
 from finch_hub import errors
 from finch_hub.registry import bases
 from finch_hub.registry.database import Database
+from finch_hub.specs.bases import MAX_NAME
 
 
 def test_known_fingerprint_updates_the_location_and_keeps_the_name(database: Database) -> None:
@@ -69,3 +70,12 @@ def test_public_id_is_changed_by_another_and_kept_without_one(database: Database
     for given, kept in (("birds/tiny", "birds/tiny"), (None, "birds/tiny"), ("birds/finch-1b", "birds/finch-1b")):
         with database.write() as session:
             assert bases.add(session, registry.describe_base("tiny", public_id=given)).public_id == kept
+
+
+def test_base_with_the_longest_source_is_not_removed_under_a_job(database: Database) -> None:
+    source = "/models/".ljust(MAX_NAME, "a")
+    with database.write() as session:
+        bases.add(session, registry.describe_base("long", source=source))
+    job = registry.submit(database, spec=registry.train_spec(base=source))
+    with database.write() as session, pytest.raises(errors.Conflict, match=f"job {job.id} needs it"):
+        bases.remove(session, "long")
