@@ -1,4 +1,4 @@
-"""Check of the header of an untrusted GGUF file: everything that it declares must be in the file.
+"""Check of the header of an untrusted GGUF file: it is of a whole model, and the file has what the header declares.
 
 The format (GGUF, of https://github.com/ggml-org/ggml) is little-endian: magic, version, numbers of
 tensors and of fields, the fields, the entries of the tensors, and after padding the data. The `gguf` library believes
@@ -8,6 +8,7 @@ all numbers.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -22,28 +23,45 @@ _MAX_MEMBERS = 2**22  # of all arrays together; the largest vocabularies have a 
 _MAX_DIMENSIONS = 4
 _MAX_NAME = 65_535
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a number, by its type
+_WHOLE = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
 _TEXT, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")  # of a text
 _BLOCK = 2**16
+_LAYER = re.compile(rb"blk\.(\d{1,9})\.")
+_WANTED = frozenset(
+    {"general.alignment", "general.architecture", "general.type", "split.count", "tokenizer.ggml.model"}
+)
+_LAYERS = ".block_count"
+_OTHER_TYPES = {
+    "adapter": ("is a LoRA adapter, not a base model", "name the base it was trained on"),
+    "mmproj": ("is a part of a model for images or sound, not a language model", "take the file of the language model"),
+    "vocab": ("has a vocabulary and no weights", "take the file with the weights"),
+    "imatrix": ("has statistics for a quantization, not a model", "take the file of the model"),
+}
 
 
 def check_gguf_header(path: Path) -> None:
-    """Check the numbers in the header of a GGUF file against its size.
+    """Check the numbers in the header of a GGUF file against its size, and that it is of a whole language model.
 
     Raises:
-        Incompatible: the file is not a GGUF file, or declares more than it has.
+        Incompatible: the file is not a GGUF file of a whole language model, or declares more than it has.
         RefusedArtifact: the file is not a regular file, or cannot be read.
     """
     with open_regular_file(path) as stream:
         try:
             _Header(stream).check()
-        except (_Damage, struct.error, UnicodeDecodeError) as damage:
-            what = str(damage) if isinstance(damage, _Damage) else "ends within its header"
-            raise errors.Incompatible(what, where=str(path), fix="fetch the file again") from None
+        except struct.error:
+            raise errors.Incompatible("ends within its header", where=str(path), fix="fetch the file again") from None
+        except _Damage as damage:
+            raise errors.Incompatible(f"{damage}", where=str(path), fix=damage.fix) from None
 
 
 class _Damage(Exception):
-    """A header that declares what cannot be."""
+    """A header that declares what cannot be, or no model."""
+
+    def __init__(self, what: str, fix: str = "fetch the file again") -> None:
+        super().__init__(what)
+        self.fix = fix
 
 
 class _Header:
@@ -53,6 +71,8 @@ class _Header:
         self._stream = stream
         self._size = stream.seek(0, 2)
         self._members = _MAX_MEMBERS
+        self._fields: dict[str, object] = {}
+        self._layers = 0
         stream.seek(0)
 
     def check(self) -> None:
@@ -60,19 +80,54 @@ class _Header:
             raise _Damage("is not a GGUF file")
         version = self._number("I")
         if version not in _VERSIONS:
+            if int.from_bytes(struct.pack("<I", version), "big") in _VERSIONS:
+                raise _Damage("is a GGUF file in big-endian order", "convert it to little-endian order")
             known = " or ".join(map(str, _VERSIONS))
-            raise _Damage(f"is GGUF of version {version}, not {known} in little-endian order")
+            raise _Damage(
+                f"is GGUF of version {version}, not {known}", "convert the model again with a newer converter"
+            )
         tensors, fields = self._number("Q"), self._number("Q")
         self._compare(tensors, _MAX_TENSORS, "tensors")
         self._compare(fields, _MAX_FIELDS, "fields")
         for _ in range(fields):
-            self._text(_MAX_NAME)
-            self._value(self._number("I"))
+            name = self._text(_MAX_NAME).decode(errors="replace")
+            value = self._value(self._number("I"))
+            if name in _WANTED or name.endswith(_LAYERS):
+                self._fields[name] = value
+        self._check_fields()
         for _ in range(tensors):
             self._tensor()
+        self._check_layers()
+
+    def _check_fields(self) -> None:
+        """Check that the file is a whole language model, as far as its fields tell."""
+        kind = self._fields.get("general.type")
+        if isinstance(kind, bytes) and (other := _OTHER_TYPES.get(kind.decode(errors="replace"))):
+            raise _Damage(*other)
+        parts = self._fields.get("split.count")
+        if isinstance(parts, int) and parts > 1:
+            raise _Damage(f"is one of {parts} parts of a model", "join them with `llama-gguf-split --merge`")
+        alignment = self._fields.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise _Damage("has tensors at multiples of what is not a power of two")
+
+    def _check_layers(self) -> None:
+        """Check the number of layers, for which transformers would take memory, or leave out what it does not name."""
+        if not self._layers:
+            raise _Damage("has no tensors of layers", "take a file with the weights of a language model")
+        if "tokenizer.ggml.model" not in self._fields:
+            raise _Damage("has no tokenizer", "convert the model again, with its tokenizer")
+        family = self._fields.get("general.architecture")
+        if not isinstance(family, bytes):
+            raise _Damage("does not tell its architecture")
+        declared = self._fields.get(family.decode(errors="replace") + _LAYERS)
+        if declared != self._layers:
+            what = f"{declared:,} layers" if isinstance(declared, int) else "no number of layers"
+            raise _Damage(f"declares {what} and has tensors of {self._layers:,}")
 
     def _tensor(self) -> None:
-        self._text(_MAX_NAME)
+        if layer := _LAYER.match(self._text(_MAX_NAME)):
+            self._layers = max(self._layers, int(layer[1]) + 1)
         dimensions = self._number("I")
         self._compare(dimensions, _MAX_DIMENSIONS, "dimensions of a tensor")
         elements = math.prod(self._number("Q") for _ in range(dimensions))
@@ -82,10 +137,13 @@ class _Header:
         if offset + elements // 8 > self._size:
             raise _Damage("declares a tensor beyond its end")
 
-    def _value(self, kind: int) -> None:
+    def _value(self, kind: int) -> object:
+        """Return a text or a whole number, None for other values."""
         if kind == _TEXT:
-            self._text(self._size)
-        elif kind == _ARRAY:
+            return self._text(self._size)
+        if kind in _WHOLE:
+            return self._number(_WHOLE[kind])
+        if kind == _ARRAY:
             member, count = self._number("I"), self._number("Q")
             self._members -= count
             if self._members < 0:
@@ -98,16 +156,20 @@ class _Header:
                 self._skip(count * self._size_of(member))
         else:
             self._skip(self._size_of(kind))
+        return None
 
     def _size_of(self, kind: int) -> int:
         if kind not in _SIZES:
             raise _Damage(f"has a field of the unknown type {kind}")
         return _SIZES[kind]
 
-    def _text(self, longest: int) -> None:
+    def _text(self, longest: int) -> bytes:
+        """Return the beginning of a text, which is all of a name."""
         length = self._number("Q")
         self._compare(length, longest, "bytes of a text")
-        self._skip(length)
+        beginning = self._stream.read(min(length, _MAX_NAME))
+        self._skip(length - len(beginning))
+        return beginning
 
     def _skip_texts(self, count: int) -> None:
         """Skip texts. Their lengths are read in blocks, since a vocabulary has a million of them."""

@@ -11,6 +11,7 @@ from finch_hub import errors, settings
 from finch_hub.engine.bases import sources, weight_shapes
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
 from finch_hub.formats.folder_removal import remove_folder
+from finch_hub.formats.gguf_header import check_gguf_header
 from finch_hub.formats.model_files import read_config
 from finch_hub.plugins.catalog import BUILTIN
 from finch_hub.registry import bases, values
@@ -147,8 +148,9 @@ class Bases:
             NotFound: there is no such base.
             Conflict: adapters were made for it, or an unfinished job needs it.
         """
+        copies = self._find_copies(self.get(name))
         with self._stores.database.write() as session:
-            base = bases.remove(session, name)
+            base = bases.remove(session, name, copies=copies)
         folder = Path(base.path) if base.path is not None else None
         if folder is None or not folder.is_dir():
             return RemovedBase(**dict(base))
@@ -157,6 +159,17 @@ class Bases:
         if not is_made:
             return RemovedBase(**dict(base), kept=str(folder))
         return RemovedBase(**dict(base), freed=remove_folder(folder))
+
+    def _find_copies(self, base: values.Base) -> list[str]:
+        """Return the GGUF files that unfinished jobs load from the folder of a base, since they have the same bytes."""
+        from finch_hub.engine.bases import gguf
+
+        if base.path is None:
+            return []
+        with self._stores.database.read() as session:
+            files = [Path(source) for source in bases.list_needed_sources(session) if sources.is_gguf(source)]
+        folder, cache = Path(base.path).name, self._stores.bases
+        return [str(file) for file in files if file.is_file() and gguf.folder_of(file, cache=cache).name == folder]
 
     def resolve(self, base: str | Path, revision: str | None = None) -> tuple[BaseModelSource, Path | None]:
         """Return the source of a base, and its folder if it is on this machine. Nothing is downloaded.
@@ -167,7 +180,8 @@ class Bases:
 
         Raises:
             NotFound: there is no such base; offers similar names.
-            Incompatible: the folder holds no usable model, or other files than when the base was added.
+            Incompatible: the folder holds no usable model, or other files than when the base was added, or the GGUF
+                file is not of a whole language model.
             InvalidSpec: it is an address with credentials.
         """
         text = str(base)
@@ -185,6 +199,8 @@ class Bases:
         path = Path(source.source)
         if path.is_dir():
             return source, fetch_base(source, self._stores)
+        if path.is_file() and sources.is_gguf(source.source):
+            check_gguf_header(path)  # the job converts it, and refuses the rest
         # The built-in sources accept any name, since a Hugging Face id may have no owner. Here it is a misspelling.
         is_remote = "/" in text and not text.startswith(("/", ".", "~")) and path.suffix.lower() != ".gguf"
         if not path.exists() and not is_remote:

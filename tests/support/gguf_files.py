@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Literal
 
@@ -24,8 +25,14 @@ NAMES = {
 }
 
 
-def save_gguf(folder: Path, file: Path, *, kind: Literal["F32", "F16", "BF16", "Q8_0"] = "F32") -> Path:
-    """Write a model folder as one GGUF file whose matrices are stored in this kind, and return the file."""
+def save_gguf(
+    folder: Path, file: Path, *, kind: Literal["F32", "F16", "BF16", "Q8_0"] = "F32", without: str | None = None
+) -> Path:
+    """Write a model folder as one GGUF file whose matrices are stored in this kind, and return the file.
+
+    Args:
+        without: name of a tensor in the GGUF file that is left out.
+    """
     import gguf
     from safetensors.numpy import load_file
 
@@ -54,12 +61,22 @@ def save_gguf(folder: Path, file: Path, *, kind: Literal["F32", "F16", "BF16", "
             tensor = half.swapaxes(1, 2).reshape(tensor.shape)
         stored = kind if tensor.ndim == 2 and tensor.shape[1] % 32 == 0 else "F32"
         wanted = gguf.GGMLQuantizationType[stored]
+        if _name(name) == without:
+            continue
         writer.add_tensor(_name(name), gguf.quants.quantize(tensor, wanted), raw_dtype=wanted)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def set_number(file: Path, field: str, number: int, kind: int = 4) -> None:
+    """Write another whole number, or the number of another type, to a field of 32 bits."""
+    content = bytearray(file.read_bytes())
+    place = content.index(field.encode()) + len(field)
+    content[place : place + 8] = struct.pack("<II", kind, number)
+    file.write_bytes(content)
 
 
 def _name(name: str) -> str:

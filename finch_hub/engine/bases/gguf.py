@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from finch_hub.formats.parsing_process import Limits, parse
 
 # Increase it when the conversion of a file gives other bytes than before.
 _VERSION = 1
+_MAX_NAMED = 5  # tensors in a message
 _LIBRARIES = ("gguf", "torch", "transformers")
 # Weights of two bits become float32 and then bfloat16, and some of them are in memory twice.
 _FREE_BYTES, _MAX_EXPANSION = 2**30, 24
@@ -81,12 +81,15 @@ def _convert(source: str, target: str) -> Iterator[str]:
             if head_dim is not None:  # transformers reads it only for some architectures
                 config = transformers.AutoConfig.from_pretrained(**location)
                 config.head_dim = head_dim.contents()
-            model = transformers.AutoModelForCausalLM.from_pretrained(
+            model, loading = transformers.AutoModelForCausalLM.from_pretrained(
                 **location,
                 config=config,
                 dtype=getattr(torch, _stored_dtype(reader)),
                 quantization_config=transformers.GgufConfig(dequantize=True),
+                output_loading_info=True,
             )
+            if missing := sorted(loading["missing_keys"]):  # transformers gives them random values
+                raise errors.Incompatible(f"has no tensors for {', '.join(missing[:_MAX_NAMED])}", where=source)
             # The weights are dense now. transformers would still refuse to save a model that is marked as quantized.
             model.hf_quantizer = None
             model.is_quantized = False
@@ -95,8 +98,19 @@ def _convert(source: str, target: str) -> Iterator[str]:
             model.save_pretrained(target)
             tokenizer.save_pretrained(target)
         yield ""
-    except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError, struct.error) as error:
-        raise errors.Incompatible(f"transformers cannot read this GGUF: {error}", where=str(file)) from error
+    except (errors.FinchError, MemoryError):
+        raise
+    except Exception as error:  # its readers raise what their code runs into
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise errors.Incompatible(f"transformers cannot read this GGUF: {_describe(error)}", where=source) from error
+
+
+def _describe(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "ignore_mismatched_sizes" in text:
+        return "its tensors have other shapes than its fields declare"
+    return text if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: {text}"
 
 
 def _stored_dtype(reader: Any) -> str:

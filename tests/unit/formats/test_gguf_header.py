@@ -29,15 +29,15 @@ def array(kind: int, count: int) -> bytes:
     return text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, kind, count)
 
 
-def tensor(*shape: int, offset: int = 0) -> bytes:
-    return text("a") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, offset)
+def tensor(*shape: int, offset: int = 0, name: str = "a") -> bytes:
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, offset)
 
 
 HOSTILE = {
     "no GGUF": (b"PK\x03\x04", "is not a GGUF file"),
     "empty": (b"", "is not a GGUF file"),
     "magic alone": (b"GGUF", "ends within its header"),
-    "other byte order": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "not 2 or 3 in little-endian order"),
+    "other byte order": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "in big-endian order .convert it"),
     "members of an array of numbers": (header(array(4, 2**40)), "declares more than 4,194,304 members"),
     "members of an array of texts": (header(array(8, 2**22)), "ends within its header"),
     "members of two arrays": (header(array(0, 3) + bytes(3) + array(8, 2**22 - 1), counts=(0, 2)), "more than 4,194"),
@@ -60,6 +60,66 @@ def test_header_that_declares_more_than_the_file_has_is_refused(tmp_path: Path, 
         check_gguf_header(tmp_path / "a.gguf")
 
 
+def field(name: str, value: str | float, code: str = "I") -> bytes:
+    if isinstance(value, str):
+        return text(name) + struct.pack("<I", 8) + text(value)
+    return text(name) + struct.pack(f"<I{code}", {"I": 4, "H": 2, "f": 6}[code], value)
+
+
+MODEL = {
+    "general.architecture": field("general.architecture", "llama"),
+    "llama.block_count": field("llama.block_count", 2),
+    "tokenizer.ggml.model": field("tokenizer.ggml.model", "gpt2"),
+}
+LAYERS = tensor(1, name="blk.1.attn_q.weight") + tensor(1, name="blk.0.attn_q.weight")
+OTHERS = {
+    "version 1": ({}, LAYERS, 1, "is GGUF of version 1, not 2 or 3 .convert the model"),
+    "adapter": ({"general.type": field("general.type", "adapter")}, LAYERS, 3, "is a LoRA adapter, not a base model"),
+    "mmproj": ({"general.type": field("general.type", "mmproj")}, LAYERS, 3, "for images or sound, not a language"),
+    "vocabulary": ({"general.type": field("general.type", "vocab")}, b"", 3, "has a vocabulary and no weights"),
+    "one of two": ({"split.count": field("split.count", 2, "H")}, LAYERS, 3, "one of 2 parts of a model .join"),
+    "no tensors": ({}, b"", 3, "has no tensors of layers .take a file with the weights"),
+    "no tokenizer": ({"tokenizer.ggml.model": b""}, LAYERS, 3, "has no tokenizer"),
+    "no architecture": ({"general.architecture": b""}, LAYERS, 3, "does not tell its architecture"),
+    "architecture 7": (
+        {"general.architecture": field("general.architecture", 7)}, LAYERS, 3, "does not tell its architecture",
+    ),
+    "no layers": ({"llama.block_count": field("llama.block_count", 0)}, LAYERS, 3, "0 layers and has tensors of 2"),
+    "layers of others": ({"llama.block_count": b""}, LAYERS, 3, "no number of layers and has tensors of 2"),
+    "many layers": (
+        {"llama.block_count": field("llama.block_count", 2**32 - 1)}, LAYERS, 3, "4,294,967,295 layers and has",
+    ),
+    "layers in words": (
+        {"llama.block_count": field("llama.block_count", "2")}, LAYERS, 3, "no number of layers and has",
+    ),
+    **{
+        f"alignment {size}": ({"general.alignment": field("general.alignment", size)}, LAYERS, 3, "not a power of two")
+        for size in (0, 7, 2**32 - 1, "32")
+    },
+    "alignment 0.5": ({"general.alignment": field("general.alignment", 0.5, "f")}, LAYERS, 3, "not a power of two"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "tensors", "version", "message"), OTHERS.values(), ids=OTHERS)
+def test_file_that_is_no_whole_language_model_is_refused(
+    tmp_path: Path, changes: dict[str, bytes], tensors: bytes, version: int, message: str
+) -> None:
+    file, fields = tmp_path / "a.gguf", [part for part in {**MODEL, **changes}.values() if part]
+    count = tensors.count(b"blk.")
+    file.write_bytes(header(b"".join(fields), tensors, counts=(count, len(fields)), version=version) + bytes(64))
+    with pytest.raises(errors.Incompatible, match=message):
+        check_gguf_header(file)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("alignment", [1, 8, 64])
+def test_whole_language_model_passes(tmp_path: Path, version: int, alignment: int) -> None:
+    fields = [*MODEL.values(), field("general.alignment", alignment), field("split.count", 1, "H")]
+    content = header(b"".join(fields), LAYERS, counts=(2, len(fields)), version=version)
+    (tmp_path / "a.gguf").write_bytes(content + bytes(64))
+    check_gguf_header(tmp_path / "a.gguf")
+
+
 def test_header_of_a_model_passes(tiny_folder: Path, tmp_path: Path) -> None:
     check_gguf_header(save_gguf(tiny_folder, tmp_path / "model.gguf", kind="Q8_0"))
 
@@ -70,7 +130,8 @@ def test_numbers_of_each_type_have_its_size(tmp_path: Path) -> None:
         numbers = text("a") + struct.pack(f"<I{code}", kind, 1) + array(kind, 3) + struct.pack(f"<3{code}", 1, 1, 1)
         content = header(numbers, counts=(0, 2))
         (tmp_path / "whole.gguf").write_bytes(content)
-        check_gguf_header(tmp_path / "whole.gguf")
+        with pytest.raises(errors.Incompatible, match="has no tensors of layers"):  # all fields were read
+            check_gguf_header(tmp_path / "whole.gguf")
         (tmp_path / "cut.gguf").write_bytes(content[:-1])
         with pytest.raises(errors.Incompatible, match="ends within its header"):
             check_gguf_header(tmp_path / "cut.gguf")

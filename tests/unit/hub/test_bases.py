@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,28 @@ def test_removal_of_a_converted_base_frees_its_files(hub: Hub, tmp_path: Path) -
     assert (tmp_path / "tiny.gguf").exists()
     assert hub.bases.find() == []
     assert hub.bases.add(tmp_path / "tiny.gguf", name="tiny").fingerprint == base.fingerprint
+
+
+def test_base_whose_converted_files_a_job_on_a_copy_of_its_file_needs_is_not_removed(
+    hub: Hub, data: Path, tmp_path: Path
+) -> None:
+    file = save_gguf(save_model(DEFAULT, tmp_path / "tiny"), tmp_path / "tiny.gguf")
+    copy = Path(shutil.copy(file, tmp_path / "copy.gguf"))
+    first = hub.bases.add(file, name="tiny")
+    job = hub.train(data, adapter="birds", base=file)
+    second = hub.bases.add(copy, name="tiny")
+    assert (second.id, second.path, second.source) == (first.id, first.path, str(copy))
+    with pytest.raises(errors.Conflict, match=f"cannot remove base tiny: job {job.id} needs it"):
+        hub.bases.remove("tiny")
+    job.cancel()
+    assert hub.bases.remove("tiny").freed
+    assert hub.bases.add(file, name="tiny").fingerprint == first.fingerprint
+
+
+def test_gguf_file_of_no_whole_model_is_refused_before_a_job(hub: Hub, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "adapter.gguf"
+    file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+    for use in (hub.bases.add, lambda base: hub.train(data, adapter="birds", base=base)):
+        with pytest.raises(errors.Incompatible, match=r"adapter\.gguf: has no tensors of layers"):
+            use(file)
+    assert hub.jobs.find() == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.gguf_files import save_gguf
+from support.gguf_files import save_gguf, set_number
 from support.models import DEFAULT, save_model
 
 from finch_hub import errors
@@ -132,7 +132,44 @@ def test_damaged_file_is_refused_and_leaves_no_folder(tiny_folder: Path, tmp_pat
     file.write_bytes(content[:3000])
     with pytest.raises(errors.Incompatible, match="ends within its header"):
         fetch(file, tmp_path / "cache")
-    file.write_bytes(content.replace(b"general.architecture", b"general.architecturx"))
-    with pytest.raises(errors.Incompatible, match="cannot read this GGUF"):
+    file.write_bytes(content.replace(b"tokenizer.ggml.merges", b"tokenizer.ggml.mergex"))
+    with pytest.raises(errors.Incompatible, match="cannot read this GGUF: KeyError"):
         fetch(file, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "named"),
+    [
+        ("blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight"),
+        ("token_embd.weight", "model.embed_tokens.weight"),
+        ("output_norm.weight", "model.norm.weight"),
+    ],
+)
+def test_file_that_lacks_a_tensor_is_refused(tiny_folder: Path, tmp_path: Path, tensor: str, named: str) -> None:
+    """transformers would give it random values."""
+    file = save_gguf(tiny_folder, tmp_path / "model.gguf", without=tensor)
+    with pytest.raises(errors.Incompatible, match=f"has no tensors for {named}"):
+        fetch(file, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("field", "number", "kind"),
+    [
+        ("attention.head_count", 0, 4),
+        ("attention.head_count", 7, 4),
+        ("attention.key_length", 0, 4),
+        ("embedding_length", 2**31, 4),
+        ("embedding_length", 0, 4),
+        ("feed_forward_length", 3, 4),
+        ("vocab_size", 2**31 - 1, 4),
+        ("context_length", 0x7FC00000, 6),
+    ],
+)
+def test_file_whose_fields_are_impossible_is_refused(
+    tiny_folder: Path, tmp_path: Path, field: str, number: int, kind: int
+) -> None:
+    file = save_gguf(tiny_folder, tmp_path / "model.gguf")
+    set_number(file, f".{field}", number, kind)
+    with pytest.raises(errors.Incompatible):
+        fetch(file, tmp_path / "cache")
