@@ -116,6 +116,19 @@ def make_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+ENDLESS_STEPS = "x" * 40 + "!"
+
+
+def make_steps_endless(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Divide texts first by an expression that takes endless steps for some texts, as for `ENDLESS_STEPS`."""
+    from tokenizers import Regex, pre_tokenizers
+
+    backend = tokenizer.backend_tokenizer
+    split = pre_tokenizers.Split(Regex("(x+x+)+y"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, backend.pre_tokenizer])
+    return tokenizer
+
+
 def save_model(
     architecture: Architecture, folder: Path, *, seed: int = 0, layers: int = 2, dtype: str = "float32"
 ) -> Path:

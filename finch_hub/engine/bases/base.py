@@ -54,6 +54,11 @@ class Base:
         return sum(p.numel() for name, p in self.model.named_parameters() if ".lora_" not in name)
 
     @property
+    def num_embeddings(self) -> int:
+        """Number of tokens that the model knows. The tokenizer may have tokens beyond."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
     def context(self) -> int:
         """Context length of the model in tokens."""
         return int(getattr(self.model.config, "max_position_embeddings", 0) or DEFAULT_CONTEXT)
@@ -118,9 +123,11 @@ def load_base(
     if compute_fingerprint(folder, cache=cache) != fingerprint:
         fix = "try again when no program writes to its folder"
         raise errors.Incompatible("was changed while it was read", fix=fix, subject=subject)
-    if tokenizer.pad_token is None:
-        # Padding is masked everywhere, so any token works. Every tokenizer has an end token.
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    known = range(model.get_input_embeddings().weight.shape[0])
+    if tokenizer.pad_token_id not in known:
+        # Padding is masked everywhere, so any token works. Most tokenizers have an end token.
+        has_end = tokenizer.eos_token_id in known
+        tokenizer.pad_token = tokenizer.eos_token if has_end else tokenizer.convert_ids_to_tokens(0)
     if not quantization:
         model.to(torch_device)
     model.requires_grad_(False)

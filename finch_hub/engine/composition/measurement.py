@@ -102,6 +102,7 @@ def _tokenize_rows(parent: ParentInput, base: Base) -> ValidationRows:
         system=parent.system,
         max_length=min(base.context, _MAX_LENGTH),
         subject=f"validation rows of {parent.name}",
+        num_embeddings=base.num_embeddings,
     )
     return replace(divide(data.examples), left_out=data.lost)
 

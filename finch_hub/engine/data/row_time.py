@@ -69,10 +69,25 @@ def limit_time(code: str, *, row: str, fix: str) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(alarm - (time.monotonic() - began), 0.001), interval)
 
 
-def limit_tokenizing(row: str) -> contextlib.AbstractContextManager[None]:
-    """Interrupt the block if the chat template or the tokenizer of a base works on a row without end."""
+@contextlib.contextmanager
+def limit_tokenizing(row: str) -> Iterator[None]:
+    """Interrupt the block if the chat template or the tokenizer of a base works on a row without end.
+
+    Raises:
+        TimeLimitReached: the block did not end in time.
+        Incompatible: the tokenizer fails on the row, for example since its regular expression takes too many steps.
+    """
     fix = "shorten it, or use a base with another chat template"
-    return limit_time("the chat template or the tokenizer of the base", row=row, fix=fix)
+    with limit_time("the chat template or the tokenizer of the base", row=row, fix=fix):
+        try:
+            yield
+        except BaseException as error:
+            # The tokenizers library raises the first as its error, and the second, which is no `Exception`, on a panic.
+            if type(error) is not Exception and type(error).__name__ != "PanicException":
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            other = "shorten or change the text, or use another base"
+            raise errors.Incompatible(f"makes the tokenizer of the base fail: {reason}", fix=other) from error
 
 
 def end_stuck_process() -> None:

@@ -70,6 +70,7 @@ def tokenize_data(
     total: int | None = None,
     lost_before: int = 0,
     is_strict: bool = False,
+    num_embeddings: int | None = None,
 ) -> TokenizedData:
     """Tokenize examples. Those that cannot be used are left out.
 
@@ -78,6 +79,7 @@ def tokenize_data(
         total: number of examples of which this is the share, if these are a part of a data set.
         lost_before: number of examples of the other parts that cannot be used.
         is_strict: whether examples that are left out, or that the chat template changes, are refused.
+        num_embeddings: number of tokens that the model knows; None if it knows all of the tokenizer.
 
     Raises:
         InvalidDataset: too many examples cannot be used, or none can; has a problem for each, by its number from 1.
@@ -92,6 +94,7 @@ def tokenize_data(
         try:
             with limit_tokenizing(f"{subject}, example {number}"):
                 tokenized = tokenize(example, template, system=system, max_length=max_length)
+            check_known(tokenized.input_ids.tolist(), num_embeddings)
         except errors.InvalidInput as error:
             data.lost += 1
             where = f"example {number}"
@@ -117,6 +120,17 @@ def tokenize_data(
             subject=subject,
         )
     return data
+
+
+def check_known(ids: Sequence[int], num_embeddings: int | None) -> None:
+    """Check that a model knows the tokens of a text. Those of a tokenizer may have gaps, and end beyond the model's.
+
+    Raises:
+        Incompatible: a token is unknown.
+    """
+    if num_embeddings is not None and (highest := max(ids, default=0)) >= num_embeddings:
+        what = f"has the token {highest:,}, and the model has {num_embeddings:,} embeddings"
+        raise errors.Incompatible(what, fix="change the text, or use the tokenizer that belongs to the model")
 
 
 def tokenize(

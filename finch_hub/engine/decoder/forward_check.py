@@ -18,6 +18,7 @@ from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.bases.rope import depends_on_length, reset_rope
 from finch_hub.engine.data.batches import pack
+from finch_hub.engine.data.row_time import limit_tokenizing
 from finch_hub.engine.data.tokenized_examples import TokenizedExample
 from finch_hub.engine.decoder.body import find_body
 from finch_hub.engine.decoder.loss import Head
@@ -115,7 +116,9 @@ def _examples(base: Base) -> list[TokenizedExample]:
     """Return two examples of different lengths; every token but the first is a label."""
     examples = []
     for text in _TEXTS:
-        ids = np.array(base.tokenizer(text)["input_ids"][:_MAX_TOKENS] or [0], dtype=np.int64)
+        with limit_tokenizing("a text that checks the model"):
+            ids = np.array(base.tokenizer(text)["input_ids"][:_MAX_TOKENS] or [0], dtype=np.int64)
+        ids = np.minimum(ids, base.num_embeddings - 1)  # the tokenizer may have tokens that the model does not know
         ids = np.resize(ids, max(len(ids), 4))  # a tokenizer may know none of the words
         examples.append(TokenizedExample(input_ids=ids, labels=np.arange(len(ids)) > 0))
     return examples

@@ -40,7 +40,9 @@ class GeneralDivergence:
 
     def __init__(self, base: Base, decoder: Decoder) -> None:
         length = min(base.context, _MAX_LENGTH)
-        data = tokenize_data(GENERAL_EXAMPLES, base.tokenizer, max_length=length, max_left_out=1.0)
+        data = tokenize_data(
+            GENERAL_EXAMPLES, base.tokenizer, max_length=length, max_left_out=1.0, num_embeddings=base.num_embeddings
+        )
         examples = sorted(data.examples, key=len)  # so that a decoder that pads has little to pad
         base.fit_attention(len(examples[-1]))
         self._device, self._head = base.device, make_head(base)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from finch_hub import errors
 from finch_hub.engine.bases.base import default_max_length
 from finch_hub.engine.data.chat import Conversation
+from finch_hub.engine.data.row_time import limit_tokenizing
 from finch_hub.engine.data.tokenizing import MAX_LEFT_OUT, tokenize_data
 from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.inference.generator import GeneratorModel
@@ -34,7 +35,9 @@ def held_out_loss(
     """
     base, parameters = model.base, parameters or LossParameters()
     length = parameters.max_length or default_max_length(base.context)
-    data = tokenize_data(examples, base.tokenizer, system=parameters.system, max_length=length)
+    data = tokenize_data(
+        examples, base.tokenizer, system=parameters.system, max_length=length, num_embeddings=base.num_embeddings
+    )
     with model.using():
         metrics = evaluation.measure(base, data.examples)
     return {
@@ -76,15 +79,17 @@ def exact_answer(
             continue
         conversation = Conversation.of(example)
         question = conversation._replace(messages=conversation.messages[: turns[-1]])
+        answer = example.messages[turns[-1]].content
         try:
             tokenize_prompts([question], model.base, systems=[parameters.system], thinking=[conversation.thinking])
+            with limit_tokenizing(f"example {number}"):
+                length = len(model.base.tokenizer(answer)["input_ids"])
         except errors.InvalidInput as error:
             too_long += [replace(problem, where=f"example {number}") for problem in error.problems]
             continue
         questions.append(question)
-        answer = example.messages[turns[-1]].content
         expected.append(_words(answer))
-        lengths.append(len(model.base.tokenizer(answer)["input_ids"]))
+        lengths.append(length)
     if problems or len(too_long) > MAX_LEFT_OUT * len(examples):
         raise errors.InvalidDataset([*problems, *too_long], subject="evaluation data")
     # A batch is as slow as its longest row, so prompts of similar length share a batch.

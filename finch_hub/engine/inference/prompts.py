@@ -9,7 +9,7 @@ from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.chat import ChatTemplate, Conversation, with_system
 from finch_hub.engine.data.row_time import limit_tokenizing
-from finch_hub.engine.data.tokenizing import tokenize_prompt
+from finch_hub.engine.data.tokenizing import check_known, tokenize_prompt
 from finch_hub.formats.config_fields import shorten
 from finch_hub.specs.examples import Message
 
@@ -51,6 +51,7 @@ def tokenize_prompts(
         try:
             with limit_tokenizing(f"prompt {number}"):
                 tokens = tokenize_prompt(conversation, template)
+            check_known(tokens, base.num_embeddings)
         except errors.Incompatible as error:
             problems += [replace(problem, where=f"prompt {number}") for problem in error.problems]
             continue

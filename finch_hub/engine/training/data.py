@@ -71,6 +71,7 @@ def prepare_data(
         max_left_out=training.max_bad_rows,
         total=len(examples) + len(validation),  # one row of a small held-out part is a large share of it
         is_strict=training.strict,
+        num_embeddings=base.num_embeddings,
     )
     with listen(stop_on_request(reporter.report_advance, should_stop)):
         train = tokenize(examples)

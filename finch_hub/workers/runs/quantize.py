@@ -64,7 +64,10 @@ def execute(order: QuantizeOrder, channel: Channel) -> QuantizeOutcome:
 
         base = channel.bases.load(order.base, say=channel.phase)
         examples = inputs.read_examples(order.validation)
-        data = tokenize_data(examples, base.tokenizer, system=order.system, max_length=default_max_length(base.context))
+        length = default_max_length(base.context)
+        data = tokenize_data(
+            examples, base.tokenizer, system=order.system, max_length=length, num_embeddings=base.num_embeddings
+        )
         if data.lost:
             channel.phase(f"measuring without {data.lost:,} of {len(examples):,} examples, which cannot be used")
 

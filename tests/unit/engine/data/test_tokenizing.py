@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from support.models import CHATML, THINKING, make_tokenizer
+from support.models import CHATML, ENDLESS_STEPS, THINKING, make_steps_endless, make_tokenizer
 from support.templates import ENDLESS
 
 from finch_hub import errors
@@ -270,3 +270,39 @@ def test_template_without_end_ends_the_tokenization_and_names_the_example(monkey
     what = r"data, example 2: the chat template or the tokenizer of the base did not end within 1 s \(shorten it, or"
     with pytest.raises(errors.TimeLimitReached, match=what):
         tokenize_data(rows, tokenizer, max_length=64)
+
+
+def test_text_with_which_the_tokenizer_fails_is_named() -> None:
+    """The tokenizers library panics, with what is no `Exception`."""
+    tokenizer = make_steps_endless(make_tokenizer())
+    examples = [Example.of_pair("What does it eat?", "Seeds."), Example.of_pair(ENDLESS_STEPS, "Seeds.")]
+    data = tokenize_data(examples, tokenizer, max_length=200, max_left_out=0.5)
+    assert (len(data.examples), data.lost) == (1, 1)
+    message = r"example 2: makes the tokenizer of the base fail: .*retry-limit.*shorten or change the text"
+    for example in (examples[1], Example(text=ENDLESS_STEPS), Example.of_pair("What?", ENDLESS_STEPS)):
+        with pytest.raises(errors.InvalidDataset, match=message):
+            tokenize_all([examples[0], example], tokenizer, max_length=200)
+
+
+def test_text_whose_token_the_tokenizer_lacks_is_named() -> None:
+    """The tokenizers library raises a bare `Exception`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({"a": 0, "Seeds": 1, "end": 2}, unk_token="lacks"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="end")
+    with pytest.raises(errors.InvalidDataset, match=r"example 2: makes the tokenizer of the base fail: .*UNK"):
+        tokenize_all([Example(text="Seeds a Seeds"), Example(text="buds")], tokenizer, max_length=200)
+
+
+def test_text_with_a_token_beyond_the_embeddings_is_named() -> None:
+    tokenizer = make_tokenizer()
+    examples = [Example(text="Seeds."), Example(text="The finch eats.")]
+    highest = [int(max(tokenize(example, ChatTemplate(tokenizer), max_length=200).input_ids)) for example in examples]
+    number = 1 + highest.index(max(highest))
+    known = max(highest)
+    data = tokenize_data(examples, tokenizer, max_length=200, max_left_out=0.5, num_embeddings=known)
+    assert (len(data.examples), data.lost) == (1, 1)
+    with pytest.raises(errors.InvalidDataset, match=f"example {number}: has the token {known}, .* {known} embeddings"):
+        tokenize_data(examples, tokenizer, max_length=200, max_left_out=0.0, num_embeddings=known)

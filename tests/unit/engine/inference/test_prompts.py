@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.models import THINKING, make_tokenizer
+from support.models import DEFAULT, ENDLESS_STEPS, THINKING, make_steps_endless, make_tokenizer, save_model
 from support.templates import DEEPSEEK_R1, ENDLESS, GEMMA_3, PHI_3, QWEN_3, Family, tokenizer_of
 
 from finch_hub import errors
+from finch_hub.engine.bases.base import load_base
 from finch_hub.engine.data import row_time
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.engine.data.tokenizing import tokenize
 from finch_hub.engine.inference.decoding import end_tokens
+from finch_hub.engine.inference.evaluators import held_out_loss
 from finch_hub.engine.inference.generator import GeneratorModel
 from finch_hub.engine.inference.prompts import tokenize_prompts
 from finch_hub.specs.examples import Example, Message
@@ -126,3 +130,28 @@ def test_template_without_end_is_named_with_the_prompt(tiny_base: Base, monkeypa
         tokenize_prompts(["a", "b"], with_tokenizer(tiny_base, tokenizer), systems=[None] * 2, thinking=[False] * 2)
     with pytest.raises(errors.TimeLimitReached, match=r"^the ends of answers: the chat template or the tokenizer of"):
         end_tokens(with_tokenizer(tiny_base, tokenizer))
+
+
+def test_prompts_with_which_the_tokenizer_fails_are_named(tiny_base: Base) -> None:
+    base = with_tokenizer(tiny_base, make_steps_endless(make_tokenizer()))
+    with pytest.raises(errors.InvalidSpec, match=r"prompt 2: makes the tokenizer of the base fail: .*retry-limit"):
+        tokenize_prompts(["What?", ENDLESS_STEPS], base, systems=[None] * 2, thinking=[False] * 2)
+    with pytest.raises(errors.InvalidSpec, match="prompt 1: makes the tokenizer of the base fail"):
+        tokenize_prompts(["What?"], base, systems=[ENDLESS_STEPS], thinking=[False])
+
+
+def test_base_whose_tokenizer_has_tokens_beyond_the_embeddings_works_without_them(tmp_path: Path) -> None:
+    folder = save_model(DEFAULT, tmp_path / "base")
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_bytes())
+    content["model"]["vocab"]["#"] = 9_000
+    file.write_text(json.dumps(content))
+    model = GeneratorModel(load_base(folder, dtype="float32", device="cpu", cache=tmp_path))
+    examples = [Example.of_pair("What does it eat?", "Seeds.")] * 3
+    model.generate("What does it eat?", max_new_tokens=4)
+    assert held_out_loss(model, examples)["examples"] == 3
+    message = r"has the token 9,000, and the model has \d+ embeddings .change the text"
+    with pytest.raises(errors.InvalidSpec, match=f"prompt 1: {message}"):
+        model.generate("# What does it eat?", max_new_tokens=4)
+    with pytest.raises(errors.InvalidDataset, match=f"example 4: {message}"):
+        held_out_loss(model, [*examples, Example.of_pair("What does it eat?", "#")])
