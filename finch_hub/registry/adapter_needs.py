@@ -17,7 +17,6 @@ from finch_hub.specs.value import JsonObject
 
 _MAX_NAMED = 20  # jobs in a message
 _REPRODUCE = "reproduce"  # the kind that also reads the parents of its version
-_ADVICE = "cancel the job or wait until it ends"
 
 
 def hold(session: Session, specs: Collection[JsonObject], *, pending: Container[str] = ()) -> None:
@@ -73,7 +72,7 @@ def refuse_needed_alias(session: Session, name: str, alias: str) -> None:
 def _refuse(found: Collection[str], what: str) -> None:
     if found:
         named = ", ".join(list(dict.fromkeys(found))[:_MAX_NAMED])
-        raise errors.Conflict(f"{what}: job {named} needs it ({_ADVICE})")
+        raise errors.Conflict(f"{what}: job {named} needs it (cancel the job or wait until it ends)")
 
 
 def _list_unfinished(session: Session, name: str) -> Iterator[tuple[str, JobState, AdapterReference]]:

@@ -68,3 +68,17 @@ def test_import_says_what_it_left_out_and_a_check_ends_the_state_unchecked(
     described = run("adapters", "show", "again", "--json").json
     assert "merge" not in described["limits"]["whole modules (modules_to_save)"]
     assert described["spec"]["import"]["ignored_files"] == ["README.md", "optimizer.pt"]
+
+
+def test_version_and_alias_that_a_job_needs_are_not_deleted(run: Run, database: Database) -> None:
+    registry.add_version(database, "medical")
+    registry.add_version(database, "legal")
+    registry.set_alias(database, "legal", "best", 1)
+    job = registry.submit(database, spec=registry.merge_spec("medical/1", "legal@best"))
+    for command in (["adapters", "delete", "medical/1"], ["adapters", "alias", "legal", "best", "--delete"]):
+        refused = run(*command)
+        assert refused.status == 4
+        assert f"job {job.id} needs it (cancel the job or wait until it ends)" in " ".join(refused.err.split())
+    assert run("bases", "remove", "tiny").status == 4
+    registry.cancel(database, job)
+    assert run("adapters", "delete", "medical/1").status == 0
