@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import itertools
 import platform
 import shutil
@@ -19,6 +18,7 @@ import click
 from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.display import tables
+from finch_hub.formats.installed_metadata import find_version
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -110,10 +110,11 @@ def _machine() -> Finding:
 def _python() -> Finding:
     versions, missing = [f"Python {platform.python_version()}"], []
     for name in ("finch-hub", *LIBRARIES):
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
+        version = find_version(name)
+        if version is None:
             missing.append(name)
+        else:
+            versions.append(f"{name} {version}")
     advice = f"install {', '.join(missing)}" if missing else ""
     return Finding(about="versions", found=", ".join(versions), advice=advice)
 
