@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -22,10 +23,13 @@ def measure_folder(folder: Path) -> int:
 def remove_folder(folder: Path) -> int:
     """Remove a folder with all that is in it, and return the bytes of its files. Ignore a missing one.
 
+    It loses its name first, so that nobody takes a half of it for the folder. What a killed process leaves has the name
+    of an abandoned folder (see `atomic_writes.list_abandoned`).
+
     Raises:
         OSError: something in it cannot be removed.
     """
     size = measure_folder(folder)
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")))
     return size

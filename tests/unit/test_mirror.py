@@ -76,7 +76,6 @@ EXERCISED_IN = {
     "storage/unreferenced": "unit/storage/test_collection.py",
     "registry/text_removal": "unit/storage/test_purging.py",
     "storage/log_texts": "unit/storage/test_row_texts.py",
-    "formats/folder_removal": "unit/storage/test_collection.py",
     "storage/stores": "acceptance/test_embedded.py",
     "testing": "contract/test_sample_plugin.py",
     "workers/embedded/home": "acceptance/test_embedded.py",
