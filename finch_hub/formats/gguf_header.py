@@ -24,6 +24,8 @@ _MAX_DIMENSIONS = 4
 _MAX_NAME = 65_535
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a number, by its type
 _WHOLE = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
+_FRACTIONS = {6: "f", 12: "d"}
+_MAX_LAYERS = 2_000
 _TEXT, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")  # of a text
 _BLOCK = 2**16
@@ -72,7 +74,7 @@ class _Header:
         self._size = stream.seek(0, 2)
         self._members = _MAX_MEMBERS
         self._fields: dict[str, object] = {}
-        self._layers = 0
+        self._layers: set[int] = set()
         stream.seek(0)
 
     def check(self) -> None:
@@ -121,13 +123,16 @@ class _Header:
         if not isinstance(family, bytes):
             raise _Damage("does not tell its architecture")
         declared = self._fields.get(family.decode(errors="replace") + _LAYERS)
-        if declared != self._layers:
-            what = f"{declared:,} layers" if isinstance(declared, int) else "no number of layers"
-            raise _Damage(f"declares {what} and has tensors of {self._layers:,}")
+        if not isinstance(declared, int):
+            raise _Damage("does not tell its number of layers")
+        self._compare(declared, _MAX_LAYERS, "layers")
+        if self._layers != set(range(declared)):
+            found = f"{len(self._layers):,}, up to number {max(self._layers):,}"
+            raise _Damage(f"declares {declared:,} layers and has tensors of {found}")
 
     def _tensor(self) -> None:
         if layer := _LAYER.match(self._text(_MAX_NAME)):
-            self._layers = max(self._layers, int(layer[1]) + 1)
+            self._layers.add(int(layer[1]))
         dimensions = self._number("I")
         self._compare(dimensions, _MAX_DIMENSIONS, "dimensions of a tensor")
         elements = math.prod(self._number("Q") for _ in range(dimensions))
@@ -143,6 +148,10 @@ class _Header:
             return self._text(self._size)
         if kind in _WHOLE:
             return self._number(_WHOLE[kind])
+        if kind in _FRACTIONS:
+            if not math.isfinite(self._number(_FRACTIONS[kind])):
+                raise _Damage("has a field that is not a finite number")
+            return None
         if kind == _ARRAY:
             member, count = self._number("I"), self._number("Q")
             self._members -= count

@@ -85,16 +85,25 @@ OTHERS = {
         {"general.architecture": field("general.architecture", 7)}, LAYERS, 3, "does not tell its architecture",
     ),
     "no layers": ({"llama.block_count": field("llama.block_count", 0)}, LAYERS, 3, "0 layers and has tensors of 2"),
-    "layers of others": ({"llama.block_count": b""}, LAYERS, 3, "no number of layers and has tensors of 2"),
+    "layers of others": ({"llama.block_count": b""}, LAYERS, 3, "does not tell its number of layers"),
     "many layers": (
-        {"llama.block_count": field("llama.block_count", 2**32 - 1)}, LAYERS, 3, "4,294,967,295 layers and has",
+        {"llama.block_count": field("llama.block_count", 2**32 - 1)}, LAYERS, 3, "4,294,967,295 layers, more",
     ),
     "layers in words": (
-        {"llama.block_count": field("llama.block_count", "2")}, LAYERS, 3, "no number of layers and has",
+        {"llama.block_count": field("llama.block_count", "2")}, LAYERS, 3, "does not tell its number of layers",
     ),
     **{
         f"alignment {size}": ({"general.alignment": field("general.alignment", size)}, LAYERS, 3, "not a power of two")
         for size in (0, 7, 2**32 - 1, "32")
+    },
+    "gap": (
+        {"llama.block_count": field("llama.block_count", 3)},
+        LAYERS + tensor(1, name="blk.3.attn_q.weight"), 3, "declares 3 layers and has tensors of 3, up to number 3",
+    ),
+    "far layer": ({}, tensor(1, name="blk.999999999.attn_q.weight"), 3, "of 1, up to number 999,999,999"),
+    **{
+        f"number {value}": ({"x": field("llama.rope.freq_base", value, "f")}, LAYERS, 3, "not a finite number")
+        for value in (float("nan"), float("inf"))
     },
     "alignment 0.5": ({"general.alignment": field("general.alignment", 0.5, "f")}, LAYERS, 3, "not a power of two"),
 }  # fmt: skip

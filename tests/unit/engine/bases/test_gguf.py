@@ -163,6 +163,7 @@ def test_file_that_lacks_a_tensor_is_refused(tiny_folder: Path, tmp_path: Path, 
         ("embedding_length", 0, 4),
         ("feed_forward_length", 3, 4),
         ("vocab_size", 2**31 - 1, 4),
+        ("rope.freq_base", 0x7FC00000, 6),
         ("context_length", 0x7FC00000, 6),
     ],
 )
