@@ -284,7 +284,8 @@ def load(**overrides: Any) -> Settings:
     if named and not Path(named).is_file():
         fix = "set it to a finch.toml file, or unset it"
         raise errors.InvalidSpec(f"{named} is not a file", where="FINCH_CONFIG", fix=fix, subject="settings")
-    _warn_about_misspelled()
+    for text in find_misspelled():
+        warnings.warn(text, UnknownVariableWarning, stacklevel=2)
     try:
         return Settings(**overrides)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -348,7 +349,9 @@ def _describe_allowed(field: pydantic.fields.FieldInfo) -> str:
     return f"{number} above {least} and up to {most}" if "gt" in limits else f"{number} from {least} to {most}"
 
 
-def _warn_about_misspelled() -> None:
+def find_misspelled() -> list[str]:
+    """Return what to say about each environment variable that looks like a misspelled setting."""
+    found: list[str] = []
     known = {name.upper() for name in Settings.model_fields}
     for variable in sorted(os.environ):
         name = variable.removeprefix(_PREFIX)
@@ -357,8 +360,5 @@ def _warn_about_misspelled() -> None:
         near = errors.near(name, known | _OTHER_VARIABLES)
         if near:
             suggestions = " or ".join(_PREFIX + name for name in near)
-            warnings.warn(
-                f"{variable} is ignored: it is not a setting (did you mean {suggestions}?)",
-                UnknownVariableWarning,
-                stacklevel=3,
-            )
+            found.append(f"{variable} is ignored: it is not a setting (did you mean {suggestions}?)")
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import itertools
 import platform
 import shutil
@@ -19,6 +18,7 @@ import click
 from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.display import tables
+from finch_hub.formats.installed_metadata import find_version
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -110,10 +110,11 @@ def _machine() -> Finding:
 def _python() -> Finding:
     versions, missing = [f"Python {platform.python_version()}"], []
     for name in ("finch-hub", *LIBRARIES):
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
+        version = find_version(name)
+        if version is None:
             missing.append(name)
+        else:
+            versions.append(f"{name} {version}")
     advice = f"install {', '.join(missing)}" if missing else ""
     return Finding(about="versions", found=", ".join(versions), advice=advice)
 
@@ -141,12 +142,14 @@ def _precision() -> Finding:
 
 
 def _settings(settings: Settings) -> Finding:
+    from finch_hub.settings import find_misspelled
+
     shown = []
     for name in sorted(settings.model_fields_set):
         value = getattr(settings, name)
         secret = getattr(value, "get_secret_value", None)
         shown.append(f"{name}={secret() if secret else value}")
-    return Finding(about="settings", found=", ".join(shown) or "defaults")
+    return Finding(about="settings", found=", ".join(shown) or "defaults", advice="; ".join(find_misspelled()))
 
 
 def _home(settings: Settings) -> Finding:
@@ -295,13 +298,15 @@ def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
     waited = status.oldest_seconds or 0.0
     if status.oldest is None or waited < _START_SECONDS:
         return []
-    if all(worker.state in ("silent", "stopped") for worker in hub.workers.find()):
+    workers = hub.workers.find()
+    if all(worker.state in ("silent", "stopped") for worker in workers):
         if hub.settings.broker_url is None and home_worker.find_failure(hub.settings) is not None:
             return []  # the advice about workers says why none starts
         start = "worker start" if hub.settings.broker_url is not None else f"jobs watch {status.oldest}"
         return [f"no worker runs, and job {status.oldest} waits: start one with `finch-hub {start}`"]
-    if waited < _PATIENCE_SECONDS:  # a worker that hands over or drains may be followed by another
-        return []
+    is_patient = waited < _PATIENCE_SECONDS
+    if is_patient and any(worker.state in ("draining", "stopping") or worker.remark for worker in workers):
+        return []  # a worker that hands over or drains may be followed by another
     try:
         job = hub.jobs.get(status.oldest)
     except errors.NotFound:  # deleted meanwhile
@@ -309,7 +314,7 @@ def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
     if reasons := [f"{worker} {', '.join(why)}" for worker, why in job.obstacles().items()]:
         fix = f"start a worker that can, with `finch-hub worker start`, or `finch-hub jobs cancel {job.id}`"
         return [f"no worker can run job {job.id}: {_join(reasons)} ({fix})"]
-    if idle := job.idle_workers():
+    if (idle := job.idle_workers()) and not is_patient:
         fix = f"look into its log, and restart it with `finch-hub worker stop {idle[0]}`"
         return [f"worker {idle[0]} is idle and does not claim job {job.id}: {fix}"]
     return []

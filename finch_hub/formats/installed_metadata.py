@@ -6,6 +6,7 @@ no entry point makes it fail for all, and pydantic, torch and fsspec with it.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 from pathlib import Path
@@ -34,6 +35,15 @@ class CheckedDistribution(importlib.metadata.PathDistribution):
         """
         content = _read(self.folder / filename)
         return None if content is None else content.decode()
+
+
+@functools.cache  # what a process has loaded stays, and its metadata take milliseconds to read
+def find_version(package: str) -> str | None:
+    """Return the version of an installed package, None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def read_leniently() -> None:

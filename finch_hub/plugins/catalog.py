@@ -6,7 +6,6 @@ in, or for all offers of a kind. So commands that need none load none.
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from finch_hub import errors
+from finch_hub.formats.installed_metadata import find_version
 from finch_hub.plugins import descriptors
 from finch_hub.plugins.descriptors import Descriptor
 from finch_hub.plugins.loader import Loader, Plugin
@@ -112,8 +112,7 @@ class Catalog:
     def plugins(self) -> tuple[Plugin, ...]:
         """All plugins, with those that are disabled. The built-in one is the last."""
         self.load()
-        version = next((found.version for found in importlib.metadata.distributions(name=BUILTIN)), None)
-        return (*self.loader.plugins, Plugin(name=BUILTIN, version=version, is_loaded=True))
+        return (*self.loader.plugins, Plugin(name=BUILTIN, version=find_version(BUILTIN), is_loaded=True))
 
     @property
     def problems(self) -> tuple[errors.Problem, ...]:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub.registry.attempts import has_expired
 from finch_hub.registry.claims import by_turn, rank
-from finch_hub.registry.tables import jobs, settlements
+from finch_hub.registry.tables import attempts, jobs, settlements
 from finch_hub.registry.transitions import in_state
 from finch_hub.registry.types import LONGEST_WAIT_SECONDS, is_ahead, now
 from finch_hub.specs.jobs import JobState
@@ -128,8 +128,9 @@ def _measure_depths(session: Session) -> tuple[QueueDepth, ...]:
 def _find_oldest(session: Session, at: datetime) -> tuple[datetime, str] | None:
     """Return since when a job has been able to start, and its id. It looks at the front jobs of each priority."""
     found, below = [], sa.bindparam("below", type_=sa.Integer())
+    came_back = sa.select(sa.func.max(attempts.c.ended_at)).where(attempts.c.job_id == jobs.c.id).scalar_subquery()
     front = (
-        sa.select(jobs.c.id, jobs.c.priority, jobs.c.created_at, jobs.c.not_before)
+        sa.select(jobs.c.id, jobs.c.priority, jobs.c.created_at, jobs.c.not_before, came_back.label("came_back"))
         .where(in_state(JobState.QUEUED), jobs.c.priority < below)
         .order_by(*by_turn())
         .limit(_FRONT_JOBS)
@@ -138,7 +139,9 @@ def _find_oldest(session: Session, at: datetime) -> tuple[datetime, str] | None:
     for _ in range(_MOST_GROUPS):
         rows = session.execute(front, {"below": lowest}).all()
         for row in rows:
-            moments = [moment for moment in (row.created_at, row.not_before) if isinstance(moment, datetime)]
+            moments = [
+                moment for moment in (row.created_at, row.came_back, row.not_before) if isinstance(moment, datetime)
+            ]
             since = max((moment for moment in moments if moment <= latest), default=at)
             if since <= at:
                 found.append((since, row.id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from finch_hub.artifacts.config_cleaning import canonical_json
 from finch_hub.artifacts.inventory import has_tree
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.formats.finch_record import RECORD
+from finch_hub.formats.installed_metadata import find_version
 from finch_hub.formats.model_card import write_card
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.plugins.catalog import Catalog
@@ -148,8 +148,6 @@ def list_library_versions(catalog: Catalog, environment: JsonObject) -> dict[str
     """
     versions = {plugin.name: plugin.version for plugin in catalog.plugins if plugin.version and plugin.is_loaded}
     for name in _LIBRARIES:
-        try:
-            versions[name] = str(environment.get(name) or importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        if version := environment.get(name) or find_version(name):
+            versions[name] = str(version)
     return versions

@@ -169,9 +169,9 @@ class RowCollector:
         return ReadData(examples=tuple(self._examples), report=report, notes=tuple(self._make_notes(report, problems)))
 
     def _add(self, value: Mapping[str, Any], where: str) -> None:
-        for name in self._ignored.keys() & value.keys():
-            self._ignored[name] += 1
         if self._ignored:
+            for name in self._ignored.keys() & value.keys():
+                self._ignored[name] += 1
             self._add_names(value)
         row_format, renamed = self._recognize(self._without_ignored(value))
         if isinstance(row_format, Mismatch):
@@ -198,12 +198,12 @@ class RowCollector:
             self._problems.add([errors.Problem(what=what, where=where)])
             return
         self._formats_read[row_format.name] += 1
-        unused = tracked.unused | self._find_replaced(value)
-        if self._ignored:
-            self._add_names(sorted(unused, key=str))
-        for name in self._ignored.keys() & unused:  # a field of a turn
-            self._ignored[name] += 1
-        self._count_unused(unused - self._ignored.keys())
+        if unused := tracked.unused | self._find_replaced(value):
+            if self._ignored:
+                self._add_names(sorted(unused, key=str))
+            for name in self._ignored.keys() & unused:  # a field of a turn
+                self._ignored[name] += 1
+            self._count_unused(unused - self._ignored.keys())
         if example is None:
             self._without_weight += 1
         else:
@@ -233,7 +233,7 @@ class RowCollector:
             self._names.update(dict.fromkeys(map(str, names)))
 
     def _without_ignored(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self._ignored.keys().isdisjoint(row):
+        if not self._ignored or self._ignored.keys().isdisjoint(row):
             return row
         return {name: value for name, value in row.items() if name not in self._ignored}
 
@@ -266,6 +266,8 @@ class RowCollector:
 
     def _find_replaced(self, row: Mapping[str, Any]) -> set[str]:
         """Return the columns with the names of fields for which another column is configured."""
+        if not self._columns:
+            return set()
         replaced = self._columns.keys() - set(self._columns.values())
         return {field for field in replaced if not json_values.is_absent(row.get(field))}
 

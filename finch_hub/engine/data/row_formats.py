@@ -271,7 +271,7 @@ def _make_example(row: Mapping[str, Any], messages: Sequence[Message]) -> Exampl
 
 def _check_row(row: Mapping[str, Any]) -> None:
     """Refuse rows whose answers rest on more than texts."""
-    if media := sorted(name for name in _MEDIA & row.keys() if row.get(name)):
+    if not _MEDIA.isdisjoint(row.keys()) and (media := sorted(name for name in _MEDIA & row.keys() if row.get(name))):
         what = f"has {media[0]}, which a language model does not see"
         raise errors.InvalidSpec(what, fix="remove the row, or the column if the texts do not need it")
 
@@ -310,7 +310,7 @@ def _make_turn(row: Mapping[str, Any], field: str, role: Role) -> Message:
 
 
 def _has(row: Mapping[str, Any], field: str) -> bool:
-    return not json_values.is_absent(row.get(field))
+    return field in row and not json_values.is_absent(row[field])
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:

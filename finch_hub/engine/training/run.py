@@ -24,6 +24,7 @@ from finch_hub.engine.training.early_stopping import EarlyStopping
 from finch_hub.engine.training.interruption import Interrupted, ShouldStop, stop_on_request
 from finch_hub.engine.training.loss_tracker import LossTracker
 from finch_hub.engine.training.optimizer import FlatAdamW
+from finch_hub.engine.training.pace import Pace
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens, ResumeState, TrainingProgress
 from finch_hub.engine.training.step_batches import StepBatches
@@ -90,6 +91,7 @@ class TrainingRun:
             stopping=EarlyStopping(patience=training.patience, min_improvement=training.min_improvement),
             batch_tokens=batch_tokens or ((0, training.batch_tokens),),
         )
+        self._pace = Pace()
         self._last_checkpoint = time.monotonic()
 
     def resume(self, *, owns_workdir: bool = False) -> None:
@@ -258,10 +260,12 @@ class TrainingRun:
         learning_rate = self.training.learning_rate * factor
         norm = self._optimizer.step(learning_rate)
         self._losses.add(step + 1, loss, norm, self.batches.label_tokens(step))
+        seconds += time.monotonic() - began
+        self._pace.add(seconds)
         self._progress = self._progress.evolve(
             step=step + 1,
             tokens=self._progress.tokens + self.batches.tokens(step),
-            seconds=self._progress.seconds + seconds + time.monotonic() - began,
+            seconds=self._progress.seconds + seconds,
         )
         if self.reporter.is_due or step + 1 == self.batches.steps:
             self._progress = self._losses.read(self._progress)
@@ -277,8 +281,15 @@ class TrainingRun:
             learning_rate=learning_rate,
             grad_norm=self._losses.gradient_norm,
             tokens_per_second=progress.tokens / progress.seconds if progress.seconds else None,
-            seconds_left=progress.seconds / progress.step * (steps - progress.step),
+            seconds_left=self._estimate_seconds_left(),
         )
+
+    def _estimate_seconds_left(self) -> float | None:
+        left, steps = self.batches.steps - self._progress.step, self.batches.steps
+        paced = self._pace.estimate(left)
+        if paced is None and self._data_report.seconds is not None:
+            return self._data_report.seconds / steps * left
+        return paced
 
     def finish(self) -> TrainingReport:
         """Restore the best parameters and return the report."""

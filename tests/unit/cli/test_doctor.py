@@ -167,12 +167,18 @@ def test_doctor_exits_with_0_if_nothing_needs_a_person(run: Run, database: Datab
     assert find_advice(run, "queue", status=0) == "", "a job may wait for a moment"
 
 
+@pytest.mark.filterwarnings("ignore::finch_hub.settings.UnknownVariableWarning")
+def test_doctor_tells_of_a_misspelled_setting(run: Run, roomy: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINCH_HOEM", "elsewhere")
+    assert "FINCH_HOEM is ignored: it is not a setting (did you mean FINCH_HOME?)" in find_advice(run, "settings")
+
+
 def test_doctor_names_a_job_that_no_worker_can_run_and_one_that_an_idle_worker_leaves(
     run: Run, database: Database, roomy: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter_worker(database)
     unfit = registry.submit(database, labels=("a100",), priority=1)
-    age(database, unfit.id, created_at=400.0)
+    age(database, unfit.id, created_at=30.0)
     advice = find_advice(run, "queue")
     assert f"no worker can run job {unfit.id}: gpu-1" in advice
     assert "`finch-hub worker start`" in advice

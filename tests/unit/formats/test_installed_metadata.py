@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from support.plugins import STRATEGY, install, run_command
+
+from finch_hub.formats.installed_metadata import find_version
 
 PROGRAM = """
 import importlib.metadata
@@ -53,3 +56,8 @@ def test_command_works_beside_metadata_that_cannot_be_read(folder: Path, tmp_pat
     assert "whole" in ran.stdout
     problems = [line for line in (ran.stdout + ran.stderr).splitlines() if "its metadata cannot be read" in line]
     assert len(problems) == 4
+
+
+def test_find_version_of_installed_and_of_other_packages() -> None:
+    assert find_version("pip") == importlib.metadata.version("pip")
+    assert find_version("no-such-package") is None

@@ -85,6 +85,16 @@ def test_oldest_job_is_the_one_that_could_start_for_the_longest_time(database: D
     assert (status.queued, status.oldest, status.oldest_seconds) == (4, None, None), "none can start"
 
 
+def test_job_that_was_handed_back_has_waited_since_then(database: Database) -> None:
+    older, _ = registry.submit(database), registry.submit(database, priority=1)
+    job = registry.claimed(database)
+    with database.write() as session:
+        attempts.hand_back(session, job)
+    age(database, older.id, created_at=300.0)
+    age(database, job.id, created_at=1000.0)
+    assert read(database).oldest == older.id
+
+
 def test_lost_jobs_are_those_that_no_sweep_has_ended(database: Database) -> None:
     for _ in range(2):
         registry.submit(database)
