@@ -100,6 +100,18 @@ def database(database_url: str) -> Iterator[Database]:
     database.close()
 
 
+@pytest.fixture(params=["local", "s3"])
+def store_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """URL of an empty bucket, or None for the artifact store of the home."""
+    if request.param == "local":
+        yield None
+        return
+    from support.buckets import make_bucket  # it takes long to import
+
+    with make_bucket() as url:
+        yield url
+
+
 @pytest.fixture(scope="session")
 def layout_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the layouts of bases, since a process of transformers takes seconds for each."""

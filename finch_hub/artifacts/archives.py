@@ -21,6 +21,7 @@ from typing import IO, Any, BinaryIO
 
 from finch_hub import errors
 from finch_hub.formats import git_lfs
+from finch_hub.formats.atomic_writes import is_disk_full
 from finch_hub.formats.regular_files import open_regular_file
 
 MAX_FILES = 100_000
@@ -146,6 +147,8 @@ def open_archive(path: Path, *, max_bytes: int) -> Iterator[Archive]:
             with _zip(path, stream, limit) if is_zip else _tar(path, stream, opener, limit) as archive:
                 yield archive
         except DAMAGE as error:
+            if is_disk_full(error):  # where files are extracted to
+                raise
             what, fix = _describe_damage(error, is_zip=start.startswith(_ZIP))
             raise errors.RefusedArtifact(f"cannot be unpacked: {what}", fix=fix, subject=path.name) from None
 

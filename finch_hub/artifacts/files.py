@@ -121,6 +121,10 @@ class LocalFiles:
         """Remove what writers left before a time, and return the number of files and of their bytes."""
         return _remove_temporary(self, before, dry_run=dry_run)
 
+    def keeps_versions(self) -> bool | None:
+        """Tell that a removed file is gone."""
+        return False
+
     @contextlib.contextmanager
     def _replacing(self, path: str, *, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[BinaryIO]:
         final = self._root / path
@@ -169,6 +173,7 @@ class ObjectFiles:
 
     def open(self, path: str) -> BinaryIO:
         """Open an object for reading."""
+        self._fs.invalidate_cache()  # a listing of a moment ago does not know what others have written or removed since
         stream: BinaryIO = self._fs.open(self._at(path), "rb")
         return stream
 
@@ -233,6 +238,16 @@ class ObjectFiles:
                         self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=number)
                     count += 1
         return count, size
+
+    def keeps_versions(self) -> bool | None:
+        """Tell whether the store keeps versions of removed objects. None if it does not say."""
+        if not hasattr(self._fs, "call_s3"):
+            return None
+        try:
+            found = self._fs.call_s3("get_bucket_versioning", Bucket=self._root.partition("/")[0])
+        except (OSError, NotImplementedError):  # not everybody may ask
+            return None
+        return "Status" in found  # it may be suspended, but earlier versions stay
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"

@@ -394,7 +394,7 @@ class ArtifactStore:
         except errors.FinchError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and is_disk_full(error):
+            if is_disk_full(error):
                 what = "no space left (free some space, or set FINCH_ARTIFACTS_URL to a larger store)"
             else:
                 what = f"{type(error).__name__}: {error}"

@@ -168,6 +168,6 @@ def check(reference: str, as_json: bool) -> None:
 @click.argument("reference")
 def delete(reference: str) -> None:
     """Delete one version, given as name/3."""
-    with output.open_hub() as hub:
+    with output.open_hub(deletes=True) as hub:
         version = hub.adapters.delete(reference)
     output.say(f"Deleted {version.reference}. Its number will not be reused.")

@@ -78,7 +78,7 @@ def remove(name: str, as_json: bool) -> None:
     NAME is the name or the fingerprint of the base. Files that were converted from GGUF are deleted. A folder or
     download of yours stays.
     """
-    with output.open_hub() as hub:
+    with output.open_hub(deletes=True) as hub:
         base = hub.bases.remove(name)
     freed = f", and freed {tables.format_bytes(base.freed)}" if base.freed else ""
     output.emit(base, as_json, lambda: f"Removed base {base.name}{freed}")

@@ -78,7 +78,7 @@ def purge(name: str, quiet: bool, as_json: bool) -> None:
     NAME is the name of the data set, or the first characters of its digest. Its hash stays in the lineage of the
     adapters trained on it. Backups keep the rows, and so do data sets that you added with a name or with other rows.
     """
-    with output.open_hub() as hub, progress.show_advances(quiet=quiet):
+    with output.open_hub(deletes=True) as hub, progress.show_advances(quiet=quiet):
         dataset = hub.datasets.purge(name)
     output.emit(dataset, as_json, lambda: _describe_purge(dataset))
     for other in dataset.also_in:
@@ -86,6 +86,9 @@ def purge(name: str, quiet: bool, as_json: bool) -> None:
         again = output.name_command("datasets", "purge", other.dataset)
         output.tell(f"Data set {other.dataset} stays and has {rows} of it. To purge it too: {again}")
     output.tell("Backups and exports that were made before are not changed.")
+    if dataset.keeps_versions is not False:
+        keeps = "keeps" if dataset.keeps_versions else "may keep"
+        output.tell(f"The artifact store {keeps} earlier versions of the deleted files: see docs/data.md.")
     if not dataset.is_erased:
         output.tell("The files of the database may hold deleted text for some time: see docs/operations.md.")
 

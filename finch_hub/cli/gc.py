@@ -29,7 +29,7 @@ def gc(dry_run: bool, unused_days: float | None, quiet: bool, as_json: bool) -> 
     checkpoints and outputs of ended jobs, and in this home fetched adapters, converted bases and folders of processes
     that were killed. Workers do so once a day.
     """
-    with output.open_hub() as hub, progress.show_advances(quiet=quiet):
+    with output.open_hub(deletes=True) as hub, progress.show_advances(quiet=quiet):
         report = hub.collect(unused_days=unused_days, dry_run=dry_run)
     output.emit(report, as_json, lambda: _describe(report))
 

@@ -162,7 +162,7 @@ def prune(days: float | None, keep: int | None) -> None:
     """
     if days is None and keep is None:
         raise click.UsageError("no jobs are selected: add --days, --keep or both")
-    with output.open_hub() as hub:
+    with output.open_hub(deletes=True) as hub:
         count = hub.jobs.prune(older_than=None if days is None else days * DAY_SECONDS, beyond=keep)
     output.say(f"Deleted {tables.format_count(count, 'job')}")
 

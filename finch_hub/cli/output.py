@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
 import os
 import shlex
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
@@ -59,10 +61,16 @@ def exit_code(error: BaseException) -> int:
 
 def fail(error: Exception) -> int:
     """Print an error and return its exit code. The traceback is printed with FINCH_DEBUG=1 only."""
+    from finch_hub.formats.atomic_writes import is_disk_full
+
     if isinstance(error, OSError) and error.filename is not None and error.errno in _REFUSALS:
         name = error.filename if isinstance(error.filename, str) else repr(error.filename)
         refused = errors.InvalidInput(f"cannot be used: {error.strerror}", where=name)
         error = refused.with_traceback(error.__traceback__)
+    elif isinstance(error, OSError) and error.filename is None and is_disk_full(error):
+        places = f"where the output of this command goes, or in {tempfile.gettempdir()}"
+        full = errors.Unavailable(f"could not write: {error.strerror} (free some space {places})")
+        error = full.with_traceback(error.__traceback__)
     text = f"error: {error}"
     if not isinstance(error, errors.FinchError):
         text = f"internal error: {type(error).__name__}: {error}\n"
@@ -77,7 +85,8 @@ def refuse(error: click.ClickException) -> int:
     """Print why a command line is refused, or help, and return the exit code."""
     shown = io.StringIO()  # the text has words of the command line
     error.show(shown)
-    click.echo(to_block(shown.getvalue()), err=True, nl=False)
+    with contextlib.suppress(OSError):
+        click.echo(to_block(shown.getvalue()), err=True, nl=False)
     return error.exit_code
 
 
@@ -103,11 +112,19 @@ def _make_redactor() -> Redactor:
             return Redactor()
 
 
-def open_hub() -> Hub:
-    """Open the hub with the current settings. The import is here so that `--help` loads little."""
-    from finch_hub.hub.facade import Hub
+def open_hub(*, deletes: bool = False) -> Hub:
+    """Open the hub with the current settings. The import is here so that `--help` loads little.
 
-    return Hub()
+    Args:
+        deletes: whether the command deletes something, for which a full disk has a reserve.
+    """
+    from finch_hub.hub.facade import Hub
+    from finch_hub.storage import disk_reserve
+
+    hub = Hub()
+    if deletes:
+        disk_reserve.release(hub.settings.home)
+    return hub
 
 
 def json_option(command: Command) -> Command:
@@ -152,8 +169,9 @@ def draw(drawn: RenderableType | None) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a message on standard error."""
-    click.echo(to_message(text), err=True)
+    """Print a message on standard error. If nothing can be written there, the exit code tells all the same."""
+    with contextlib.suppress(OSError):
+        click.echo(to_message(text), err=True)
 
 
 def suggest(purpose: str, *words: str, as_json: bool = False) -> None:

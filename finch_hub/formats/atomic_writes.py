@@ -22,6 +22,7 @@ from finch_hub.formats.finch_record import read_record, sign_record
 from finch_hub.formats.output_paths import refuse_protected
 from finch_hub.specs.options import write_options
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _job_id = contextvars.ContextVar[str | None]("job_id", default=None)
 
 
@@ -212,7 +213,8 @@ def translate_write_errors(out: Path) -> Iterator[None]:
             source = Path(os.path.abspath(error.filename))  # noqa: PTH100 - resolve() would follow links
             if not _is_of(source, Path(os.path.abspath(out))):  # noqa: PTH100
                 raise errors.Unavailable(f"could not read {source}: {why} (nothing was left behind)") from error
-        raise errors.Unavailable(f"could not write {out}: {why} (nothing was left behind)") from error
+        advice = "free some space there, or choose another path; " if is_disk_full(error) else ""
+        raise errors.Unavailable(f"could not write {out}: {why} ({advice}nothing was left behind)") from error
 
 
 def _is_of(path: Path, out: Path) -> bool:
@@ -221,9 +223,14 @@ def _is_of(path: Path, out: Path) -> bool:
     return path.is_relative_to(out) or out.is_relative_to(path) or str(path).startswith(begin)
 
 
-def is_disk_full(error: OSError) -> bool:
-    """Tell whether an error says that the disk, quota or file-size limit is exceeded."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def is_disk_full(error: Exception) -> bool:
+    """Tell whether an error says that the disk, quota or file-size limit is exceeded.
+
+    Libraries in Rust, such as safetensors, raise errors of their own with the number in the text.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(f"(os error {number})" in str(error) for number in _FULL)
 
 
 def check_replaceable(out: Path, *, kind: str, replace: bool) -> None:

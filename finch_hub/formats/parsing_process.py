@@ -7,6 +7,7 @@ harm. It is a limit of resources and no sandbox: the child has all rights of its
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from finch_hub import errors, progress
+from finch_hub.formats.atomic_writes import is_disk_full
 from finch_hub.formats.installed_metadata import read_leniently
 
 _BOOTSTRAP = (
@@ -59,7 +61,7 @@ class Limits(NamedTuple):
 Argument = str | int | bool | None
 
 # The first letter of a message. A file may have taken over the child, so that its messages are JSON and texts alone.
-_VALUE, _ADVANCE, _ERROR, _END, _MEMORY, _SILENCE = b"v", b"a", b"e", b".", b"m", b"s"
+_VALUE, _ADVANCE, _ERROR, _END, _MEMORY, _SILENCE, _FULL = b"v", b"a", b"e", b".", b"m", b"s", b"f"
 _MAX_MESSAGE = 2**30  # bytes
 
 
@@ -85,6 +87,7 @@ def parse(
     Raises:
         InvalidInput: of the class `error`.
         FinchError: the function raised it.
+        OSError: the disk is full to which the function writes.
         RuntimeError: the function raised another error.
     """
     order = {
@@ -117,6 +120,8 @@ def parse(
         kind, text = yield from _receive(_read_lines(child.pid, read, _MOST_SILENCE * limits.seconds))
         if kind == _ERROR and (raised := _restore(text)) is not None:
             raise raised
+        if kind == _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if kind != _END:
             reason = _describe_end(child, limits, kind)
             fix = "it is damaged or hostile; fetch it again, or convert it where you trust it"
@@ -241,8 +246,11 @@ def serve(number: int, order: Mapping[str, Any]) -> None:
             _send(messages, _MEMORY)
         except errors.FinchError as error:
             _send(messages, _ERROR, json.dumps(error.to_json()))
-        except Exception as error:  # a bug, which the parent raises as one
-            _send(messages, _ERROR, json.dumps(f"{type(error).__name__}: {error}"))
+        except Exception as error:
+            if is_disk_full(error):
+                _send(messages, _FULL)
+            else:  # a bug, which the parent raises as one
+                _send(messages, _ERROR, json.dumps(f"{type(error).__name__}: {error}"))
         else:
             _send(messages, _END)
 

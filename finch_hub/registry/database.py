@@ -188,13 +188,11 @@ class Database:
         finally:
             engine.dispose()
 
-    def erase_deleted(self, *, rewrite: bool) -> bool:
+    def erase_deleted(self) -> bool:
         """Remove what was deleted from the files of the database, and return whether all of it is gone.
 
-        Nothing is done on PostgreSQL: its server keeps deleted rows until it reuses their place.
-
-        Args:
-            rewrite: whether to write the whole file of SQLite anew, for which the disk needs as much free space.
+        Nothing is done on PostgreSQL: its server keeps deleted rows until it reuses their place. A file of SQLite may
+        have to be written anew, for which the disk needs as much free space.
 
         Raises:
             Unavailable: other processes keep the file locked, or the disk is full.
@@ -203,7 +201,7 @@ class Database:
             return False
         self.close()  # a reader of this process would keep the log from being emptied
         try:
-            return sqlite.erase_deleted(self._file, rewrite=rewrite)
+            return sqlite.erase_deleted(self._file)
         except sqlite3.Error as error:
             advice = next((advice for part, advice in _ADVICE.items() if part in str(error)), _SQLITE_ADVICE)
             raise errors.Unavailable(f"could not use database {self}: {error} ({advice})") from error

@@ -184,6 +184,11 @@ def list_live(session: Session) -> list[str]:
     return list(session.scalars(sa.select(datasets.c.digest).where(datasets.c.purged_at.is_(None))))
 
 
+def list_purged(session: Session) -> set[str]:
+    """Return the digests of all data sets that are purged."""
+    return set(session.scalars(sa.select(datasets.c.digest).where(datasets.c.purged_at.is_not(None))))
+
+
 def purge(session: Session, name: str, *, parts: Collection[str] = ()) -> values.Dataset:
     """Record that the text of a data set is deleted. The caller deletes it afterwards, with `lock_purged`.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry.types import from_json, to_json
@@ -101,22 +102,19 @@ def check_references(connection: sa.Connection) -> None:
         )
 
 
-def erase_deleted(file: Path, *, rewrite: bool) -> bool:
+def erase_deleted(file: Path) -> bool:
     """Empty the log of a file, and return whether no other process kept it from being emptied.
 
     The log has the pages from before a deletion. In the file, `secure_delete` overwrites what is deleted. But a page
     that was divided may keep a copy of a row that moved, and versions before 0013 of the schema overwrote nothing. So a
-    file of such a version is rewritten once.
-
-    Args:
-        rewrite: whether to write the whole file anew, without what it no longer uses.
+    file of such a version, and one from which texts were removed, is written anew, without what it no longer uses.
 
     Raises:
         sqlite3.Error: the file is locked for too long, or the disk is full.
     """
     connection = sqlite3.connect(file, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
     try:
-        if rewrite or not is_clean(connection):
+        if not is_clean(connection):
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("VACUUM")
             mark_clean(connection)
@@ -147,6 +145,11 @@ def is_clean(connection: sqlite3.Connection) -> bool:
 def mark_clean(connection: Any) -> None:
     """Record in a file that everything that was deleted from it was overwritten."""
     connection.execute("PRAGMA user_version = 1")
+
+
+def mark_unclean(session: Session) -> None:
+    """Record in a transaction that deletes texts that the file may keep copies of them, until it is rewritten."""
+    session.execute(sa.text("PRAGMA user_version = 0"))
 
 
 def refuse_network_file_system(path: Path) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.progress import Meter
-from finch_hub.registry import tables
+from finch_hub.registry import sqlite, tables
 from finch_hub.registry.database import Database
 
 REMOVED = "(purged)"
@@ -80,6 +80,8 @@ def _remove_from(place: _Place, database: Database, finder: Finder, meter: Meter
         found = _find_rows(place, rows, finder)
         if found:
             with database.write() as session:
+                if database.is_sqlite:
+                    sqlite.mark_unclean(session)
                 num_changed += sum(_change(place, session, row[: len(keys)], finder) for row in found)
 
 

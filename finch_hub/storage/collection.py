@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from finch_hub import errors
 from finch_hub.artifacts import inventory
 from finch_hub.artifacts.inventory import Kind, StoredArtifact
 from finch_hub.formats.atomic_writes import list_abandoned
 from finch_hub.formats.folder_removal import measure_folder, remove_folder
 from finch_hub.registry import artifact_lock, bases, datasets, jobs
 from finch_hub.specs.collections import Collected, CollectionReport
+from finch_hub.storage import disk_reserve
+from finch_hub.storage.purging import purge_dataset
 from finch_hub.storage.store_sweep import list_leftovers
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unreferenced import Unreferenced
@@ -38,6 +41,7 @@ def collect(stores: Stores, *, unused_days: float | None = None, dry_run: bool =
         Conflict: the files of a version are missing or damaged, so that it is unknown what it refers to.
         Unavailable: database or store do not answer.
     """
+    disk_reserve.release(stores.settings.home)
     days = stores.settings.unused_days if unused_days is None else unused_days
     stores.artifacts.check(again=True)
     collection = _Collection(stores, seconds=days * _DAY_SECONDS, dry_run=dry_run)
@@ -63,6 +67,7 @@ class _Collection:
         before = clock - self._seconds
         texts = self._collect_datasets()
         unreferenced = Unreferenced(self._stores, kept_seconds=self._seconds, without=texts)
+        self._finish_purges(unreferenced)
         for kind, what in _KINDS:
             removed = [item for found in unreferenced.scan(kind) for item in self._remove(found, unreferenced, before)]
             self._add(what, [item.size for item in removed])
@@ -94,6 +99,16 @@ class _Collection:
                 removed += datasets.remove_unused(session, batch)
         self._add("data sets of jobs", [0] * len(removed))
         return frozenset(removed)
+
+    def _finish_purges(self, unreferenced: Unreferenced) -> None:
+        """Finish purges that were interrupted, since only the text of the data set tells what else is to be removed."""
+        with self._stores.database.read() as session:
+            purged = datasets.list_purged(session)
+        if self._dry_run or not purged:
+            return
+        for digest in [blob.digest for found in unreferenced.scan("blobs") for blob in found if blob.digest in purged]:
+            with contextlib.suppress(errors.Conflict):  # a job needs data that was added since, with rows of it
+                purge_dataset(digest, self._stores)
 
     def _remove(
         self, found: Sequence[StoredArtifact], unreferenced: Unreferenced, before: float

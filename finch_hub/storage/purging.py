@@ -11,6 +11,7 @@ from finch_hub.artifacts.inventory import StoredArtifact, has_rows
 from finch_hub.registry import artifact_lock, datasets, values
 from finch_hub.registry.text_removal import remove_texts
 from finch_hub.specs.value import Value
+from finch_hub.storage import disk_reserve
 from finch_hub.storage.log_texts import remove_from_logs
 from finch_hub.storage.row_texts import RowTexts
 from finch_hub.storage.store_sweep import sweep_store
@@ -39,12 +40,14 @@ class PurgedDataset(values.Dataset):
         changed_records: number of jobs, events, versions, figures and lines of logs from which texts were removed.
         also_in: data sets that users added and that have some of its rows too. They stay.
         is_erased: whether the files of the database have no deleted text either. It is unknown on PostgreSQL.
+        keeps_versions: whether the artifact store keeps earlier versions of what was deleted; None if it does not say.
     """
 
     parts: tuple[str, ...] = ()
     changed_records: int = 0
     also_in: tuple[SharedRows, ...] = ()
     is_erased: bool = False
+    keeps_versions: bool | None = False
 
 
 class _Kin(NamedTuple):
@@ -67,8 +70,10 @@ def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
     Raises:
         NotFound: there is no such data set.
         Conflict: an unfinished job needs the data set, or a part of it.
-        Unavailable: database or store do not answer.
+        Unavailable: database or store do not answer, or the disk is full. What is left then, a second purge or a
+            collection removes.
     """
+    disk_reserve.release(stores.settings.home)
     stores.artifacts.check(again=True)  # before the text counts as purged
     with stores.database.read() as session:
         dataset = datasets.get(session, name)
@@ -82,12 +87,23 @@ def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
             artifact_lock.own(session)  # who registers what was made of this data set shares it
             if kin.seen.issuperset(datasets.list_live(session)):
                 purged = datasets.purge(session, name, parts=kin.parts)
+    try:
+        return _remove_rows(purged, texts, kin, stores)
+    except errors.Unavailable as error:
+        what = f"could not finish the purge of data set {name}, which can be repeated: {error}"
+        raise errors.Unavailable(what) from error
+
+
+def _remove_rows(purged: values.Dataset, texts: RowTexts, kin: _Kin, stores: Stores) -> PurgedDataset:
+    """Delete the text of a data set that counts as purged, with all copies of its rows."""
     sweep_store(stores.artifacts, stores.database)
     num_rows = remove_texts(stores.database, texts.are_in) if len(texts) else 0
     num_lines = remove_from_logs(stores.settings.home / "logs", texts) if len(texts) else 0
     for digest in kin.parts:
         _remove_purged(digest, stores)
-    _remove_unregistered(texts, dataset, stores)
+    with stores.artifacts.access() as files:
+        keeps_versions = files.keeps_versions()
+    _remove_unregistered(texts, purged, stores)
     # The text tells what is to be found, so it goes last: a purge that was interrupted can be made again.
     _remove_purged(purged.digest, stores)
     return PurgedDataset(
@@ -95,7 +111,8 @@ def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
         parts=tuple(sorted(kin.parts)),
         changed_records=num_rows + num_lines,
         also_in=tuple(sorted(kin.others.values(), key=lambda other: other.dataset)),
-        is_erased=stores.database.erase_deleted(rewrite=num_rows > 0),
+        is_erased=stores.database.erase_deleted(),
+        keeps_versions=keeps_versions,
     )
 
 

@@ -13,6 +13,7 @@ from finch_hub.formats.atomic_writes import remove_abandoned, temporary_place
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
+from finch_hub.storage import disk_reserve
 from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.store_marker import StoreMarker
 
@@ -66,6 +67,7 @@ def open_stores(settings: Settings) -> Stores:
     )
     if settings.database_url is None:
         database.upgrade(is_private=True)
+        disk_reserve.fill(settings.home)
     else:
         database.check()
     marker = StoreMarker(database, is_of_home=settings.database_url is None and settings.artifacts_url is None)

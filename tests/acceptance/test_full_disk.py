@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support import full_disk
+from support import full_disk, registry
 from support.adapters import save_adapter
+from support.gguf_files import save_gguf
 
 from finch_hub import Hub, settings
+from finch_hub.specs.jobs import ExportSpec
+from finch_hub.storage import outputs
+from finch_hub.workers.runs import export
+from finch_hub.workers.runs.channel import Channel
 
 BROKER = "redis://127.0.0.1:1/0"  # nobody listens there: jobs stay queued
 STEP = 4096  # the smallest number of bytes that such a file system gives away
@@ -31,14 +38,28 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Pat
         hub.bases.add(tiny_folder, name="tiny")
         hub.datasets.add([(f"Who is finch number {number}?", "A bird.") for number in range(20)], name="few")
         hub.import_adapter(place / "wrens", name="wrens", base="tiny")
+        store_output(hub, place / "made")
     shutil.rmtree(place / "home" / "cache", ignore_errors=True)
+    shutil.copytree(tiny_folder, place / "base")
+    shutil.make_archive(str(place / "adapter"), "gztar", place / "adapter")
+    save_gguf(tiny_folder, place / "tiny.gguf")
     return place
 
 
-def find_faults(prepared: Path, place: Path, action: str, sizes: range) -> list[str]:
+def store_output(hub: Hub, made: Path) -> None:
+    """Let a job export the adapter on another machine, and store its output."""
+    stores = hub._stores
+    spec = ExportSpec(adapter="wrens", format="peft", out=str(made))
+    job = registry.claimed(stores.database, job_id=registry.submit(stores.database, spec=spec).id)
+    order = export.prepare(spec, job, stores, made)
+    report = export.execute(order, Channel(io.BytesIO())).report.model_dump(mode="json")
+    stored = outputs.store_output(made, job, stores.artifacts)
+    registry.succeed(stores.database, job, report=report, output=stored.model_dump(mode="json"))
+
+
+def find_faults(prepared: Path, place: Path, action: str, sizes: Sequence[int]) -> list[str]:
     """Do the same with each number of free bytes, and return what went wrong."""
-    for name in ("home", "adapter"):
-        shutil.copytree(prepared / name, place / name)
+    shutil.copytree(prepared, place, dirs_exist_ok=True)
     (place / "disk").mkdir()
     command = [sys.executable, full_disk.__file__, str(place), action, json.dumps(list(sizes))]
     inside = ["unshare", "--map-root-user", "--mount", "sh", "-ec", SCRIPT, "sh", str(place / "disk")]
@@ -54,10 +75,12 @@ def find_faults(prepared: Path, place: Path, action: str, sizes: range) -> list[
 
 @pytest.mark.parametrize("action", full_disk.ACTIONS)
 def test_some_free_bytes(prepared: Path, tmp_path: Path, action: str) -> None:
-    assert find_faults(prepared, tmp_path, action, range(0, MEGABYTE, 16 * STEP)) == []
+    sizes = range(0, MEGABYTE, 16 * STEP)
+    assert find_faults(prepared, tmp_path, action, sizes if action != "convert" else sizes[1::8]) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("action", full_disk.ACTIONS)
 def test_every_number_of_free_bytes_of_the_first_megabyte(prepared: Path, tmp_path: Path, action: str) -> None:
-    assert find_faults(prepared, tmp_path, action, range(0, MEGABYTE + 1, STEP)) == []
+    sizes = range(0, MEGABYTE + 1, STEP)
+    assert find_faults(prepared, tmp_path, action, sizes if action != "convert" else sizes[8::8]) == []

@@ -18,13 +18,13 @@ from finch_hub.errors import Unavailable
 from finch_hub.specs.examples import Example
 
 # A file system of four megabytes that only these processes see. They end by being killed with the namespace.
-SMALL = 'set -e; mount -t tmpfs -o size=4m none "$FINCH_HOME"; . "$0"'
+SMALL = 'set -e; mount -t tmpfs -o size=$SIZE none "$FINCH_HOME"; . "$0"'
 UNAVAILABLE = exit_code(Unavailable(""))
 FINCH = f"{shlex.quote(sys.executable)} -m finch_hub"
 FILL = 'dd if=/dev/zero of="$FINCH_HOME"/filler bs=4k 2>/dev/null || true'
 
 
-def in_a_small_home(folder: Path, *commands: str) -> list[subprocess.CompletedProcess[str]]:
+def in_a_small_home(folder: Path, *commands: str, size: str = "4m") -> list[subprocess.CompletedProcess[str]]:
     """Run commands of the shell one after another in a home of its own; return what became of each."""
     home, script = folder / "home", folder / "script"
     home.mkdir()
@@ -33,7 +33,7 @@ def in_a_small_home(folder: Path, *commands: str) -> list[subprocess.CompletedPr
         kept = shlex.quote(str(folder / str(number)))
         lines.append(f"{command} >{kept}.out 2>{kept}.err && echo 0 >{kept}.status || echo $? >{kept}.status")
     script.write_text("\n".join(lines))
-    environment = {**os.environ, "FINCH_HOME": str(home)}
+    environment = {**os.environ, "FINCH_HOME": str(home), "SIZE": size}
     inside = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]
     done = subprocess.run([*inside, SMALL, script], env=environment, capture_output=True)
     if done.returncode:
@@ -90,6 +90,31 @@ def test_a_home_that_is_full_from_the_beginning_says_so(tmp_path: Path) -> None:
     says_so(listed)
 
 
+@pytest.mark.parametrize("command", ["datasets purge few --json", "gc --unused-days 0 --json"])
+def test_what_deletes_works_in_a_home_that_is_completely_full(tmp_path: Path, command: str) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_bytes(dump_examples([Example.of_pair(f"Who is finch {n}?", "A bird. " * 99) for n in range(200)]))
+    orphans = '"$FINCH_HOME"/artifacts/blobs/00'
+    added, _, _, refused, deleted, left, *_, refilled = in_a_small_home(
+        tmp_path,
+        f"{FINCH} datasets add {shlex.quote(str(few))} --name few",
+        f"mkdir -p {orphans}; dd if=/dev/urandom of={orphans}/{64 * '0'} bs=1k count=100",
+        FILL,
+        f"{FINCH} datasets list --json",
+        f"{FINCH} {command}",
+        'stat -f -c %a "$FINCH_HOME"',
+        'rm "$FINCH_HOME"/filler',
+        f"{FINCH} datasets list",
+        'stat -c %s "$FINCH_HOME"/reserve',
+        size="80m",
+    )
+    assert added.returncode == 0, added.stderr
+    says_so(refused)
+    assert deleted.returncode == 0, deleted.stderr
+    assert int(left.stdout) > 256, "pages of the reserve, and of what was deleted"
+    assert int(refilled.stdout) == 2**20
+
+
 def test_backup_to_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     data = tmp_path / "finches.jsonl"
     data.write_bytes(dump_examples([Example.of_pair(f"Who is finch {n}?", "A bird. " * 100) for n in range(2000)]))
@@ -105,7 +130,8 @@ def test_backup_to_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> Non
     assert added.returncode == 0, added.stderr
     for done in (no_rows, refused):
         assert done.returncode == UNAVAILABLE, done.stderr
-        assert "nightly: no space left (nothing was left behind)" in done.stderr
+        advice = "free some space there, or choose another path; nothing was left behind"
+        assert f"nightly: no space left ({advice})" in done.stderr
         assert "Traceback" not in done.stderr
     assert listed.stdout.split() == ["filler"]
     assert fine.returncode == 0, fine.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ class JsonCache:
         return self._read().get(key)
 
     def put(self, key: str, value: Any) -> None:
-        """Store the value of a key beside the values that other processes have stored."""
-        if self._file is not None:
+        """Store the value of a key beside the values that other processes have stored, if the disk has space for it."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             content = json.dumps({**self._read(), key: value})
             with atomic_file(self._file, is_private=True) as temporary:

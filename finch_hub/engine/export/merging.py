@@ -124,7 +124,8 @@ def _check_free_space(out: Path, needed: int) -> None:
     parent = next(folder for folder in Path(out).absolute().parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
-        raise errors.Unavailable(f"could not write {out}: it takes {needed:,} bytes, but {parent} has {free:,} free")
+        what = f"could not write {out}: it takes {needed:,} bytes, but {parent} has {free:,} free"
+        raise errors.Unavailable(f"{what} (free some space there, or choose another path)")
 
 
 def _lay_out(

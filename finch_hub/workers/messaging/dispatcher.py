@@ -130,8 +130,13 @@ class Dispatcher:
             from finch_hub.workers.embedded import worker as home_worker
 
             self._code = self._code or code_version.current()
-            home_worker.ensure(self._settings, code=self._code)
-            if (failure := self.find_failure()) not in (None, self._told_failure):
+            failure: str | None
+            try:
+                home_worker.ensure(self._settings, code=self._code)
+                failure = self.find_failure()
+            except OSError as error:  # a full disk, for instance; the jobs are stored
+                failure = f"could not write to {self._settings.home}: {error.strerror or error}"
+            if failure not in (None, self._told_failure):
                 self._told_failure = failure
                 text = f"the worker of this home could not start, and is started again after a pause: {failure}"
                 warnings.warn(text, FailedWorkerWarning, stacklevel=2)

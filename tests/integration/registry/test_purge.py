@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import pytest
 import sqlalchemy as sa
 from support import registry
 
 from finch_hub import Hub, errors, settings
+from finch_hub.artifacts import inventory
 from finch_hub.hub.examples import StoredExamples
 from finch_hub.registry import datasets, jobs, tables, values
 from finch_hub.registry.database import Database, Session
@@ -26,9 +28,10 @@ SPEC = EvaluateSpec(dataset=DIGEST, base=BaseModelSource(source="tiny"))
 
 
 @pytest.fixture
-def hub(database_url: str, valkey_url: str, tmp_path: Path) -> Iterator[Hub]:
-    loaded = settings.load(home=tmp_path, database_url=database_url, broker_url=valkey_url, allow_insecure=True)
-    with Hub(loaded) as made:
+def hub(database_url: str, valkey_url: str, store_url: str | None, tmp_path: Path) -> Iterator[Hub]:
+    places = {"database_url": database_url, "broker_url": valkey_url, "artifacts_url": store_url}
+    given = {name: value for name, value in places.items() if value is not None}
+    with Hub(settings.load(home=tmp_path, allow_insecure=True, **given)) as made:
         yield made
 
 
@@ -78,6 +81,43 @@ def test_submission_whose_stored_text_a_purge_removed_is_refused(hub: Hub) -> No
     submit(hub, store(hub))
     assert has_text(hub)
     assert hub.datasets.get(DIGEST).purged_at is None
+
+
+def test_submission_notices_a_purge_of_another_machine(hub: Hub) -> None:
+    """Even if it has listed the store before, and so believes to know what is there."""
+    submit_and_cancel(hub)
+    stored = store(hub)
+    assert list(inventory.list_artifacts(hub._stores.artifacts, "blobs"))
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # another process has a client of its own
+    with Hub(hub.settings) as other:
+        other.datasets.purge(DIGEST)
+    with pytest.raises(errors.Conflict, match=r"was removed while it was stored \(try again\)"):
+        submit(hub, stored)
+
+
+def test_purges_beside_additions_of_the_same_rows_leave_text_and_row_or_neither(hub: Hub) -> None:
+    def add_some(_: int) -> None:
+        for _ in range(8):
+            with contextlib.suppress(errors.Conflict):
+                hub.datasets.add([("What does a finch eat?", "Seeds.")], name="finches")
+
+    def purge_some(_: int) -> None:
+        for _ in range(12):
+            with contextlib.suppress(errors.Conflict, errors.NotFound):
+                hub.datasets.purge("finches")
+
+    def is_consistent() -> bool:
+        (dataset,) = hub.datasets.find()
+        return hub._stores.artifacts.has(dataset.digest) is (dataset.purged_at is None)
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in (threads.map(add_some, range(2)), threads.map(purge_some, range(2))):
+            list(done)
+    assert is_consistent()
+    hub.datasets.add([("What does a finch eat?", "Seeds.")], name="finches")
+    assert is_consistent()
+    hub.datasets.purge("finches")
+    assert is_consistent()
 
 
 def test_purge_leaves_the_text_of_a_submission_that_came_before_its_removal(

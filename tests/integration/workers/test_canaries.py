@@ -144,6 +144,26 @@ def list_leaks(found: dict[str, bytes], canaries: Canaries) -> list[str]:
     return leaks
 
 
+def submit_from_elsewhere(installation: LeakyInstallation, folder: Path) -> dict[str, str]:
+    """Submit jobs whose outputs wait in the store, since their folder is another one by the time they run.
+
+    Return their names by the ids of the jobs.
+    """
+    folder.mkdir()
+    outputs = {
+        "merged": ("merge", "birds"),
+        "peft": ("export", "birds", "--format", "peft"),
+        "leaky": ("export", "birds", "--format", "leaky", "--parameter", "end=return"),
+    }
+    submitted = {
+        installation.run(*words, "--out", str(folder / name), "--detach").splitlines()[0].strip(): name
+        for name, words in outputs.items()
+    }
+    folder.rename(folder.with_name("before"))
+    folder.mkdir()
+    return submitted
+
+
 def read_rows(database: Database) -> dict[str, bytes]:
     with database.read() as session:
         return {
@@ -171,7 +191,13 @@ def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(
     run("generate", "Hi", "--adapter", "birds", "--max-new-tokens", "2", "--json")
     first.send(signal.SIGTERM)
     assert first.wait() == 0
+    waiting = submit_from_elsewhere(installation, tmp_path / "away")
     second = installation.start("two", FINCH_LOG_FORMAT="json")
+    for job, name in waiting.items():
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        run("jobs", "watch", job)
+        run("jobs", "save", job, "--out", str(tmp_path / "saved" / name))
+        run("jobs", "save", job, "--out", str(tmp_path / "saved" / name), status=None)
     ends = {"return": JobState.SUCCEEDED, "raise": JobState.FAILED, "print": JobState.FAILED}
     for end, state in ends.items():
         words = ("export", "birds", "--format", "leaky", "--out", str(tmp_path / end), "--parameter", f"end={end}")
@@ -215,6 +241,7 @@ def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(
             found[str(file.relative_to(tmp_path))] = file.read_bytes()
     names = "\n".join(found)
     for name in ("merged/config.json", "merged/tokenizer_config.json", "peft/README.md", "peft/finch.json", "backup/",
+                 "saved/merged/config.json", "saved/peft/README.md", "saved/leaky",
                  "one.log", "two.log", "metrics/", "artifacts/blobs", "homes/", "restored/"):  # fmt: skip
         assert name in names, names
     assert "***" in first.text, "the plugin leaked there"

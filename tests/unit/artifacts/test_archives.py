@@ -3,6 +3,7 @@ import contextlib
 import gzip
 import io
 import os
+import resource
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -68,6 +69,17 @@ def test_regular_files_are_unpacked(tmp_path: Path, name: str) -> None:
     archive = make(tmp_path / name, list(FILES.items()))
     assert is_archive(archive)
     assert unpack(archive, tmp_path / "out", max_bytes=LIMIT) == FILES
+
+
+def test_full_disk_is_no_damage_of_the_archive(tmp_path: Path) -> None:
+    archive = zip_of(tmp_path / "a.zip", list(FILES.items()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_tar_of_a_folder_is_unpacked(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import subprocess
 import sys
@@ -6,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
 import fsspec
 import pytest
 from fsspec.implementations.ftp import FTPFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
+from support.buckets import make_bucket
 
 from finch_hub import errors
-from finch_hub.artifacts.store import ArtifactStore
+from finch_hub.artifacts.inventory import list_artifacts
+from finch_hub.artifacts.store import ArtifactStore, blob_path
 
 
 def test_unknown_protocol_names_the_known_ones(tmp_path: Path) -> None:
@@ -192,3 +196,15 @@ def test_pipe_in_a_store_is_refused_and_blocks_nobody(tmp_path: Path) -> None:
     os.mkfifo(file)
     with pytest.raises(errors.RefusedArtifact, match="is not a regular file"):
         store.get(digest)
+
+
+def test_listing_of_a_moment_ago_does_not_tell_what_is_stored_now(tmp_path: Path) -> None:
+    """Other processes write and remove objects, too."""
+    with make_bucket() as url:
+        store, client, bucket = ArtifactStore(url, cache=tmp_path), boto3.client("s3"), url.split("/")[2]
+        removed, added = store.put(b"0"), hashlib.sha256(b"26").hexdigest()
+        assert removed[:2] == added[:2], "both are in one folder"
+        assert list(list_artifacts(store, "blobs"))
+        client.delete_object(Bucket=bucket, Key=f"artifacts/{blob_path(removed)}")
+        client.put_object(Bucket=bucket, Key=f"artifacts/{blob_path(added)}", Body=b"26")
+        assert (store.has(removed), store.has(added)) == (False, True)

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -224,6 +225,25 @@ def test_closed_pipe_prints_no_traceback(home: Path) -> None:
         process.stdout.close()
         _, err = process.communicate(timeout=60)
     assert err == ""
+
+
+@pytest.mark.parametrize("command", ["--help", "plugins list --json", "datasets list"])
+def test_full_disk_of_the_output_is_no_bug(home: Path, command: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ran = run_command(command, stdout=full, stderr=subprocess.PIPE)
+    assert ran.returncode == output.UNAVAILABLE
+    assert ran.stderr.startswith(b"error: could not write: No space left on device (free some space where the output")
+
+
+def test_exit_code_tells_an_error_that_cannot_be_printed(home: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        assert run_command("jobs show unknown", stderr=full).returncode == 3
+        assert run_command("jobs unknown", stderr=full).returncode == 2
+
+
+def run_command(command: str, **streams: Any) -> subprocess.CompletedProcess[bytes]:
+    code = "from finch_hub.cli.main import run; run()"
+    return subprocess.run([sys.executable, "-c", code, *command.split()], timeout=60, check=False, **streams)
 
 
 def test_secrets_are_in_no_warning_log_line_or_internal_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -24,6 +25,16 @@ def count(stop: int) -> Iterator[str]:
 
 def allocate(size: int) -> Iterator[str]:
     yield str(len(bytearray(size)))
+
+
+def fill() -> Iterator[str]:
+    Path("/dev/full").write_text("x")
+    yield ""
+
+
+def fill_in_rust() -> Iterator[str]:
+    yield ""
+    raise Exception("No space left on device (os error 28)")
 
 
 def spin() -> Iterator[str]:
@@ -115,6 +126,14 @@ def test_error_of_the_child_is_raised_whole(number: int) -> None:
         list(parse(fail, number))
     assert str(raised.value) == str(error)
     assert raised.value.__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize("function", [fill, fill_in_rust])
+def test_full_disk_of_the_child_is_that_of_the_parent(function: Any) -> None:
+    """Whoever calls the parser knows where it writes, and tells that."""
+    with pytest.raises(OSError, match="No space left") as raised:
+        list(parse(function))
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_bug_of_the_reader_is_named() -> None:

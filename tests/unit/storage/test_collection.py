@@ -15,7 +15,6 @@ import boto3
 import pytest
 import sqlalchemy as sa
 from support import full_hub, registry
-from support.buckets import make_bucket
 from support.fleet import write_adapter
 
 from finch_hub import Hub, errors, settings
@@ -31,12 +30,6 @@ from finch_hub.storage.unreferenced import Unreferenced
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
 DAY = 86_400.0
-
-
-@pytest.fixture(params=["local", "s3"])
-def store_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    with contextlib.ExitStack() as stack:
-        yield None if request.param == "local" else stack.enter_context(make_bucket())
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from support import registry
 from support.buckets import make_bucket
 
 from finch_hub import Hub, errors, settings
-from finch_hub.registry import attempts, datasets, evaluations, jobs, tables
+from finch_hub.registry import attempts, datasets, evaluations, jobs, sqlite, tables
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, TrainSpec
@@ -29,12 +29,6 @@ from finch_hub.workers.supervision.work_folders import WorkFolders
 NUM_ROWS = 40
 PAIRS = [(f'What does finch "{n:03d}é" eat?', f"Canary {n:03d} eats\nseeds and buds.") for n in range(NUM_ROWS)]
 TEXTS = [text for pair in PAIRS for text in pair]
-
-
-@pytest.fixture(params=["local", "s3"])
-def store_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    with contextlib.ExitStack() as stack:
-        yield None if request.param == "local" else stack.enter_context(make_bucket())
 
 
 @pytest.fixture
@@ -51,11 +45,11 @@ def home_hub(valkey_url: str, tmp_path: Path) -> Iterator[Hub]:
         yield made
 
 
-def read_all(hub: Hub, store_url: str | None = None) -> dict[str, bytes]:
+def read_all(hub: Hub) -> dict[str, bytes]:
     """Return the bytes of every file of the home and the store, and of every row of a server."""
     found = {str(file): file.read_bytes() for file in hub.settings.home.rglob("*") if file.is_file()}
-    if store_url is not None:
-        bucket = boto3.resource("s3").Bucket(store_url.split("/")[2])
+    if hub.settings.artifacts_url is not None:
+        bucket = boto3.resource("s3").Bucket(hub.settings.artifacts_url.get_secret_value().split("/")[2])
         found |= {item.key: item.get()["Body"].read() for item in bucket.objects.all()}
     database = hub._stores.database
     if not database.is_sqlite:
@@ -108,7 +102,7 @@ def write_about(hub: Hub, database: Database) -> None:
     registry.succeed(database, done, report={"problems": [f"line 9: {PAIRS[9][0]}"], "rows": 40})
 
 
-def test_purge_leaves_no_byte_of_any_row(hub: Hub, store_url: str | None, tiny_folder: Path) -> None:
+def test_purge_leaves_no_byte_of_any_row(hub: Hub, tiny_folder: Path) -> None:
     stored = hub.datasets.add(PAIRS, name="birds-data")
     first = hub.train("birds-data", adapter="birds", base=tiny_folder, validation=0.2)
     second = hub.train(PAIRS, adapter="others", base=tiny_folder, validation=0.5, seed=3)
@@ -125,15 +119,16 @@ def test_purge_leaves_no_byte_of_any_row(hub: Hub, store_url: str | None, tiny_f
     folder = WorkFolders(hub.settings.work).begin(first.id, 1)
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text(json.dumps(PAIRS))
-    assert find_texts(read_all(hub, store_url))
+    assert find_texts(read_all(hub))
 
     purged = hub.datasets.purge("birds-data")
 
-    assert find_texts(read_all(hub, store_url)) == set()
+    assert find_texts(read_all(hub)) == set()
     assert len(purged.parts) == 4
     assert purged.also_in == ()
     assert purged.changed_records >= 8
     assert purged.is_erased == database.is_sqlite
+    assert purged.keeps_versions is False
     assert not hub._stores.artifacts.has(orphan)
     assert log.read_text().splitlines()[::2] == ["ts=1 msg=fine", "ts=3 msg=fine"]
     (event,) = [event for job in hub.jobs.find() for event in hub.events(job.id) if event.type == "metrics"]
@@ -150,6 +145,22 @@ def test_purge_finds_rows_that_got_a_system_prompt(home_hub: Hub, tiny_folder: P
     assert home_hub._stores.artifacts.has(sung.digest), "what a user added stays"
     home_hub.datasets.purge("sung")
     assert find_texts(read_all(home_hub)) == set()
+
+
+def test_bucket_that_keeps_versions_is_told(valkey_url: str, tmp_path: Path) -> None:
+    with make_bucket() as url:
+        loaded = settings.load(home=tmp_path / "home", broker_url=valkey_url, artifacts_url=url)
+        client, bucket = boto3.client("s3"), url.split("/")[2]
+        told = []
+        for state in (None, "Enabled", "Suspended"):
+            if state is not None:
+                client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": state})
+            with Hub(loaded) as hub:
+                hub.datasets.add(PAIRS, name="birds-data")
+                told.append(hub.datasets.purge("birds-data").keeps_versions)
+            kept = client.list_object_versions(Bucket=bucket, Prefix="artifacts/blobs/").get("Versions", [])
+            assert bool(kept) == (state == "Enabled"), "this server removes all of them if it is suspended"
+        assert told == [False, True, True]
 
 
 def test_data_of_others_stays(home_hub: Hub, tiny_folder: Path) -> None:
@@ -282,6 +293,41 @@ def test_purge_that_was_interrupted_is_finished_by_the_next(
     assert find_texts(read_all(home_hub)) == set()
 
 
+def test_purge_without_space_to_rewrite_the_database_is_finished_by_the_next(
+    home_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> bool:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    home_hub.datasets.add(PAIRS, name="birds-data")
+    write_about(home_hub, home_hub._stores.database)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "erase_deleted", refuse)
+        with pytest.raises(errors.Unavailable, match=r"not finish the purge of data set birds-data.*disk is full"):
+            home_hub.datasets.purge("birds-data")
+    delete_carelessly(home_hub.settings.home / "finch.db")
+    assert home_hub.datasets.purge("birds-data").is_erased
+    assert find_texts(read_all(home_hub)) == set()
+
+
+def test_collection_finishes_a_purge_that_was_interrupted(home_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise errors.Unavailable("could not reach the store")
+
+    home_hub.datasets.add(PAIRS, name="birds-data")
+    log = home_hub.settings.home / "logs" / "worker.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(f"ts=2 error={json.dumps(PAIRS[10][0])}\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(purging, "sweep_store", interrupt)
+        with pytest.raises(errors.Unavailable, match="could not finish the purge of data set birds-data"):
+            home_hub.datasets.purge("birds-data")
+    home_hub.collect(dry_run=True)
+    assert find_texts(read_all(home_hub))
+    home_hub.collect()
+    assert find_texts(read_all(home_hub)) == set()
+
+
 def test_part_that_a_collection_removes_meanwhile_is_purged(
     home_hub: Hub, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,26 +350,29 @@ def test_part_that_a_collection_removes_meanwhile_is_purged(
     assert find_texts(read_all(home_hub)) == set()
 
 
+def delete_carelessly(file: Path) -> None:
+    """Write the texts to a database and delete them, so that their bytes stay in its file."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA secure_delete = OFF")
+        connection.execute("CREATE TABLE old (text TEXT)")
+        connection.executemany("INSERT INTO old VALUES (?)", [(text,) for text in TEXTS])
+        connection.execute("DROP TABLE old")
+        connection.commit()
+    assert find_texts({"file": file.read_bytes()})
+
+
 def test_purge_overwrites_what_an_earlier_version_deleted_from_the_file(home_hub: Hub) -> None:
     home_hub.datasets.add(PAIRS, name="birds-data")
     file = home_hub.settings.home / "finch.db"
     home_hub._stores.database.close()
-    connection = sqlite3.connect(file)
-    connection.execute("PRAGMA secure_delete = OFF")
-    connection.execute("PRAGMA user_version = 0")
-    connection.execute("CREATE TABLE old (text TEXT)")
-    connection.executemany("INSERT INTO old VALUES (?)", [(text,) for text in TEXTS])
-    connection.execute("DROP TABLE old")
-    connection.commit()
-    connection.close()
-    assert find_texts({"file": file.read_bytes()})
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 0")
+    delete_carelessly(file)
     assert home_hub.datasets.purge("birds-data").is_erased
     assert find_texts(read_all(home_hub)) == set()
 
 
 def test_log_that_another_process_reads_is_told(home_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finch_hub.registry import sqlite
-
     home_hub.datasets.add(PAIRS, name="birds-data")
     monkeypatch.setattr(sqlite, "LOCK_TIMEOUT_SECONDS", 0.1)
     reader = sqlite3.connect(home_hub.settings.home / "finch.db", isolation_level=None)

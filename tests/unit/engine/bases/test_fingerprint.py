@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,20 @@ def test_large_files_are_read_once(copy: Path, tmp_path: Path) -> None:
     assert compute_fingerprint(copy, cache=cache) != first
     weights.touch()  # another mtime: the stored hash no longer counts
     assert compute_fingerprint(copy, cache=cache) == first
+
+
+def test_cache_that_cannot_be_written_is_done_without(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert compute_fingerprint(copy, cache=tmp_path / "file" / "cache") == compute_fingerprint(copy)
+    folder = tmp_path / "full"
+    folder.mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        assert compute_fingerprint(copy, cache=folder) == compute_fingerprint(copy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(folder.iterdir()) == []
 
 
 def test_damaged_cache_is_ignored(copy: Path, tmp_path: Path) -> None:

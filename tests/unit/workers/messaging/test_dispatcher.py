@@ -18,7 +18,7 @@ from finch_hub.registry import attempts, claims, deployment, jobs, values, worke
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import ExportSpec, Job, Requirements
 from finch_hub.workers.messaging.broker import key_prefix, own_queue_name
-from finch_hub.workers.messaging.dispatcher import Dispatcher, UnreachableBrokerWarning
+from finch_hub.workers.messaging.dispatcher import Dispatcher, FailedWorkerWarning, UnreachableBrokerWarning
 
 
 @pytest.fixture
@@ -52,6 +52,18 @@ def sent(broker: Broker, queue: str = "default") -> list[str]:
         waiting = [message for key in client.keys(f"finch:*:jobs.{queue}") for message in client.lrange(key, 0, -1)]
     bodies = [json.loads(message)["headers"] for message in waiting]
     return [body["argsrepr"] for body in bodies]
+
+
+def test_job_is_stored_although_the_home_cannot_be_written(database: Database, tmp_path: Path) -> None:
+    """The disk is full, for instance."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "logs").write_text("no folder")
+    job = registry.submit(database)
+    dispatcher = Dispatcher(settings.load(home=home), database)
+    with pytest.warns(FailedWorkerWarning, match=f"could not start.*could not write to {home}: File exists"):
+        dispatcher.dispatch(job)
+    dispatcher.close()
 
 
 def test_submitted_job_gets_a_message_in_its_queue(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
