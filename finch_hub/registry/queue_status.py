@@ -6,6 +6,7 @@ No statement reads more than `MOST` rows of a partial index. So a number that is
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -16,7 +17,7 @@ from finch_hub.registry.attempts import has_expired
 from finch_hub.registry.claims import by_turn, rank
 from finch_hub.registry.tables import attempts, jobs, settlements
 from finch_hub.registry.transitions import in_state
-from finch_hub.registry.types import LONGEST_WAIT_SECONDS, is_ahead, now
+from finch_hub.registry.types import LONGEST_WAIT_SECONDS, is_ahead, now, one_of
 from finch_hub.specs.jobs import JobState
 from finch_hub.specs.value import Value
 
@@ -128,9 +129,8 @@ def _measure_depths(session: Session) -> tuple[QueueDepth, ...]:
 def _find_oldest(session: Session, at: datetime) -> tuple[datetime, str] | None:
     """Return since when a job has been able to start, and its id. It looks at the front jobs of each priority."""
     found, below = [], sa.bindparam("below", type_=sa.Integer())
-    came_back = sa.select(sa.func.max(attempts.c.ended_at)).where(attempts.c.job_id == jobs.c.id).scalar_subquery()
     front = (
-        sa.select(jobs.c.id, jobs.c.priority, jobs.c.created_at, jobs.c.not_before, came_back.label("came_back"))
+        sa.select(jobs.c.id, jobs.c.priority, jobs.c.created_at, jobs.c.not_before)
         .where(in_state(JobState.QUEUED), jobs.c.priority < below)
         .order_by(*by_turn())
         .limit(_FRONT_JOBS)
@@ -138,10 +138,10 @@ def _find_oldest(session: Session, at: datetime) -> tuple[datetime, str] | None:
     lowest, latest = 2**31 - 1, at + timedelta(seconds=LONGEST_WAIT_SECONDS)
     for _ in range(_MOST_GROUPS):
         rows = session.execute(front, {"below": lowest}).all()
+        returns = _find_returns(session, [row.id for row in rows])
         for row in rows:
-            moments = [
-                moment for moment in (row.created_at, row.came_back, row.not_before) if isinstance(moment, datetime)
-            ]
+            known = (row.created_at, returns.get(row.id), row.not_before)
+            moments = [moment for moment in known if isinstance(moment, datetime)]
             since = max((moment for moment in moments if moment <= latest), default=at)
             if since <= at:
                 found.append((since, row.id))
@@ -149,6 +149,13 @@ def _find_oldest(session: Session, at: datetime) -> tuple[datetime, str] | None:
             break
         lowest = rows[-1].priority
     return min(found, default=None)
+
+
+def _find_returns(session: Session, job_ids: Sequence[str]) -> dict[str, datetime | None]:
+    """Return when the last attempts of jobs ended."""
+    last = sa.select(attempts.c.job_id, sa.func.max(attempts.c.ended_at).label("at"))
+    rows = session.execute(last.where(one_of(attempts.c.job_id, job_ids)).group_by(attempts.c.job_id))
+    return {row.job_id: row.at for row in rows}
 
 
 _NEXT_GROUP = (
