@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -44,16 +43,23 @@ def describe(error: BaseException) -> str:
     """Describe an error of third-party code on one line, whatever its text is."""
     try:
         text = " ".join(str(error).split())
-    except Exception:  # the error is of a class of the plugin
+    except BaseException:  # the error is of a class of the plugin
         text = "its text cannot be read"
     text = to_line(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = to_line(type(error).__name__)
+    return f"{name}: {text}" if text else name
 
 
 def is_foreign(error: BaseException) -> bool:
     """Return whether an exception is not one by which this package ends or stops what runs."""
-    is_own = type(error).__module__.partition(".")[0] == "finch_hub"
-    return not (is_own or isinstance(error, KeyboardInterrupt))
+    return not (_is_own(type(error)) or isinstance(error, KeyboardInterrupt))
+
+
+def _is_own(kind: type[BaseException]) -> bool:
+    """Return whether a class is where it says that it is, in this package."""
+    name: object = kind.__module__  # whatever a plugin wrote there
+    is_here = isinstance(name, str) and name.partition(".")[0] == "finch_hub"
+    return is_here and getattr(sys.modules.get(str(name)), kind.__name__, None) is kind
 
 
 @contextlib.contextmanager
@@ -70,14 +76,25 @@ def blame(owner: str) -> Iterator[None]:
         raise errors.PluginError(f"{owner} failed: {describe(error)}") from error
 
 
-def guard(function: Callable[..., Any], owner: str) -> Callable[..., Any]:
-    """Return a function of a plugin whose errors name their owner."""
+def guard(function: Callable[..., Any], owner: str, *, is_quick: bool = False) -> Callable[..., Any]:
+    """Return a function of a plugin whose errors name their owner, and after which the process is as it was.
 
-    @functools.wraps(function, assigned=("__name__", "__doc__"), updated=())
+    A copy of the process that the function forks ends with it.
+
+    Args:
+        is_quick: whether it is called so often that only forked copies are looked for.
+    """
+
     def guarded(*args: Any, **options: Any) -> Any:
         begin()
+        process = os.getpid()
         with blame(owner):
-            return function(*args, **options)
+            try:
+                with contextlib.nullcontext() if is_quick else keep_process():
+                    return function(*args, **options)
+            finally:
+                if os.getpid() != process:
+                    os._exit(1)
 
     return guarded
 
