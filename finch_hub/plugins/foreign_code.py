@@ -100,13 +100,16 @@ def guard(function: Callable[..., Any], owner: str, *, is_quick: bool = False) -
 
 
 @contextlib.contextmanager
-def keep_process() -> Iterator[None]:
+def keep_process(*, keeps_input: bool = False) -> Iterator[None]:
     """Put back what a plugin changes of the process while it is loaded, and give it an empty standard input.
 
     These are the working directory, the variables that were set, the order of the import path, random numbers, signal
     handlers, blocked signals, the alarm, the mask of permissions, limits that it lowers, standard streams, the root
     logger and warning filters. Variables and paths that it adds stay. A copy of the process that the plugin forked ends
     here.
+
+    Args:
+        keeps_input: whether it may read standard input.
     """
     process, mask = os.getpid(), os.umask(0o077)
     os.umask(mask)
@@ -121,7 +124,8 @@ def keep_process() -> Iterator[None]:
     recursion, timeout, limits = sys.getrecursionlimit(), socket.getdefaulttimeout(), read_limits()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with Path(os.devnull).open(encoding="utf-8") as nothing, warnings.catch_warnings():
-        sys.stdin = nothing
+        if not keeps_input:
+            sys.stdin = nothing
         try:
             yield
         finally:

@@ -172,6 +172,17 @@ def test_format_whose_code_cannot_be_imported_costs_nothing_until_it_is_used(fol
         hub.datasets.add(write_rows({"question": "Who?"}))
 
 
+def test_what_a_converter_changes_is_put_back(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "default")
+    change = "import os, sys, warnings; warnings.simplefilter('error'); os.chdir('/'); sys.stderr = sys.stdout = None"
+    add_format(folder, f"{change}; {CLAIM}", fields={"question"})
+    ran = run_command(
+        folder, tmp_path / "home", "datasets", "add", str(tmp_path / write_rows({"question": "W"})), "--json"
+    )
+    assert (ran.returncode, "read in the format greedy" in ran.stderr) == (0, True), ran.stderr
+    assert json.loads(ran.stdout)["examples"] == 1
+
+
 def test_what_a_converter_prints_leaves_the_result_alone(folder: Path, tmp_path: Path) -> None:
     add_format(folder, f"import os; print('{{'); os.write(1, b'}}'); {CLAIM}", fields={"question"})
     ran = run_command(
