@@ -309,6 +309,7 @@ def test_function_leaves_the_process_as_it_was(tmp_path: Path, monkeypatch: pyte
     assert handler is not signal.SIG_IGN
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("is_quick", [True, False])
 def test_copy_of_the_process_that_a_function_forks_ends_with_it(is_quick: bool, tmp_path: Path) -> None:
     process = foreign_code.guard(os.fork, "owner", is_quick=is_quick)()
