@@ -210,7 +210,7 @@ def redact_values(data: Any, clean: Callable[[str], str] = redact, *, name: str 
 
 def is_named_secret(name: str, value: str) -> bool:
     """Tell whether a value with this name, such as `api_key`, is a secret and no placeholder."""
-    text = f"{name}="
+    text = f"{odd_spelling.read(name)[0]}="
     found = next((found for found in _NAMED.finditer(text) if found.end() == len(text)), None)
     weight = _weigh_name(text, found) if found is not None else 0
     return bool(weight and value) and not _PLACEHOLDER.fullmatch(value) and (weight == _CERTAIN or _looks_random(value))

@@ -347,7 +347,10 @@ def test_long_values_are_read_in_linear_time(piece: str) -> None:
     redact(f"password: {piece * 100_000}~ api_key={piece * 100_000}5 a://{piece * 100_000}~@b")  # or never
 
 
-@pytest.mark.parametrize("name", ["password", "api_key", "DB_PASS", "clientSecret", "X-Vault-Token", "token", "sig"])
+@pytest.mark.parametrize(
+    "name",
+    ["password", "api_key", "DB_PASS", "clientSecret", "X-Vault-Token", "token", "sig", "pass\u200bword", "p%61ss"],
+)
 def test_value_under_the_name_of_a_secret_is_replaced(name: str) -> None:
     assert is_named_secret(name, SECRET)
     assert redact_values({name: SECRET, "b": 1}) == {name: "***", "b": 1}
