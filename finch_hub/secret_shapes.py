@@ -12,7 +12,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from finch_hub import odd_spelling
+
 MASK = "***"
+_HIDDEN = "\ufffb"  # replaces each character of a secret where positions must stay
+_MASKED = re.compile(f"{_HIDDEN}+")
 
 _Span = tuple[int, int]
 _POSSIBLE, _CERTAIN = 1, 2  # weights of names
@@ -39,7 +43,7 @@ _HOST = re.compile(r"(?:\[[0-9a-f:.%]*\]|[^:\[\]]*)(?::(?:\d*|port|\{?\w*port\}?
 _PORT_AT_END = re.compile(r":\d+(?:[^A-Za-z0-9@][^:]*)?$")
 _USER = re.compile(r"[a-z_][\w.-]{0,31}", re.IGNORECASE)
 _USER_OPTION = re.compile(
-    r"(?<![\w-])(?:-u|--(?:proxy-)?user)(?:[ =][\"']?|[\"'],\s?[\"'])[\w.@-]{1,64}:(?P<password>[^\s\"'/]{1,256})"
+    r"(?<![\w-])(?:-u|--(?:proxy-)?user)(?:[ =]?[\"']?|[\"'],\s?[\"'])[\w.@-]{1,64}:(?P<password>[^\s\"'/]{1,256})"
 )
 _NEXT_WORD = r"(?:\\{0,3}[\"'])?[,=]?\s{0,8}"
 # Options of programs with a password in the same word or the next one. They are compiled when a text needs them.
@@ -59,11 +63,11 @@ _PASSWORD_OPTIONS = tuple(
     )
 )
 _WITHOUT_SCHEME = re.compile(
-    r"(?:(?<![\w/:@.+%-])|(?<![\w:]//)(?<=//))[\w.+-]{1,64}:(?P<password>[^\s:@/\"'<>]{1,256})@(?!sha\d)(?=[\w.-]{1,253}(?::\d|/)|\w{2,9}\()"
+    r"(?:(?<![\w/:@.+%-])|(?<![\w:]//)(?<=//))[\w.+-]{1,64}:(?P<password>[^\s:@/\"'<>]{1,256})@(?!sha\d)(?=[\w.-]{1,253}(?::\d|/|(?P<quote>[\"']))|\w{2,9}\()"
 )
 
 _NAMED = re.compile(
-    r"(?=[abcjkpst])(?P<name>passw(?:or)?ds?|passphrase|passcode|pass|pwd?|secrets?|key|token|credentials?|creds|signature|sig"
+    r"(?=[abcjkpst])(?P<name>passw(?:or)?ds?|passphrase|passcode|pass|pwd?|secret(?:s|string|value)?|key|token|credentials?|creds|signature|sig"
     r"|set-cookie|cookie|authorization|auth|sas|bearer|jwt|pat)"
     r"(?:(?P<sign>\\{0,3}[\"'],?\s{0,8}\\{0,3}[\"']?value\\{0,3}[\"']?\s{0,8}[=:]\s{0,8}|(?P<tag>>)(?=[^\s<>])"
     r"|(?:\\{0,3}[\"'])?\s{0,8}(?:=>|:=|=|:(?!//)|%(?:25){0,3}(?:3D|3A)|\\u003[dD])(?:\s|%20){0,8})"
@@ -76,7 +80,7 @@ _STRONG = ("passw", "passphrase", "passcode", "secret", "credential", "creds", "
 _MAX_OWNER = 24
 # What stands before `key`, `token` and `signature` if they are secrets.
 _OWNER = re.compile(
-    r"(?:api|fernet|access|account|private|secret|signing|encryption|master|storage|subscription|admin|client|consumer|license"
+    r"(?:api|functions?|fernet|access|account|private|secret|signing|encryption|master|storage|subscription|admin|client|consumer|license"
     r"|ssh|service|app|shared|auth|session|security|refresh|id|bearer|oauth2?|csrf|xsrf|personal|hf|vault|bot|deploy|job"
     r"|sas|github|gitlab|gh|user|login|hub|write|read|registry|upload|identity|x-(?:amz|goog|oss|cos|ms))[_. -]?$",
     re.IGNORECASE,
@@ -118,10 +122,12 @@ _LONG_WORD = 20
 _HEXADECIMAL = re.compile(r"[0-9a-f]{32,}", re.IGNORECASE)
 _KNOWN_TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:"
-    r"(?:hf|hf_oauth|api_org)_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|[sr]k_(?:live|test)_\w{10,}|gh[pousr]_[A-Za-z0-9]{16,}"
-    r"|github_pat_\w{20,}|gl(?:pat|ptt|rt|dt|cbt)-[\w.-]{16,}|(?:AKIA|ASIA|AIDA|AROA)[A-Z0-9]{12,}|xox[abeoprs]-[\w-]{10,}"
+    r"(?:hf|hf_oauth|hf_jwt|api_org)_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|[sr]k_(?:live|test)_\w{10,}|gh[pousr]_[A-Za-z0-9]{16,}"
+    r"|github_pat_\w{20,}|gl(?:pat|ptt|rt|dt|cbt)-[\w.-]{16,}|(?:AKIA|ASIA|AIDA|AROA|ABIA|ACCA)[A-Z0-9]{12,}|xox[abcdeoprs]-[\w-]{10,}"
     r"|xapp-[\w-]{10,}|AIza[\w-]{30,}|ya29\.[\w-]{16,}|GOCSPX-[\w-]{16,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{16,}"
-    r"|dckr_pat_[\w-]{16,}|hv[sb]\.[\w-]{16,}|SG\.[\w-]{16,}\.[\w-]{16,}|dop_v1_[a-f0-9]{32,}|shp(?:at|ca|pa|ss)_\w{16,}"
+    r"|dckr_[op]at_[\w-]{16,}|hv[sb]\.[\w-]{16,}|SG\.[\w-]{16,}\.[\w-]{16,}|do[opr]_v1_[a-f0-9]{32,}|shp(?:at|ca|pa|ss)_\w{16,}"
+    r"|glsa_[A-Za-z0-9]{32}_\w{8}|ATATT3\w{16,}|whsec_[A-Za-z0-9+/]{16,}|xai-[A-Za-z0-9]{20,}|pplx-[A-Za-z0-9]{20,}"
+    r"|wandb_v1_\w{16,}|dapi[a-f0-9]{32}|AGE-SECRET-KEY-1[A-Z0-9]{16,}|sntry[su]_\w{16,}|lin_api_[A-Za-z0-9]{16,}"
     r"|nvapi-[\w-]{16,}|r8_[A-Za-z0-9]{20,}|gsk_[A-Za-z0-9]{20,}|tskey-[\w-]{16,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*"
     r")(?![A-Za-z0-9])"
 )
@@ -139,7 +145,26 @@ _QUERY = re.compile(
 
 
 def redact(text: str, *, mask: str = MASK) -> str:
-    """Return a text in which a mask replaces everything that has the shape of a secret."""
+    """Return a text in which a mask replaces everything that has the shape of a secret.
+
+    Shapes that are written oddly are found too, see :func:`odd_spelling.read`.
+    """
+    text = _redact_plain(text, mask)
+    plain, place = odd_spelling.read(text)
+    if plain is text:
+        return text
+    masked = _redact_plain(plain, _HIDDEN)
+    return _mask(
+        text, ((place(start), place(end)) for start, end in map(re.Match.span, _MASKED.finditer(masked))), mask
+    )
+
+
+def find_secrets(text: str) -> list[str]:
+    """Return the parts of a text that have the shape of a secret."""
+    return [text[found.start() : found.end()] for found in _MASKED.finditer(_redact_plain(text, _HIDDEN))]
+
+
+def _redact_plain(text: str, mask: str) -> str:
     if "PRIVATE KEY" in text:
         text = _mask(text, _find_keys(text), mask)
     if ":" in text or "%" in text:
@@ -156,7 +181,7 @@ def redact(text: str, *, mask: str = MASK) -> str:
     if " " in text or "%20" in text or "+" in text:
         text = _mask(text, _find_schemed(text), mask)
     if "/services/" in text or "/webhook" in text or "/bot" in text:
-        text = _HOOK.sub(mask, text)
+        text = _mask(text, (found.span() for found in _HOOK.finditer(text)), mask)
     if "=" in text and ("?" in text or "&" in text or ";" in text):
         text = _mask(text, _find_parameters(text), mask)
     return _mask(text, _find_tokens(text), mask)
@@ -185,7 +210,7 @@ def redact_values(data: Any, clean: Callable[[str], str] = redact, *, name: str 
 
 def is_named_secret(name: str, value: str) -> bool:
     """Tell whether a value with this name, such as `api_key`, is a secret and no placeholder."""
-    text = f"{name}="
+    text = f"{odd_spelling.read(name)[0]}="
     found = next((found for found in _NAMED.finditer(text) if found.end() == len(text)), None)
     weight = _weigh_name(text, found) if found is not None else 0
     return bool(weight and value) and not _PLACEHOLDER.fullmatch(value) and (weight == _CERTAIN or _looks_random(value))
@@ -195,7 +220,7 @@ def _mask(text: str, spans: Iterator[_Span], mask: str) -> str:
     parts, done = [], 0
     for start, end in spans:
         if end > start:
-            parts += [text[done:start], mask]
+            parts += [text[done:start], mask if mask != _HIDDEN else _HIDDEN * (end - start)]
             done = end
     if not parts:
         return text
@@ -285,7 +310,8 @@ def _are_hosts(authority: str) -> bool:
 def _find_bare_logins(text: str) -> Iterator[_Span]:
     """Yield passwords of `user:password@host:port`."""
     for found in _WITHOUT_SCHEME.finditer(text):
-        if not found["password"].isdigit() and not _PLACEHOLDER.fullmatch(found["password"]):
+        is_likely = not found["quote"] or _looks_random(found["password"])
+        if is_likely and not found["password"].isdigit() and not _PLACEHOLDER.fullmatch(found["password"]):
             yield found.span("password")
 
 

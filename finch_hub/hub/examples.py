@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from finch_hub import errors, settings
 from finch_hub.engine.data import data_files, reading, row_formats
 from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.data.example_file import ExampleFile
+from finch_hub.plugins import foreign_code
 from finch_hub.plugins.first_load import PluginWarning
 from finch_hub.registry import datasets, values
 from finch_hub.specs.addresses import strip_credentials
@@ -90,17 +92,21 @@ def read_examples(
         return ReadingReport(rows=dataset.examples, formats={dataset.format: dataset.examples})
     if isinstance(data, str) and not prefers_file and "/" not in data and data == str(source):
         _check_one_meaning(data, stores)
+    formats = _load_formats(stores)
+    # Rows in Python may come from code of the user, whose changes of the process stay.
+    has_plugins = isinstance(source, str | Path) and any(row_format.plugin for row_format in formats)
     try:
-        found = reading.read_data(
-            source,
-            config,
-            formats=_load_formats(stores),
-            split=split,
-            also_read=also_read,
-            keep=keep,
-            progress=progress or (lambda rows: None),
-            checks_ignored=checks_ignored,
-        )
+        with foreign_code.keep_process(keeps_input=True) if has_plugins else contextlib.nullcontext():
+            found = reading.read_data(
+                source,
+                config,
+                formats=formats,
+                split=split,
+                also_read=also_read,
+                keep=keep,
+                progress=progress or (lambda rows: None),
+                checks_ignored=checks_ignored,
+            )
     except (errors.InvalidDataset, errors.NotFound):
         if disabled := stores.catalog.describe_disabled():
             warnings.warn(f"formats of these plugins are missing: {disabled}", PluginWarning, stacklevel=2)

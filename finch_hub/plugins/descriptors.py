@@ -6,6 +6,7 @@ it runs. So a plugin that needs torch costs nothing while its descriptors are li
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Mapping
@@ -77,6 +78,9 @@ class Descriptor(Value):
 class Runnable(Descriptor):
     """Descriptor of an offer with code, which is the target."""
 
+    is_quick: ClassVar[bool] = False
+    """Whether the target is called for each row."""
+
     target: Target
 
     def load(self) -> Any:
@@ -85,7 +89,7 @@ class Runnable(Descriptor):
         Raises:
             PluginError: it cannot be imported, or its module has no such function.
         """
-        return load_target(self.target, offered_by=self.label)
+        return load_target(self.target, offered_by=self.label, is_quick=self.is_quick)
 
 
 class Configurable(Runnable):
@@ -181,6 +185,7 @@ class DatasetFormat(Runnable):
     """
 
     kind: ClassVar[str] = "dataset format"
+    is_quick: ClassVar[bool] = True
 
     recognizes: frozenset[str] = pydantic.Field(min_length=1)
 
@@ -206,7 +211,7 @@ class BaseSource(Runnable):
             PluginError: the function of a third-party plugin failed.
         """
         accepts = load_target(self.matches, offered_by=self.label)(source)
-        if not isinstance(accepts, bool):
+        if type(accepts) is not bool:
             raise errors.PluginError(f"{self.label}: {self.matches} returned {type(accepts).__name__}, not a bool")
         return accepts
 
@@ -258,17 +263,19 @@ class Listener(Runnable):
     kind: ClassVar[str] = "listener"
 
 
-def load_target(target: str, *, offered_by: str) -> Any:
+def load_target(target: str, *, offered_by: str, is_quick: bool = False) -> Any:
     """Import ``module:attribute`` and return the function, whose errors name the owner if it is a third party's.
 
     Raises:
         PluginError: the import failed, or there is no such function; it names the owner of the target and the reason.
     """
     module, _, attribute = target.partition(":")
-    if _is_foreign(target):
+    is_foreign = _is_foreign(target)
+    if is_foreign:
         foreign_code.begin()
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        with foreign_code.keep_process() if is_foreign else contextlib.nullcontext():
+            function = getattr(importlib.import_module(module), attribute)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -277,7 +284,7 @@ def load_target(target: str, *, offered_by: str) -> Any:
     if not callable(function):
         what = f"cannot load the target {target} of {offered_by}: it is {type(function).__name__}, not a function"
         raise errors.PluginError(what)
-    return foreign_code.guard(function, offered_by) if _is_foreign(target) else function
+    return foreign_code.guard(function, offered_by, is_quick=is_quick) if is_foreign else function
 
 
 def _is_foreign(target: str) -> bool:
@@ -297,9 +304,11 @@ def load_fetch(target: str, *, offered_by: str) -> Callable[..., Path]:
     @functools.wraps(fetch)
     def checked(*args: Any, **options: Any) -> Path:
         folder = fetch(*args, **options)
-        if not isinstance(folder, str | Path) or not Path(folder).is_dir():
-            got = repr(str(folder)) if isinstance(folder, str | Path) else type(folder).__name__
-            raise errors.PluginError(f"{offered_by} returned {got}, which is not a folder")
-        return Path(folder)
+        with foreign_code.blame(offered_by):
+            is_path = issubclass(type(folder), str | Path)
+            if not is_path or not Path(folder).is_dir():
+                got = repr(str(folder)) if is_path else type(folder).__name__
+                raise errors.PluginError(f"{offered_by} returned {got}, which is not a folder")
+            return Path(folder)
 
     return checked

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -44,16 +43,23 @@ def describe(error: BaseException) -> str:
     """Describe an error of third-party code on one line, whatever its text is."""
     try:
         text = " ".join(str(error).split())
-    except Exception:  # the error is of a class of the plugin
+    except BaseException:  # the error is of a class of the plugin
         text = "its text cannot be read"
     text = to_line(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = to_line(type(error).__name__)
+    return f"{name}: {text}" if text else name
 
 
 def is_foreign(error: BaseException) -> bool:
     """Return whether an exception is not one by which this package ends or stops what runs."""
-    is_own = type(error).__module__.partition(".")[0] == "finch_hub"
-    return not (is_own or isinstance(error, KeyboardInterrupt))
+    return not (_is_own(type(error)) or isinstance(error, KeyboardInterrupt))
+
+
+def _is_own(kind: type[BaseException]) -> bool:
+    """Return whether a class is where it says that it is, in this package."""
+    name: object = kind.__module__  # whatever a plugin wrote there
+    is_here = isinstance(name, str) and name.partition(".")[0] == "finch_hub"
+    return is_here and getattr(sys.modules.get(str(name)), kind.__name__, None) is kind
 
 
 @contextlib.contextmanager
@@ -70,26 +76,40 @@ def blame(owner: str) -> Iterator[None]:
         raise errors.PluginError(f"{owner} failed: {describe(error)}") from error
 
 
-def guard(function: Callable[..., Any], owner: str) -> Callable[..., Any]:
-    """Return a function of a plugin whose errors name their owner."""
+def guard(function: Callable[..., Any], owner: str, *, is_quick: bool = False) -> Callable[..., Any]:
+    """Return a function of a plugin whose errors name their owner, and after which the process is as it was.
 
-    @functools.wraps(function, assigned=("__name__", "__doc__"), updated=())
+    A copy of the process that the function forks ends with it.
+
+    Args:
+        is_quick: whether it is called so often that only forked copies are looked for.
+    """
+
     def guarded(*args: Any, **options: Any) -> Any:
         begin()
+        process = os.getpid()
         with blame(owner):
-            return function(*args, **options)
+            try:
+                with contextlib.nullcontext() if is_quick else keep_process():
+                    return function(*args, **options)
+            finally:
+                if os.getpid() != process:
+                    os._exit(1)
 
     return guarded
 
 
 @contextlib.contextmanager
-def keep_process() -> Iterator[None]:
+def keep_process(*, keeps_input: bool = False) -> Iterator[None]:
     """Put back what a plugin changes of the process while it is loaded, and give it an empty standard input.
 
     These are the working directory, the variables that were set, the order of the import path, random numbers, signal
     handlers, blocked signals, the alarm, the mask of permissions, limits that it lowers, standard streams, the root
     logger and warning filters. Variables and paths that it adds stay. A copy of the process that the plugin forked ends
     here.
+
+    Args:
+        keeps_input: whether it may read standard input.
     """
     process, mask = os.getpid(), os.umask(0o077)
     os.umask(mask)
@@ -104,7 +124,8 @@ def keep_process() -> Iterator[None]:
     recursion, timeout, limits = sys.getrecursionlimit(), socket.getdefaulttimeout(), read_limits()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with Path(os.devnull).open(encoding="utf-8") as nothing, warnings.catch_warnings():
-        sys.stdin = nothing
+        if not keeps_input:
+            sys.stdin = nothing
         try:
             yield
         finally:

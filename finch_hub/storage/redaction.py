@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import html
 import json
 import os
 import re
@@ -13,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from finch_hub import logins
-from finch_hub.secret_shapes import MASK, redact, redact_values
+from finch_hub.secret_shapes import MASK, find_secrets, redact, redact_values
 
 if TYPE_CHECKING:
     from finch_hub.settings import Settings
 
 # Names of environment variables: words anywhere in them, and words between underscores.
 _SECRET_NAME = re.compile(
-    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|API_?KEY|ACCESS_?KEY|TOKEN(?!IZ|S_)|(?:^|_)(?:PASS|PWD)\d*(?:_|$)"
-    r"|(?:PASS|PWD)$|(?P<weak>(?:^|_)(?:KEYS?|AUTH|SAS|PAT|COOKIE|SIGNATURE|SIG|JWT|PIN)\d*(?:_|$)|KEY$)",
+    r"PASSWOR[DT]|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|API_?KEY|ACCESS_?KEY|TOKEN(?!IZ|S_)|(?:^|_)(?:PASS|PWD|CREDS)\d*(?:_|$)"
+    r"|(?:PASS|PWD|(?<!V)PW)\d*$|(?P<weak>(?:^|_)(?:KEYS?|AUTH|SAS|PAT|COOKIE|SIGNATURE|SIG|JWT|PIN)\d*(?:_|$)|KEY$)",
     re.IGNORECASE,
 )
 _NOT_SECRET = re.compile(r"(?:OLD)?PWD|.*_(?:FILE|PATH|DIR|FOLDER)", re.IGNORECASE)  # their values are paths
@@ -55,6 +56,9 @@ def _find_in_environment() -> Iterator[str]:
         if found is not None and not is_word and not _NOT_SECRET.fullmatch(name) and not _is_path(value):
             yield value
             yield from _find_in_json(value)
+            yield from (part for part in re.split(r"[,;\s]+", value) if len(part) >= _MIN_LINE)
+        for secret in find_secrets(value):
+            yield from (secret, secret.split()[-1] if secret.split() else secret)  # `Bearer` is no part of it
         if "://" in value:
             yield from _find_in_url(value)
 
@@ -82,8 +86,20 @@ def _spell(secret: str) -> set[str]:
     written = {part for text in plain for part in (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])}
     written |= {repr(text)[1:-1] for text in plain} | {json.dumps(text)[1:-1] for text in written}
     lines = {line.strip() for text in plain for line in text.splitlines() if len(line.strip()) >= _MIN_LINE}
-    encoded = {base64.b64encode(text.encode(errors="replace")).decode().rstrip("=") for text in plain}
-    return plain | quoted | written | lines | encoded
+    written |= {html.escape(text) for text in plain} | {repr(text.encode(errors="replace"))[2:-1] for text in plain}
+    written |= {text.replace("/", "\\/") for text in written}
+    return (
+        plain | quoted | written | lines | {code for text in plain for code in _encode(text.encode(errors="replace"))}
+    )
+
+
+def _encode(secret: bytes) -> Iterator[str]:
+    """Yield a secret in base64, wherever it stands among other bytes, and as hexadecimal digits."""
+    for before in range(3):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            code = encode(bytes(before) + secret).decode()
+            yield code[(0, 2, 3)[before] : len(code.rstrip("=")) - (1 if code.endswith("=") else 0)]
+    yield from (secret.hex(), secret.hex().upper())
 
 
 class Redactor:

@@ -135,6 +135,27 @@ LEAKS = [
     f"sqlcmd -S h -U u -P {SECRET}",
     f"unzip -P {SECRET} file.zip",
     f"7z x -p{SECRET} file.7z",
+    # odd spellings
+    f"\x1b[36mpassword\x1b[0m=\x1b[35m{SECRET}\x1b[0m",
+    f"password\x00={SECRET}",
+    f"pass\u200bword\u2060: \xad{SECRET}",
+    f"\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44\uff1d{SECRET}",
+    f"p\u0430\u0455\u0455word={SECRET}",
+    f"https://u:{SECRET}\uff20h/",
+    f"https:\\x2f\\x2fu:{SECRET}\\x40h",
+    f"https:\\u002f\\u002fu:{SECRET}\\u0040h",
+    f"https%3a//u:{SECRET}@h",
+    f"https://u:{SECRET}%40h/x",
+    f"p%61ssword%3d{SECRET}",
+    f"%22client_secret%22%3A%22{SECRET}%22",
+    f"password&#61;{SECRET}",
+    f"&quot;password&quot;:&#x20;&quot;{SECRET}&quot;",
+    f'{{\\"password\\"\\u003a \\"{SECRET}\\"}}',
+    # more names and places
+    f"SplitResult(scheme='s', netloc='u:{SECRET}@h', path='')",
+    f'{{"SecretString": "{SECRET}"}}',
+    f"x-functions-key: {SECRET}",
+    f"curl -uuser:{SECRET} https://h",
     # private keys
     KEY.format(SECRET),
     KEY.format(SECRET).replace("\n", "\\n"),
@@ -148,6 +169,10 @@ TOKENS = [
     "github_pat_11ABCDEFG0123456789_abc", "glpat-abcDEF1234567890-xyz", "AKIAIOSFODNN7EXAMPLE",
     "xoxb-1234567890-abcdef",    "AIzaSyA-1234567890abcdefghijklmnopqrstuv", "npm_abcdefghijklmnopqrstuvwxyz0123456789",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl", "hvs.CAESIJabcdefghij123456", "pypi-AgEIcHlwaS5vcmcCJ",
+    "xoxc-1234567890-abcdef", "xoxd-abcDEF1234567890", "hf_jwt_abcdefghijKLMN123", "ABIA1234567890ABCDEF",
+    "glsa_abcdefGHIJ1234567890abcdefGHIJ12_1234abcd", "ATATT3xFfGF0abcdefGHIJ1234567890", "whsec_abcDEF1234567890abc",
+    "xai-abcDEF1234567890abcdef", "wandb_v1_abcDEF1234567890", "dapi0123456789abcdef0123456789abcdef",
+    "doo_v1_0123456789abcdef0123456789abcdef", "dckr_oat_abcDEF1234567890",
     "SG.abcdefghijklmnop1.abcdefghijklmnop2", "Basic dXNlcjpwYXNzd29yZDEy", "Authorization: Basic dXNlcjpwYXNzd29yZDEy",
 ]  # fmt: skip
 ORDINARY = [
@@ -208,6 +233,9 @@ ORDINARY = [
     "mysql -u root -p finch, sshpass -e ssh -p 22 h, and mysql -h db -P 3306",
     "['mysql', '-p', 'finch'] and docker run -p 8080:80 x",
     "unzip -p file.zip x | mkdir -p a/b && redis-cli -p 6379",
+    "\x1b[1mthe password\x1b[0m is \uff37\uff52\uff4f\uff4e\uff47, \u043f\u0430\u0440\u043e\u043b\u044c",
+    "a%20b%3Ac%26d &amp; &lt;token&gt; &copy; C:\\\\x64 50%25 100%",
+    "at '12:30@home' and 'a:word@place'",
     "def cat(*, sort_key='name', group_key='base@dtype'): ...",
 ]
 
@@ -224,6 +252,11 @@ def test_secret_is_replaced(text: str) -> None:
 def test_secret_in_a_field_of_json_is_replaced(text: str) -> None:
     for data in ({"a": [text]}, [{"b": {"c": text}}], {text: 1}):
         assert SECRET not in json.dumps(redact_values(data))
+
+
+def test_text_around_an_odd_spelling_stays() -> None:
+    text = f"\u043f\u0430\u0440 \x1b[1m&amp; p%61ssword\u200b = {SECRET} \x1b[0m%20 end"
+    assert redact(text) == text.replace(SECRET, "***")
 
 
 @pytest.mark.parametrize("token", TOKENS)
@@ -292,6 +325,7 @@ PIECES = [
     "a:b@", "password=", "password='", "password=\\'", 'key=\\\\\\"', "password={", "password=a;", "&;", "token",
     "pass-", "api_", "cookie:", "authorization: Bearer ", "Bearer ", "Basic ", "sk-", "eyJaaaaaaaa.", "\\", '"', " ",
     "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "hooks.slack.com/services/", "%25", "pwd", "key.", "\n",
+    "%70", "&quot;", "\u0430", "\u200b", "\x1b[", "\x1b[0m", "\uff1d",
     "mysql ", "mysql -p", "sshpass -p ", "docker login ", "-p", "-p'",
 ]  # fmt: skip
 
@@ -313,7 +347,10 @@ def test_long_values_are_read_in_linear_time(piece: str) -> None:
     redact(f"password: {piece * 100_000}~ api_key={piece * 100_000}5 a://{piece * 100_000}~@b")  # or never
 
 
-@pytest.mark.parametrize("name", ["password", "api_key", "DB_PASS", "clientSecret", "X-Vault-Token", "token", "sig"])
+@pytest.mark.parametrize(
+    "name",
+    ["password", "api_key", "DB_PASS", "clientSecret", "X-Vault-Token", "token", "sig", "pass\u200bword", "p%61ss"],
+)
 def test_value_under_the_name_of_a_secret_is_replaced(name: str) -> None:
     assert is_named_secret(name, SECRET)
     assert redact_values({name: SECRET, "b": 1}) == {name: "***", "b": 1}

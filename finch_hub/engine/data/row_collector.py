@@ -187,6 +187,7 @@ class RowCollector:
                 example = row_format.convert(tracked)
             if example is not None:
                 _check(example)
+            unused = tracked.unused | self._find_replaced(value)
         except errors.InvalidSpec as error:
             self._problems.add([self._place(problem, where) for problem in error.problems])
             return
@@ -198,7 +199,7 @@ class RowCollector:
             self._problems.add([errors.Problem(what=what, where=where)])
             return
         self._formats_read[row_format.name] += 1
-        if unused := tracked.unused | self._find_replaced(value):
+        if unused:
             if self._ignored:
                 self._add_names(sorted(unused, key=str))
             for name in self._ignored.keys() & unused:  # a field of a turn
@@ -356,7 +357,7 @@ def _convert_by_plugin(row: TrackedRow, row_format: RowFormat, where: str) -> Ex
         example: object = row_format.convert(row)
         if example is None:
             return None
-        if not isinstance(example, Example):
+        if type(example) is not Example:  # a subclass could do anything when it is read
             what = f"cannot be converted: format {row_format.label} returned {type(example).__name__}, not an Example"
             raise errors.InvalidSpec(what)
         return Example.of(example.model_dump(exclude_unset=True, warnings=False))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.formats.atomic_writes import atomic_file
+from finch_hub.plugins import returned_values
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import EvaluateSpec, Job, JobResult
@@ -122,10 +123,7 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
             channel.report(NewEvent(type="message", level="error", message=f"{name} is quarantined: {error}"))
             model.unload(name)
             continue
-        if not isinstance(figures, Mapping) or not all(isinstance(metric, str) for metric in figures):
-            what = f"{evaluator.label} returned {type(figures).__name__}, not figures by names"
-            raise errors.PluginError(what)
-        results[name] = dict(figures)
+        results[name] = returned_values.to_plain(figures, owner=evaluator.label, expected="figures by names")
         _keep(results[name], kept)
         text = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[name].items())
         channel.report(NewEvent(type="metrics", message=f"{name}: {text}", data={"name": name, **results[name]}))

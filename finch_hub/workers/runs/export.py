@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.formats.atomic_writes import atomic_output
-from finch_hub.plugins import foreign_code
+from finch_hub.plugins import foreign_code, returned_values
 from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.specs.reports import ExportReport
 from finch_hub.specs.value import Value
@@ -85,12 +85,12 @@ def execute(order: ExportOrder, channel: Channel) -> OutputOutcome[ExportReport]
     knows_others = "replace" in order.spec.parameters
     with contextlib.nullcontext(out) if knows_others else atomic_output(out) as place:
         details = _write(format_, order, base, place)
-    details = {str(name): _relocate(value, place, Path(order.spec.out)) for name, value in (details or {}).items()}
+    details = {name: _relocate(value, place, Path(order.spec.out)) for name, value in details.items()}
     report = ExportReport.of({**details, "format": order.spec.format, "out": order.spec.out})
     return OutputOutcome[ExportReport](report=report, made=order.out)
 
 
-def _write(format_: ExportFormat, order: ExportOrder, base: Path | None, out: Path) -> Mapping[str, object] | None:
+def _write(format_: ExportFormat, order: ExportOrder, base: Path | None, out: Path) -> dict[str, object]:
     existed = os.path.lexists(out)
     write, parameters = format_.load(), format_.parse(order.spec.parameters)
     try:
@@ -104,9 +104,9 @@ def _write(format_: ExportFormat, order: ExportOrder, base: Path | None, out: Pa
         raise errors.PluginError(f"{format_.label} failed: {foreign_code.describe(error)}") from error
     if not os.path.lexists(out):
         raise errors.PluginError(f"{format_.label} wrote nothing to {order.spec.out}")
-    if not isinstance(details, Mapping | None):
-        raise errors.PluginError(f"{format_.label} returned {type(details).__name__}, not a report by names")
-    return details
+    if details is None:
+        return {}
+    return returned_values.to_plain(details, owner=format_.label, expected="a report by names")
 
 
 def _relocate(value: object, made: Path, out: Path) -> object:

@@ -141,6 +141,11 @@ def test_rows_that_two_plugins_claim_are_left_to_the_user(folder: Path, hub: Hub
         ("return {'text': 'x'}", "returned dict, not an Example"),
         ("from finch_hub import Example; return Example.model_construct(messages='x')", "messages"),
         ("from finch_hub import Example; return Example.model_construct(text=7)", "text"),
+        ("return type('X', (), {'__class__': property(lambda self: exit(3))})()", "returned X, not an Example"),
+        ("from finch_hub import Example; return type('X', (Example,), {})(text='x')", "returned X, not an Example"),
+        ("raise type('E', (Exception,), {'__str__': lambda self: exit(3)})", "raised E"),
+        ("raise type('E', (Exception,), {'__module__': 5})", "raised E"),
+        (f"row.used = 5; {CLAIM}", "raised AttributeError"),
     ],
 )
 def test_converter_that_fails_is_named_without_the_text_of_the_row(
@@ -165,6 +170,17 @@ def test_format_whose_code_cannot_be_imported_costs_nothing_until_it_is_used(fol
     assert hub.datasets.add(write_rows(PAIR)).examples == 1
     with pytest.raises(errors.PluginError, match=r"dataset format broken of plugin broken 1\.0: ModuleNotFoundError"):
         hub.datasets.add(write_rows({"question": "Who?"}))
+
+
+def test_what_a_converter_changes_is_put_back(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "default")
+    change = "import os, sys, warnings; warnings.simplefilter('error'); os.chdir('/'); sys.stderr = sys.stdout = None"
+    add_format(folder, f"{change}; {CLAIM}", fields={"question"})
+    ran = run_command(
+        folder, tmp_path / "home", "datasets", "add", str(tmp_path / write_rows({"question": "W"})), "--json"
+    )
+    assert (ran.returncode, "read in the format greedy" in ran.stderr) == (0, True), ran.stderr
+    assert json.loads(ran.stdout)["examples"] == 1
 
 
 def test_what_a_converter_prints_leaves_the_result_alone(folder: Path, tmp_path: Path) -> None:
@@ -258,6 +274,56 @@ def test_other_errors_name_their_owner_on_one_line(error: BaseException) -> None
         guarded()
     assert str(raised.value).isprintable()
     assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("module", ["finch_hub", "finch_hub.errors", "", 5, None])
+def test_error_that_says_it_is_of_this_package_names_its_owner(module: object) -> None:
+    error = type("Stopped", (BaseException,), {"__module__": module})()
+    with pytest.raises(errors.PluginError, match=r"^owner failed: Stopped$"), foreign_code.blame("owner"):
+        raise error
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, BaseException, OSError])
+def test_error_whose_text_fails_is_described(raised: type[BaseException]) -> None:
+    def fail(error: BaseException) -> str:
+        raise raised
+
+    odd = type("O\x1b[1m", (Exception,), {"__str__": fail})()
+    assert foreign_code.describe(odd) == "O\\x1b[1m: its text cannot be read"
+
+
+def test_function_leaves_the_process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FINCH_TEST_KEPT", "mine")
+
+    def change() -> int:
+        os.chdir("/")
+        os.environ["FINCH_TEST_KEPT"] = "theirs"
+        sys.stdout = None
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return os.umask(0o777)
+
+    mask, stream, handler = foreign_code.guard(change, "owner")(), sys.stdout, signal.getsignal(signal.SIGINT)
+    assert (Path.cwd(), os.environ["FINCH_TEST_KEPT"], os.umask(mask)) == (tmp_path, "mine", mask)
+    assert stream is not None
+    assert handler is not signal.SIG_IGN
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_copy_of_the_process_that_a_function_forks_ends_with_it(is_quick: bool, tmp_path: Path) -> None:
+    process = foreign_code.guard(os.fork, "owner", is_quick=is_quick)()
+    if process == 0:
+        (tmp_path / "went-on").touch()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 1
+    assert not (tmp_path / "went-on").exists()
+
+
+@pytest.mark.parametrize("name", [5, property(lambda self: exit(3))], ids=["number", "fails"])
+def test_function_without_a_name_is_called(name: object) -> None:
+    function = type("Odd", (), {"__name__": name, "__call__": lambda self: "done"})()
+    assert foreign_code.guard(function, "owner")() == "done"
 
 
 def test_standard_streams_and_path_are_put_back() -> None:

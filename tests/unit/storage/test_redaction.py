@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import html
 import json
 import re
 from pathlib import Path
@@ -138,3 +140,37 @@ def test_secret_is_replaced_whole_even_if_it_begins_with_another(secrets: list[s
         redactor = Redactor()
     for secret in secrets:
         assert redactor.clean(f"<{secret}>") == "<***>"
+
+
+@pytest.mark.parametrize("before", ["", "u", "u:"])
+def test_known_secret_is_replaced_in_encodings_of_the_bytes_around_it(
+    monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    secret = 'Vx9/pl+q&Zz \xfc"7'
+    monkeypatch.setenv("MY_TOKEN", secret)
+    data = f"{before}{secret}@h".encode()
+    for code in (base64.b64encode(data), base64.urlsafe_b64encode(data), data.hex().encode(), repr(data).encode()):
+        cleaned = Redactor().clean(f"<{code.decode()}>")
+        assert "***" in cleaned
+        assert len(cleaned) < 24
+    for text in (html.escape(secret), json.dumps(secret).replace("/", "\\/")):
+        assert "Vx9" not in Redactor().clean(f"<{text}>")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Server=x;Uid=u;Pwd={};Database=d",
+        "host=h password={}",
+        "Authorization=Bearer {}",
+        '{{"a": {{"client_secret": "{}"}}}}',
+    ],
+)
+def test_secret_by_its_form_in_any_variable_is_replaced_elsewhere(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("MY_SERVICE", value.format("C4nary-7f3aQz9"))
+    assert Redactor().clean("the server knows no C4nary-7f3aQz9") == "the server knows no ***"
+
+
+def test_each_of_several_secrets_in_a_variable_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKENS", "first-C4nary-7f3aQz, second-C4nary-7f3aQz")
+    assert Redactor().clean("used second-C4nary-7f3aQz") == "used ***"

@@ -1,0 +1,66 @@
+"""Plain values of what the code of plugins returns: reading them runs no code of a plugin, and they are bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+from finch_hub import errors
+from finch_hub.plugins import foreign_code
+from finch_hub.visible_text import to_line
+
+_MOST_CHARACTERS = 1_000_000  # of a report, in which each value counts for one more
+_MOST_LEVELS = 50
+_MOST_INTEGER = 10**300
+
+
+def to_plain(data: Any, *, owner: str, expected: str) -> dict[str, Any]:
+    """Return the report or the figures of a plugin as plain JSON values of bounded size.
+
+    Raises:
+        PluginError: it is no mapping with names, it is too large, or its code fails.
+    """
+    with foreign_code.blame(owner):
+        if not issubclass(type(data), Mapping) or not all(issubclass(type(name), str) for name in data):
+            raise errors.PluginError(f"{owner} returned {to_line(type(data).__name__)}, not {expected}")
+        made: dict[str, Any] = _Copy(owner).of(data)
+        return made
+
+
+class _Copy:
+    """Copy of values of a plugin, which counts them and their characters."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner, self._room = owner, _MOST_CHARACTERS
+
+    def of(self, value: Any, depth: int = 0) -> Any:
+        """Return the copy of a value. What is no JSON becomes its text."""
+        kind = type(value)
+        self._take(1)
+        if value is None or kind in (bool, float):
+            return value
+        if issubclass(kind, int) and abs(int(value)) < _MOST_INTEGER:
+            return int(value)
+        if issubclass(kind, float):
+            return float(value)
+        if issubclass(kind, pydantic.BaseModel):
+            value, kind = value.model_dump(), dict
+        if issubclass(kind, Mapping | list | tuple | set | frozenset):
+            if depth == _MOST_LEVELS:
+                raise errors.PluginError(f"{self._owner} returned more than {_MOST_LEVELS} levels of values")
+            if issubclass(kind, Mapping):
+                return {self._text(name): self.of(item, depth + 1) for name, item in value.items()}
+            return [self.of(item, depth + 1) for item in value]
+        return self._text(value)
+
+    def _text(self, value: object) -> str:
+        text = str.__str__(value if isinstance(value, str) else str(value))
+        self._take(len(text))
+        return text.encode(errors="backslashreplace").decode()
+
+    def _take(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise errors.PluginError(f"{self._owner} returned more than {_MOST_CHARACTERS:,} characters")
