@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,9 +42,9 @@ class _Copy:
         self._take(1)
         if value is None or kind in (bool, float):
             return value
-        if issubclass(kind, int) and abs(int(value)) < _MOST_INTEGER:
+        if issubclass(kind, numbers.Integral) and abs(int(value)) < _MOST_INTEGER:  # also those of NumPy
             return int(value)
-        if issubclass(kind, float):
+        if issubclass(kind, numbers.Real) and not issubclass(kind, numbers.Integral):
             return float(value)
         if issubclass(kind, pydantic.BaseModel):
             value, kind = value.model_dump(), dict

@@ -1,11 +1,15 @@
+"""What plugins return, as plain values: bounded, and read without their code going on."""
+
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydantic
 import pytest
 
@@ -54,6 +58,12 @@ def nest(levels: int) -> list[Any]:
 def test_plain_values_are_kept() -> None:
     data = {"a": None, "b": True, "c": 7, "d": 0.5, "e": "text\n", "f": [1, {"g": []}]}
     assert copy(data) == data
+
+
+def test_numbers_of_numpy_stay_numbers() -> None:
+    plain = copy({"loss": np.float32(0.5), "rows": np.int64(7), "part": Fraction(1, 4)})
+    assert plain == {"loss": 0.5, "rows": 7, "part": 0.25}
+    assert [type(value) for value in plain.values()] == [float, int, float]
 
 
 def test_other_values_become_plain() -> None:
