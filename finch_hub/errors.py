@@ -45,8 +45,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finch_hub.secret_shapes import redact
-from finch_hub.visible_text import to_block, to_line
+from finch_hub.texts.secret_shapes import redact
+from finch_hub.texts.visible_text import to_block, to_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.parsing_process import Limits, parse
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.formats.regular_files import find_links_out, open_regular_file
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")

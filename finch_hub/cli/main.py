@@ -17,7 +17,7 @@ from finch_hub.engine.data import row_time
 from finch_hub.formats.installed_metadata import read_leniently
 from finch_hub.plugins import command_output
 from finch_hub.specs.options import in_command
-from finch_hub.visible_text import to_message
+from finch_hub.texts.visible_text import to_message
 
 # Name: module and attribute, and summary. The summaries are repeated here so that `--help` imports no command. A test
 # compares them with the commands' own.

@@ -19,7 +19,7 @@ import click
 from finch_hub import errors
 from finch_hub.display import tables
 from finch_hub.plugins import command_output
-from finch_hub.visible_text import to_block, to_json, to_line, to_message
+from finch_hub.texts.visible_text import to_block, to_json, to_line, to_message
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finch_hub.display.tables import Lines, draw_fields, format_value
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from finch_hub import errors
 from finch_hub.display import reports, tables
 from finch_hub.progress import Advance, listen
-from finch_hub.visible_text import to_line, to_message
+from finch_hub.texts.visible_text import to_line, to_message
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

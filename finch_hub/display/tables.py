@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub.plugins import command_output
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from finch_hub.visible_text import to_block
+from finch_hub.texts.visible_text import to_block
 
 
 class VisibleConsole(Console):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from finch_hub.visible_text import to_block, to_line
+from finch_hub.texts.visible_text import to_block, to_line
 
 _PLAIN = re.compile(r"(?!.*www\.)[a-z0-9]+(?:[._-][a-z0-9]+)*", re.IGNORECASE)  # "www." would become a link
 

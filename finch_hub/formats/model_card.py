@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finch_hub.formats.markdown import format_code, format_code_block, format_text
-from finch_hub.visible_text import to_json
+from finch_hub.texts.visible_text import to_json
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 

@@ -22,7 +22,7 @@ from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.references import check_name
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import Value
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 Name = Annotated[str, pydantic.AfterValidator(lambda name: check_name(name, kind="plugin"))]
 Target = Annotated[

@@ -20,7 +20,7 @@ from pathlib import Path
 from finch_hub import errors
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.plugins.installed import InstalledPlugin, hash_environment
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 LIMIT_SECONDS = 60.0
 END_SECONDS = 10.0

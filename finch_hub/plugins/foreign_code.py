@@ -20,7 +20,7 @@ from typing import Any
 
 from finch_hub import errors
 from finch_hub.plugins import command_output
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
 _MAX_TEXT = 500  # characters of an error

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.formats.installed_metadata import CheckedDistribution, is_entry
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 GROUP = "finch_hub"
 """Group of the entry points that announce plugins."""

@@ -18,7 +18,7 @@ from finch_hub import errors
 from finch_hub.plugins import first_load, foreign_code, hooks, installed
 from finch_hub.plugins.descriptors import Descriptor
 from finch_hub.plugins.first_load import SlowPluginWarning
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 if TYPE_CHECKING:
     from finch_hub.settings import Settings

@@ -10,7 +10,7 @@ import pydantic
 
 from finch_hub import errors
 from finch_hub.plugins import foreign_code
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 _MOST_CHARACTERS = 1_000_000  # of a report, in which each value counts for one more
 _MOST_LEVELS = 50

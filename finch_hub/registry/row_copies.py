@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub.registry import column_values
 from finch_hub.registry.tables import Table
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 BATCH = 200  # rows in memory; a specification or a report may take 100 kB
 _MAX_DAMAGED = 1000  # values that are named

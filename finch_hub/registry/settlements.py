@@ -32,8 +32,8 @@ from finch_hub.registry.transitions import (
     insert_events,
 )
 from finch_hub.registry.types import Columns, has_come, is_ahead, later, now, one_of
-from finch_hub.secret_shapes import redact
 from finch_hub.specs.jobs import JobState
+from finch_hub.texts.secret_shapes import redact
 
 _BATCH = 64  # dependents in one transaction; PostgreSQL keeps this many savepoints in memory
 _AGAIN_SECONDS = 600.0  # until what could not be settled is tried again

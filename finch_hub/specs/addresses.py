@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finch_hub import errors
-from finch_hub.secret_shapes import MASK, redact, redact_values
+from finch_hub.texts.secret_shapes import MASK, redact, redact_values
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """Begin of an address. A path of Python has lost the second slash."""

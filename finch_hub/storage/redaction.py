@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from finch_hub import logins
-from finch_hub.secret_shapes import MASK, find_secrets, redact, redact_values
+from finch_hub.texts.secret_shapes import MASK, find_secrets, redact, redact_values
 
 if TYPE_CHECKING:
     from finch_hub.settings import Settings

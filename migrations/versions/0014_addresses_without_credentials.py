@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 
 from finch_hub.registry.types import Json
-from finch_hub.secret_shapes import redact
 from finch_hub.specs.addresses import strip_credentials
+from finch_hub.texts.secret_shapes import redact
 
 revision: str = "0014"
 down_revision: str | Sequence[str] | None = "0013"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from support.safetensors_files import CONFIG, PREFIX, arrays
 
-from finch_hub import errors, secret_shapes
+from finch_hub import errors
 from finch_hub.artifacts import adapter_checks, config_cleaning
 from finch_hub.artifacts.archives import open_archive
 from finch_hub.artifacts.gate import admit_adapter
@@ -28,6 +28,7 @@ from finch_hub.formats.gguf_header import check_gguf_header
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.registry import database
 from finch_hub.specs.references import AdapterReference
+from finch_hub.texts import secret_shapes
 from finch_hub.workers.messaging import broker
 
 _TABLES = ("a.jsonl", "a.json", "a.csv", "a.tsv", "a")

@@ -19,7 +19,7 @@ from finch_hub.specs.examples import Example
 from finch_hub.specs.options import write_options
 from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import ReadingReport
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 IN_PYTHON = "examples"
 """Subject of rows that a program gives."""

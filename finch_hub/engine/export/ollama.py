@@ -11,7 +11,7 @@ from finch_hub.engine.export import gguf
 from finch_hub.engine.export.parameters import OllamaParameters
 from finch_hub.formats.atomic_writes import atomic_folder
 from finch_hub.formats.finch_record import read_name, read_record, write_record
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 KIND = "Ollama model"
 

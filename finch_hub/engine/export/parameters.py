@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from finch_hub.specs.value import Value
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 
 def _check_visible(text: str) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from finch_hub.settings import LogFormat
 from finch_hub.storage.redaction import Redactor
-from finch_hub.visible_text import to_json
+from finch_hub.texts.visible_text import to_json
 from finch_hub.workers.logs.context import current_fields
 
 Scalar = str | int | float | bool

@@ -25,7 +25,7 @@ from finch_hub.cli import main
 from finch_hub.display import tables
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
-from finch_hub.visible_text import to_block
+from finch_hub.texts.visible_text import to_block
 
 ADDRESS = "leaky://models.example/tiny"
 FORGED = "Forged"

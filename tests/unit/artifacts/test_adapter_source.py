@@ -16,7 +16,7 @@ from finch_hub.artifacts import adapter_source
 from finch_hub.artifacts.adapter_source import find_adapter
 from finch_hub.artifacts.gate import AdmittedAdapter, admit_adapter
 from finch_hub.formats.parsing_process import Limits
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 TRAINER_FILES = (
     "README.md", "optimizer.pt", "rng_state.pth", "scheduler.pt", "scaler.pt", "trainer_state.json",

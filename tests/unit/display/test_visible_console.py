@@ -14,7 +14,7 @@ from rich.tree import Tree
 from finch_hub.display import progress, tables
 from finch_hub.display.visible_console import VisibleConsole
 from finch_hub.specs.events import Event
-from finch_hub.visible_text import to_block
+from finch_hub.texts.visible_text import to_block
 
 HOSTILE = "a\x1b]0;title\x07b\x1b[2J\x9b2J\u202e\u2028\ud800\nForged line"
 

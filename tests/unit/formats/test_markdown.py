@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from support import fuzzing
 
 from finch_hub.formats.markdown import format_code, format_code_block, format_text
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 
 TEXTS = (
     st.text()

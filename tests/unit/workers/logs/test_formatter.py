@@ -17,7 +17,7 @@ import finch_hub
 from finch_hub.settings import LogFormat
 from finch_hub.specs.jobs import JobState
 from finch_hub.storage.redaction import Redactor
-from finch_hub.visible_text import to_line
+from finch_hub.texts.visible_text import to_line
 from finch_hub.workers.logs.context import log_fields
 from finch_hub.workers.logs.formatter import FieldFormatter
 from finch_hub.workers.logs.reader import read_line

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finch_hub import odd_spelling
+from finch_hub.texts import odd_spelling
 
 
 @pytest.mark.parametrize(

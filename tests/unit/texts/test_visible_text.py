@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import fuzzing
 
-from finch_hub.visible_text import to_block, to_json, to_line, to_message
+from finch_hub.texts.visible_text import to_block, to_json, to_line, to_message
 
 TEXTS = st.text(st.characters(exclude_categories=())) | st.text(
     st.sampled_from(

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import fuzzing
 
-from finch_hub.secret_shapes import is_named_secret, redact, redact_values
+from finch_hub.texts.named_secrets import is_named_secret
+from finch_hub.texts.secret_shapes import redact, redact_values
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SECRET = "C4nary-7f3aQz"
 KEY = "-----BEGIN RSA PRIVATE KEY-----\n{}\n-----END RSA PRIVATE KEY-----\n"
 
