@@ -6,19 +6,19 @@ import contextlib
 import copy
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from finch_hub import errors
+from finch_hub.artifacts import manifests
 from finch_hub.artifacts.files import Files, LocalFiles, ObjectFiles
+from finch_hub.artifacts.manifests import Entry
 from finch_hub.formats.atomic_writes import is_disk_full, remove_abandoned, scratch_folder
 from finch_hub.logins import find_login
 from finch_hub.progress import Meter
@@ -46,14 +46,6 @@ class Guard(Protocol):
         Raises:
             StoreUnavailable: the store is another one, or does not answer.
         """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """A file of a tree."""
-
-    digest: str
-    size: int
 
 
 class ArtifactStore:
@@ -184,16 +176,15 @@ class ArtifactStore:
         """
         self.check()
         entries: dict[str, Entry] = {}
-        files = _regular_files(folder)
+        files = manifests.list_files(folder)
         meter = _meter("MB stored", *files)
         for path in files:
             with path.open("rb") as stream:
-                entry = _measure(stream)
+                entry = manifests.measure(stream)
             with self._translate_errors():
                 self._files.put_file(blob_path(entry.digest), path, meter)
             entries[path.relative_to(folder).as_posix()] = entry
-        manifest = {name: [entry.digest, entry.size] for name, entry in sorted(entries.items())}
-        return self.put_manifest(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
+        return self.put_manifest(manifests.write(entries))
 
     def tree(self, digest: str) -> Mapping[str, Entry]:
         """Return a tree's files by name, without fetching them.
@@ -202,7 +193,7 @@ class ArtifactStore:
             MissingArtifact: no tree has this digest.
             RefusedArtifact: the manifest has changed.
         """
-        return _parse_manifest(self.read_manifest(digest), where=f"artifact store {self.name}: tree {digest}")
+        return manifests.parse(self.read_manifest(digest), where=f"artifact store {self.name}: tree {digest}")
 
     def read_manifest(self, digest: str) -> bytes:
         """Return the manifest of a tree, whose hash is the tree's digest.
@@ -232,7 +223,7 @@ class ArtifactStore:
             RefusedArtifact: the stored bytes have changed.
         """
         with self._opened(blob_path(digest), digest) as stream, self._translate_errors():
-            found = _measure(stream)
+            found = manifests.measure(stream)
         self._check(digest, found.digest, what=f"blob {digest}")
         return found.size
 
@@ -274,7 +265,7 @@ class ArtifactStore:
         """
         entries = self.tree(digest)
         final = self._cache / digest
-        if final.is_dir() and _holds(final, entries):
+        if final.is_dir() and manifests.is_held(final, entries):
             with contextlib.suppress(OSError):  # of another user, or on a file system that is read-only
                 os.utime(final)
             return final
@@ -284,7 +275,7 @@ class ArtifactStore:
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 part = stack.enter_context(scratch_folder(final))
             for name, entry in entries.items():
-                self._download(entry, part / _safe(name))
+                self._download(entry, part / manifests.check_name(name))
             with self._translate_errors():
                 _publish(part, final, entries)
         return final
@@ -366,7 +357,7 @@ class ArtifactStore:
         with self._opened(blob_path(entry.digest), entry.digest) as stream, self._translate_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as out:
-                found = _measure(stream, out)
+                found = manifests.measure(stream, out)
                 os.fchmod(out.fileno(), 0o400)
         self._check(entry.digest, found.digest, what=f"blob {entry.digest}")
 
@@ -442,86 +433,9 @@ def tree_path(digest: str) -> str:
     return f"trees/{digest[:2]}/{digest}"
 
 
-def _parse_manifest(data: bytes, *, where: str) -> dict[str, Entry]:
-    """Return the files of a manifest.
-
-    Raises:
-        RefusedArtifact: the manifest is not one, or names a file that is unsafe on some systems.
-    """
-    try:
-        entries = {_safe(name): Entry(digest=blob, size=size) for name, (blob, size) in json.loads(data).items()}
-        is_valid = all(
-            _DIGEST.fullmatch(e.digest) and isinstance(e.size, int) and e.size >= 0 for e in entries.values()
-        )
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        is_valid = False
-    if not is_valid:
-        raise errors.RefusedArtifact("is not a manifest of files", where=where)
-    return entries
-
-
 def _meter(work: str, *files: Path) -> Meter:
     """Return a meter of megabytes of files."""
     return Meter(work, sum(file.stat().st_size for file in files), size=10**6)
-
-
-def _measure(stream: BinaryIO, copy: BinaryIO | None = None) -> Entry:
-    """Return the digest and size of a stream; write its bytes to `copy` if given."""
-    hashed, size = hashlib.sha256(), 0
-    while chunk := stream.read(_CHUNK):
-        hashed.update(chunk)
-        size += len(chunk)
-        if copy is not None:
-            copy.write(chunk)
-    return Entry(digest=hashed.hexdigest(), size=size)
-
-
-def _regular_files(folder: Path) -> list[Path]:
-    """Return a folder's files, sorted.
-
-    Raises:
-        RefusedArtifact: with every entry that is not a regular file or folder with a safe name.
-    """
-    found: list[Path] = []
-    problems: list[errors.Problem] = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            problems.append(errors.Problem(where=name, what="is not a regular file"))
-        elif path.is_file():
-            try:
-                _safe(name)
-            except errors.RefusedArtifact as error:
-                problems.extend(error.problems)
-            else:
-                found.append(path)
-    if problems:
-        raise errors.RefusedArtifact(problems, subject=str(folder))
-    return found
-
-
-def _safe(name: Any) -> str:
-    """Return a tree's file name if it stays inside the tree on every system.
-
-    Raises:
-        RefusedArtifact: the name does not.
-    """
-    parts = name.split("/") if isinstance(name, str) else [""]
-    if any(part in ("", ".", "..") or not part.isprintable() or set(part) & set('\\:*?"<>|') for part in parts):
-        raise errors.RefusedArtifact("is not a safe file name", where=repr(name))
-    return "/".join(parts)
-
-
-def _holds(folder: Path, entries: Mapping[str, Entry]) -> bool:
-    """Tell whether a cached folder still has these bytes."""
-    for name, entry in entries.items():
-        try:
-            with (folder / name).open("rb") as stream:
-                if _measure(stream) != entry:
-                    return False
-        except OSError:
-            return False
-    return True
 
 
 def _publish(part: Path, final: Path, entries: Mapping[str, Entry]) -> None:
@@ -531,7 +445,7 @@ def _publish(part: Path, final: Path, entries: Mapping[str, Entry]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        if _holds(final, entries):
+        if manifests.is_held(final, entries):
             return
         aside = part.with_name(f"{part.name}.old.part")
         final.rename(aside)

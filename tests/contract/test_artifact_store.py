@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from support import fuzzing
 
 from finch_hub import errors
-from finch_hub.artifacts.store import ArtifactStore, Entry
+from finch_hub.artifacts.manifests import Entry
+from finch_hub.artifacts.store import ArtifactStore
 
 Damage = Callable[..., None]
 

@@ -12,6 +12,7 @@ PACKAGE = TESTS.parent / "finch_hub"
 # Modules without a test file of their own, and the test file that exercises each. A folder stands for its modules.
 EXERCISED_IN = {
     "artifacts/files": "contract/test_artifact_store.py",
+    "artifacts/manifests": "contract/test_artifact_store.py",
     "cli/evaluate": "unit/cli/test_jobs.py",
     "cli/export": "unit/cli/test_jobs.py",
     "cli/following": "unit/cli/test_main.py",
