@@ -147,7 +147,7 @@ def open_archive(path: Path, *, max_bytes: int) -> Iterator[Archive]:
             with _zip(path, stream, limit) if is_zip else _tar(path, stream, opener, limit) as archive:
                 yield archive
         except DAMAGE as error:
-            if is_disk_full(error):  # where files are extracted to
+            if isinstance(error, OSError) and is_disk_full(error):  # where files are extracted to
                 raise
             what, fix = _describe_damage(error, is_zip=start.startswith(_ZIP))
             raise errors.RefusedArtifact(f"cannot be unpacked: {what}", fix=fix, subject=path.name) from None

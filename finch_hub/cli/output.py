@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shlex
-import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
@@ -68,8 +67,8 @@ def fail(error: Exception) -> int:
         refused = errors.InvalidInput(f"cannot be used: {error.strerror}", where=name)
         error = refused.with_traceback(error.__traceback__)
     elif isinstance(error, OSError) and error.filename is None and is_disk_full(error):
-        places = f"where the output of this command goes, or in {tempfile.gettempdir()}"
-        full = errors.Unavailable(f"could not write: {error.strerror} (free some space {places})")
+        fix = "free some space where the output of this command goes, and where temporary files go"
+        full = errors.Unavailable(f"could not write: {error.strerror} ({fix})")
         error = full.with_traceback(error.__traceback__)
     text = f"error: {error}"
     if not isinstance(error, errors.FinchError):

@@ -111,7 +111,7 @@ class _Header:
             raise _Damage(f"is one of {parts} parts of a model", "join them with `llama-gguf-split --merge`")
         alignment = self._fields.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise _Damage("has tensors at multiples of what is not a power of two")
+            raise _Damage("has an alignment that is not a power of two")
 
     def _check_layers(self) -> None:
         """Check the number of layers, for which transformers would take memory, or leave out what it does not name."""
@@ -121,14 +121,14 @@ class _Header:
             raise _Damage("has no tokenizer", "convert the model again, with its tokenizer")
         family = self._fields.get("general.architecture")
         if not isinstance(family, bytes):
-            raise _Damage("does not tell its architecture")
+            raise _Damage("does not name its architecture")
         declared = self._fields.get(family.decode(errors="replace") + _LAYERS)
         if not isinstance(declared, int):
-            raise _Damage("does not tell its number of layers")
+            raise _Damage("has no number of layers")
         self._compare(declared, _MAX_LAYERS, "layers")
         if self._layers != set(range(declared)):
-            found = f"{len(self._layers):,}, up to number {max(self._layers):,}"
-            raise _Damage(f"declares {declared:,} layers and has tensors of {found}")
+            found = f"{len(self._layers):,} with the highest number {max(self._layers):,}"
+            raise _Damage(f"declares {declared:,} layers, numbered from 0, but has tensors of {found}")
 
     def _tensor(self) -> None:
         if layer := _LAYER.match(self._text(_MAX_NAME)):

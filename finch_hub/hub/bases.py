@@ -164,8 +164,8 @@ class Bases:
         """Return the GGUF files that unfinished jobs load from the folder of a base, since they have the same bytes."""
         from finch_hub.engine.bases import gguf
 
-        if base.path is None:
-            return []
+        if base.path is None or Path(base.path).parent != self._stores.bases:
+            return []  # it was not converted
         with self._stores.database.read() as session:
             files = [Path(source) for source in bases.list_needed_sources(session) if sources.is_gguf(source)]
         folder, cache = Path(base.path).name, self._stores.bases

@@ -38,7 +38,7 @@ def hold(session: Session, specs: Collection[JsonObject], *, pending: Container[
     held = session.scalars(adapters.order_by(Adapter.name).with_for_update(read=True, key_share=True)).all()
     for need in needs:
         if need.name in held and need.name not in pending:
-            adapter_versions.get_row(session, need)
+            adapter_versions.require(session, need)
 
 
 def refuse_needed(session: Session, row: AdapterVersion) -> None:

@@ -87,7 +87,8 @@ def limit_tokenizing(row: str) -> Iterator[None]:
                 raise
             reason = str(error).strip().partition("\n")[0]
             other = "shorten or change the text, or use another base"
-            raise errors.Incompatible(f"makes the tokenizer of the base fail: {reason}", fix=other) from error
+            what = f"makes the tokenizer of the base fail: {reason}"
+            raise errors.Incompatible(what, fix=other, subject=row) from error
 
 
 def end_stuck_process() -> None:

@@ -94,7 +94,7 @@ def tokenize_data(
         try:
             with limit_tokenizing(f"{subject}, example {number}"):
                 tokenized = tokenize(example, template, system=system, max_length=max_length)
-            check_known(tokenized.input_ids.tolist(), num_embeddings)
+            check_known(tokenized.input_ids, num_embeddings)
         except errors.InvalidInput as error:
             data.lost += 1
             where = f"example {number}"
@@ -122,13 +122,13 @@ def tokenize_data(
     return data
 
 
-def check_known(ids: Sequence[int], num_embeddings: int | None) -> None:
+def check_known(ids: Sequence[int] | NDArray[np.int64], num_embeddings: int | None) -> None:
     """Check that a model knows the tokens of a text. Those of a tokenizer may have gaps, and end beyond the model's.
 
     Raises:
         Incompatible: a token is unknown.
     """
-    if num_embeddings is not None and (highest := max(ids, default=0)) >= num_embeddings:
+    if num_embeddings is not None and (highest := int(np.max(ids, initial=0))) >= num_embeddings:
         what = f"has the token {highest:,}, and the model has {num_embeddings:,} embeddings"
         raise errors.Incompatible(what, fix="change the text, or use the tokenizer that belongs to the model")
 

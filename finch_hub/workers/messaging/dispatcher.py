@@ -135,7 +135,7 @@ class Dispatcher:
                 home_worker.ensure(self._settings, code=self._code)
                 failure = self.find_failure()
             except OSError as error:  # a full disk, for instance; the jobs are stored
-                failure = f"could not write to {self._settings.home}: {error.strerror or error}"
+                failure = f"{error.filename or self._settings.home}: {error.strerror or error}"
             if failure not in (None, self._told_failure):
                 self._told_failure = failure
                 text = f"the worker of this home could not start, and is started again after a pause: {failure}"

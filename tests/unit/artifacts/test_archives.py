@@ -82,6 +82,16 @@ def test_full_disk_is_no_damage_of_the_archive(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_name_of_a_file_cannot_pretend_that_the_disk_is_full(tmp_path: Path) -> None:
+    name = "x (os error 28)/adapter_model.safetensors"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(name, b"weights")
+    damaged = (tmp_path / "a.zip").read_bytes().replace(b"weights", b"changed")
+    (tmp_path / "a.zip").write_bytes(damaged)
+    with pytest.raises(errors.RefusedArtifact, match="cannot be unpacked"):
+        unpack(tmp_path / "a.zip", tmp_path / "out", max_bytes=LIMIT)
+
+
 def test_tar_of_a_folder_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a").write_bytes(b"1")

@@ -80,17 +80,17 @@ OTHERS = {
     "one of two": ({"split.count": field("split.count", 2, "H")}, LAYERS, 3, "one of 2 parts of a model .join"),
     "no tensors": ({}, b"", 3, "has no tensors of layers .take a file with the weights"),
     "no tokenizer": ({"tokenizer.ggml.model": b""}, LAYERS, 3, "has no tokenizer"),
-    "no architecture": ({"general.architecture": b""}, LAYERS, 3, "does not tell its architecture"),
+    "no architecture": ({"general.architecture": b""}, LAYERS, 3, "does not name its architecture"),
     "architecture 7": (
-        {"general.architecture": field("general.architecture", 7)}, LAYERS, 3, "does not tell its architecture",
+        {"general.architecture": field("general.architecture", 7)}, LAYERS, 3, "does not name its architecture",
     ),
-    "no layers": ({"llama.block_count": field("llama.block_count", 0)}, LAYERS, 3, "0 layers and has tensors of 2"),
-    "layers of others": ({"llama.block_count": b""}, LAYERS, 3, "does not tell its number of layers"),
+    "no layers": ({"llama.block_count": field("llama.block_count", 0)}, LAYERS, 3, "but has tensors of 2"),
+    "layers of others": ({"llama.block_count": b""}, LAYERS, 3, "has no number of layers"),
     "many layers": (
         {"llama.block_count": field("llama.block_count", 2**32 - 1)}, LAYERS, 3, "4,294,967,295 layers, more",
     ),
     "layers in words": (
-        {"llama.block_count": field("llama.block_count", "2")}, LAYERS, 3, "does not tell its number of layers",
+        {"llama.block_count": field("llama.block_count", "2")}, LAYERS, 3, "has no number of layers",
     ),
     **{
         f"alignment {size}": ({"general.alignment": field("general.alignment", size)}, LAYERS, 3, "not a power of two")
@@ -98,9 +98,9 @@ OTHERS = {
     },
     "gap": (
         {"llama.block_count": field("llama.block_count", 3)},
-        LAYERS + tensor(1, name="blk.3.attn_q.weight"), 3, "declares 3 layers and has tensors of 3, up to number 3",
+        LAYERS + tensor(1, name="blk.3.attn_q.weight"), 3, "but has tensors of 3 with the highest number 3",
     ),
-    "far layer": ({}, tensor(1, name="blk.999999999.attn_q.weight"), 3, "of 1, up to number 999,999,999"),
+    "far layer": ({}, tensor(1, name="blk.999999999.attn_q.weight"), 3, "of 1 with the highest number 999,999,999"),
     **{
         f"number {value}": ({"x": field("llama.rope.freq_base", value, "f")}, LAYERS, 3, "not a finite number")
         for value in (float("nan"), float("inf"))

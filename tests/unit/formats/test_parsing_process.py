@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from finch_hub import errors, progress
 from finch_hub.formats import parsing_process
@@ -34,7 +35,7 @@ def fill() -> Iterator[str]:
 
 def fill_in_rust() -> Iterator[str]:
     yield ""
-    raise Exception("No space left on device (os error 28)")
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
 def spin() -> Iterator[str]:
