@@ -226,13 +226,13 @@ def _is_of(path: Path, out: Path) -> bool:
 def is_disk_full(error: Exception) -> bool:
     """Tell whether an error says that the disk, quota or file-size limit is exceeded.
 
-    The safetensors library, which is in Rust, raises an error of its own with the number in the text. Texts of others
-    do not count, since they may quote a file.
+    The safetensors library raises an error of its own, and tokenizers a bare `Exception`, whose texts end with the
+    number. Errors of other classes do not count, since their texts may quote a file.
     """
     if isinstance(error, OSError):
         return error.errno in _FULL
-    is_of_rust = type(error).__module__.partition(".")[0] == "safetensors"
-    return is_of_rust and any(f"(os error {number})" in str(error) for number in _FULL)
+    is_of_rust = type(error) is Exception or type(error).__module__.startswith("safetensors.")
+    return is_of_rust and str(error).endswith(tuple(f"(os error {number})" for number in _FULL))
 
 
 def check_replaceable(out: Path, *, kind: str, replace: bool) -> None:

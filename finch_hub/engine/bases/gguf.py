@@ -13,7 +13,7 @@ import filelock
 
 from finch_hub import errors
 from finch_hub.engine.bases.fingerprint import hash_file
-from finch_hub.formats.atomic_writes import scratch_folder
+from finch_hub.formats.atomic_writes import is_disk_full, scratch_folder
 from finch_hub.formats.gguf_header import check_gguf_header
 from finch_hub.formats.parsing_process import Limits, parse
 
@@ -101,7 +101,7 @@ def _convert(source: str, target: str) -> Iterator[str]:
     except (errors.FinchError, MemoryError):
         raise
     except Exception as error:  # its readers raise what their code runs into
-        if isinstance(error, OSError) and error.errno is not None:
+        if is_disk_full(error) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise errors.Incompatible(f"transformers cannot read this GGUF: {_describe(error)}", where=source) from error
 
