@@ -96,6 +96,7 @@ def guard(function: Callable[..., Any], owner: str, *, is_quick: bool = False) -
                 if os.getpid() != process:
                     os._exit(1)
 
+    guarded.__wrapped__ = function  # type: ignore[attr-defined]  # `inspect.signature` reads it
     return guarded
 
 
