@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
+from finch_hub.plugins import foreign_code
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.plugins.descriptors import (
     BaseSource,
@@ -73,7 +74,9 @@ def check_descriptor(descriptor: Descriptor) -> None:
     if isinstance(descriptor, Strategy) and descriptor.needs_data:
         named = (*named, "parent_data")
     try:
-        inspect.signature(descriptor.load()).bind(*range(count), **dict.fromkeys(named))
+        with foreign_code.blame(f"reading the signature of {descriptor.target}"):
+            signature = inspect.signature(descriptor.load())
+        signature.bind(*range(count), **dict.fromkeys(named))
     except errors.PluginError as error:
         raise AssertionError(str(error)) from error
     except TypeError as error:

@@ -96,6 +96,7 @@ def guard(function: Callable[..., Any], owner: str, *, is_quick: bool = False) -
                 if os.getpid() != process:
                     os._exit(1)
 
+    guarded.__wrapped__ = function  # type: ignore[attr-defined]  # `inspect.signature` reads it
     return guarded
 
 
@@ -106,20 +107,31 @@ def keep_process(*, keeps_input: bool = False) -> Iterator[None]:
     These are the working directory, the variables that were set, the order of the import path, random numbers, signal
     handlers, blocked signals, the alarm, the mask of permissions, limits that it lowers, standard streams, the root
     logger and warning filters. Variables and paths that it adds stay. A copy of the process that the plugin forked ends
-    here.
+    here. Other threads than the main thread put nothing back, since it may be what the main thread has changed.
 
     Args:
         keeps_input: whether it may read standard input.
     """
-    process, mask = os.getpid(), os.umask(0o077)
+    process = os.getpid()
+    is_main = threading.current_thread() is threading.main_thread()
+    try:
+        with _keep_state(keeps_input=keeps_input) if is_main else contextlib.nullcontext():
+            yield
+    finally:
+        if os.getpid() != process:
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def _keep_state(*, keeps_input: bool) -> Iterator[None]:
+    mask = os.umask(0o077)
     os.umask(mask)
     folder = _find_folder()
     environment, path, state = dict(os.environ), list(sys.path), random.getstate()
     streams = sys.stdin, sys.stdout, sys.stderr, sys.excepthook
     root = logging.getLogger()
     handlers, level, disabled = list(root.handlers), root.level, logging.root.manager.disable
-    is_main = threading.current_thread() is threading.main_thread()
-    actions = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
+    actions = {number: signal.getsignal(number) for number in _SIGNALS}
     began, (alarm, interval) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
     recursion, timeout, limits = sys.getrecursionlimit(), socket.getdefaulttimeout(), read_limits()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -129,8 +141,6 @@ def keep_process(*, keeps_input: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            if os.getpid() != process:
-                os._exit(1)
             left = max(alarm - (time.monotonic() - began), 0.001) if alarm else 0.0
             signal.setitimer(signal.ITIMER_REAL, left, interval)
             os.umask(mask)

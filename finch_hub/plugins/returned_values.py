@@ -24,9 +24,14 @@ def to_plain(data: Any, *, owner: str, expected: str) -> dict[str, Any]:
         PluginError: it is no mapping with names, it is too large, or its code fails.
     """
     with foreign_code.blame(owner):
-        if not issubclass(type(data), Mapping) or not all(issubclass(type(name), str) for name in data):
-            raise errors.PluginError(f"{owner} returned {to_line(type(data).__name__)}, not {expected}")
-        made: dict[str, Any] = _Copy(owner).of(data)
+        unfit = errors.PluginError(f"{owner} returned {to_line(type(data).__name__)}, not {expected}")
+        if not issubclass(type(data), Mapping):
+            raise unfit
+        copy, made = _Copy(owner), {}
+        for name, value in data.items():
+            if not issubclass(type(name), str):
+                raise unfit
+            made[copy.text(name)] = copy.of(value, 1)
         return made
 
 
@@ -42,6 +47,8 @@ class _Copy:
         self._take(1)
         if value is None or kind in (bool, float):
             return value
+        if kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_"):  # its name depends on the version
+            return bool(value)
         if issubclass(kind, numbers.Integral) and abs(int(value)) < _MOST_INTEGER:  # also those of NumPy
             return int(value)
         if issubclass(kind, numbers.Real) and not issubclass(kind, numbers.Integral):
@@ -52,11 +59,12 @@ class _Copy:
             if depth == _MOST_LEVELS:
                 raise errors.PluginError(f"{self._owner} returned more than {_MOST_LEVELS} levels of values")
             if issubclass(kind, Mapping):
-                return {self._text(name): self.of(item, depth + 1) for name, item in value.items()}
+                return {self.text(name): self.of(item, depth + 1) for name, item in value.items()}
             return [self.of(item, depth + 1) for item in value]
-        return self._text(value)
+        return self.text(value)
 
-    def _text(self, value: object) -> str:
+    def text(self, value: object) -> str:
+        """Return the text of a value."""
         text = str.__str__(value if isinstance(value, str) else str(value))
         self._take(len(text))
         return text.encode(errors="backslashreplace").decode()

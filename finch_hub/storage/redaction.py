@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import html
 import json
 import os
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from finch_hub import logins
+from finch_hub.texts.likely_secrets import is_plain
 from finch_hub.texts.secret_shapes import MASK, find_secrets, redact, redact_values
 
 if TYPE_CHECKING:
@@ -52,15 +54,28 @@ def _find_in_url(url: str) -> Iterator[str]:
 def _find_in_environment() -> Iterator[str]:
     for name, value in os.environ.items():
         found = _SECRET_NAME.search(name)
-        is_word = found is not None and found["weak"] and value.isalpha()  # `SORT_KEY=creation`
-        if found is not None and not is_word and not _NOT_SECRET.fullmatch(name) and not _is_path(value):
-            yield value
-            yield from _find_in_json(value)
-            yield from (part for part in re.split(r"[,;\s]+", value) if len(part) >= _MIN_LINE)
-        for secret in find_secrets(value):
-            yield from (secret, secret.split()[-1] if secret.split() else secret)  # `Bearer` is no part of it
-        if "://" in value:
-            yield from _find_in_url(value)
+        if found is not None and not _NOT_SECRET.fullmatch(name) and not _is_path(value):
+            yield from _find_in_named(value, is_weak=found["weak"] is not None)
+        yield from _find_in_any(value)
+
+
+def _find_in_named(value: str, *, is_weak: bool) -> Iterator[str]:
+    """Yield the secrets in the value of a variable whose name is that of a secret."""
+    parts = re.split(r"[,;\s]+", value)
+    if is_weak and value[:1].isalpha() and all(part.isalpha() or is_plain(part) for part in parts):
+        return  # `SORT_KEYS=creation_time,name`
+    yield value
+    yield from _find_in_json(value)
+    if not is_weak:
+        yield from (part for part in parts if len(part) >= _MIN_LINE)
+
+
+@functools.lru_cache(maxsize=1000)
+def _find_in_any(value: str) -> frozenset[str]:
+    """Return what has the form of a secret in the value of any variable."""
+    found = find_secrets(value)
+    last_words = (secret.split()[-1] for secret in found if secret.split())  # `Bearer` is no part of it
+    return frozenset((*found, *last_words, *(_find_in_url(value) if "://" in value else ())))
 
 
 def _is_path(value: str) -> bool:

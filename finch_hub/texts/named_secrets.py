@@ -127,7 +127,8 @@ def _weigh_name(text: str, found: re.Match[str]) -> int:
     if name.lower().startswith(_STRONG):
         return _CERTAIN
     before = text[max(0, start - _MAX_OWNER) : start]
-    if name.lower() in ("key", "token", "signature") and _OWNER.search(before):
+    may_have_owner = before[-1:].isalnum() or before.endswith(("_", ".", " ", "-", "\n"))  # the search takes long
+    if may_have_owner and name.lower() in ("key", "token", "signature") and _OWNER.search(before):
         return _CERTAIN
     if name.lower() in ("pass", "pw", "pwd") and before.lower().endswith(_LOGIN_OWNERS):
         return _CERTAIN

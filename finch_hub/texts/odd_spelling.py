@@ -15,13 +15,15 @@ _ALIKE = str.maketrans(
 )
 """Cyrillic and Greek letters that look like Latin ones."""
 _LETTERS = "".join(map(chr, _ALIKE))
-_SIGN = re.compile(r"[^\t\n\r -$'-\[\]-~]")  # one of which each odd spelling has
+_CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+_HIDDEN = r"\xad\u034f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f"
+_WIDE = r"\uff02-\uff07\uff0a\uff0b\uff0d-\uff5e\U0001d400-\U0001d7ff"  # no marks of sentences, which no secret needs
+_SIGN = re.compile(rf"[%&\\{_CONTROLS}{_HIDDEN}{_WIDE}{_LETTERS}]")  # with which each odd spelling begins
 _ODD = re.compile(
-    r"(?P<color>\x1b\[[0-9;?]{0,32}[@-~])|(?P<control>[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f])"
-    r"|(?P<hidden>[\xad\u034f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f]+)"
+    rf"(?={_SIGN.pattern})(?:(?P<color>\x1b\[[0-9;?]{{0,32}}[@-~])|(?P<control>[{_CONTROLS}])|(?P<hidden>[{_HIDDEN}]+)"
     r"|(?:%(?:25){0,3}|\\{1,4}(?:x|u00))(?P<code>[2-7][0-9a-fA-F])"
     r"|(?P<entity>&(?:#[0-9]{1,5}|#[xX][0-9a-fA-F]{1,4}|[A-Za-z]{2,8});)"
-    rf"|(?P<alike>[\uff01-\uff5e\U0001d400-\U0001d7ff]|(?<=[A-Za-z])[{_LETTERS}]+|[{_LETTERS}]{{1,8}}(?=[A-Za-z]))"
+    rf"|(?P<alike>[{_WIDE}]|(?<=[A-Za-z])[{_LETTERS}]+|[{_LETTERS}]{{1,8}}(?=[A-Za-z])))"
 )
 
 

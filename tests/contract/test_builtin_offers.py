@@ -1,5 +1,8 @@
 """Every built-in offer passes the checks for third-party plugins."""
 
+import contextlib
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -168,6 +171,23 @@ def test_target_with_a_wrong_signature_fails_the_check(monkeypatch: pytest.Monke
         testing.check_descriptor(Strategy(name="x", summary="x", target="finch_hub.plugins.builtin:takes_no_seed"))
     with pytest.raises(AssertionError, match="cannot load the target"):
         testing.check_descriptor(Strategy(name="x", summary="x", target="finch_hub.plugins.builtin:nothing"))
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        (Broken.takes_no_seed, r"theirs:target cannot be called with .*'seed'"),
+        (type("Odd", (), {"__call__": len, "__wrapped__": property(lambda self: exit(3))})(), "theirs.* SystemExit: 3"),
+        (lambda core, weights, parameters, *, seed: None, ""),
+    ],
+    ids=["no seed", "unreadable", "right"],
+)
+def test_signature_of_a_third_party_target_is_checked(
+    target: object, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "theirs", types.SimpleNamespace(target=target))
+    with pytest.raises(AssertionError, match=says) if says else contextlib.nullcontext():
+        testing.check_descriptor(Strategy(name="x", summary="x", target="theirs:target"))
 
 
 def test_preset_value_without_a_reason_fails_the_check() -> None:

@@ -6,11 +6,13 @@ import io
 import itertools
 import json
 import os
+import random
 import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +342,26 @@ def test_standard_streams_and_path_are_put_back() -> None:
     assert os.umask(mask) == mask
     assert (sys.stdin, sys.stdout, sys.stderr, sys.path[:-1]) == before
     assert sys.path.pop() == "/added/by/a/plugin"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_code_in_several_threads_leaves_the_process_to_the_main_thread(
+    first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stream, state = sys.stdin, random.getstate()
+    kept = [foreign_code.keep_process() for _ in range(2)]
+    with ThreadPoolExecutor(1) as thread, ThreadPoolExecutor(1) as other:
+        threads = (thread, other)
+        for place in (0, 1):
+            threads[place].submit(kept[place].__enter__).result()
+        os.chdir("/")
+        random.random()
+        for place in (first, 1 - first):
+            threads[place].submit(kept[place].__exit__, None, None, None).result()
+    assert sys.stdin is stream
+    assert Path.cwd() == Path("/")
+    assert random.getstate() != state
 
 
 def test_limits_and_signals_of_the_process_are_put_back() -> None:

@@ -48,6 +48,22 @@ class Model(pydantic.BaseModel):
     size: int = 3
 
 
+class Endless(Mapping[Any, int]):
+    """A mapping that never ends, with new names or the same one."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = itertools.cycle(names) if names else map(str, itertools.count())
+
+    def __getitem__(self, name: str) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return 1
+
+
 def nest(levels: int) -> list[Any]:
     value: list[Any] = []
     for _ in range(levels):
@@ -61,9 +77,9 @@ def test_plain_values_are_kept() -> None:
 
 
 def test_numbers_of_numpy_stay_numbers() -> None:
-    plain = copy({"loss": np.float32(0.5), "rows": np.int64(7), "part": Fraction(1, 4)})
-    assert plain == {"loss": 0.5, "rows": 7, "part": 0.25}
-    assert [type(value) for value in plain.values()] == [float, int, float]
+    plain = copy({"loss": np.float32(0.5), "rows": np.int64(7), "part": Fraction(1, 4), "good": np.bool_(False)})
+    assert plain == {"loss": 0.5, "rows": 7, "part": 0.25, "good": False}
+    assert [type(value) for value in plain.values()] == [float, int, float, bool]
 
 
 def test_other_values_become_plain() -> None:
@@ -93,7 +109,14 @@ def test_value_whose_code_fails_names_its_owner(data: object) -> None:
 def test_size_is_bounded() -> None:
     endless: dict[str, Any] = {}
     endless["a"] = endless
-    for data in ({"a": "x" * 10_000_000}, {"a": [0] * 1_000_001}, {"a": nest(100_000)}, endless):
+    for data in (
+        {"a": "x" * 10_000_000},
+        {"a": [0] * 1_000_001},
+        {"a": nest(100_000)},
+        endless,
+        Endless(),
+        Endless(""),
+    ):
         with pytest.raises(errors.PluginError, match=r"^export format odd returned more than"):
             copy(data)
     assert "count" in copy({"a": itertools.count()})["a"], "an iterator may never end"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from finch_hub import settings
 from finch_hub.settings import Settings
+from finch_hub.storage import redaction
 from finch_hub.storage.redaction import Redactor
 
 SECRET = "correct-horse-battery"
@@ -127,6 +128,35 @@ def test_short_values_other_variables_and_files_are_kept(monkeypatch: pytest.Mon
     files = "/run/secrets/broker and /run/secrets/token"
     text = f"the-finch-team failed at 1234 in {tmp_path}, disabled, by creation, {files}"
     assert Redactor().clean(text) == text
+
+
+@pytest.mark.parametrize("name", ["SORT_KEY", "SORT_KEYS", "PAGE_KEYS"])
+@pytest.mark.parametrize("value", ["creation_timestamp", "creation_timestamp,modification_timestamp updatedAt"])
+def test_words_under_a_name_that_may_be_no_secret_are_kept(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    text = f"by creation_timestamp or by {value}"
+    assert Redactor().clean(text) == text
+
+
+def test_parts_under_a_name_that_may_be_no_secret_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORT_KEYS", "creation_timestamp,name-of-the-owner-2")
+    text = "by creation_timestamp or name-of-the-owner-2"
+    assert Redactor().clean(text) == text
+
+
+def test_variables_are_searched_for_forms_of_secrets_once() -> None:
+    Redactor()
+    searched = redaction._find_in_any.cache_info().misses
+    Redactor()
+    assert redaction._find_in_any.cache_info().misses == searched
+
+
+def test_change_of_a_variable_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for secret in ("C4nary-7f3aQz9", "C4nary-8g4bRy1"):
+        monkeypatch.setenv("MY_SERVICE", f"host=h password={secret}")
+        assert Redactor().clean(f"refused {secret}") == "refused ***"
 
 
 @given(secrets=st.lists(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=8), min_size=1))

@@ -29,6 +29,11 @@ def test_text_without_odd_spellings_is_returned_itself() -> None:
     assert odd_spelling.read(text)[0] is text
 
 
+def test_ordinary_characters_of_all_scripts_are_no_signs() -> None:
+    text = "\u96c0\uff0c\u00e9\u0628\U0001f426\u2014\u3002 \n\tz$7"
+    assert odd_spelling._SIGN.search(text) is None
+
+
 @given(st.lists(st.sampled_from(["%41", "&lt;", "\x1b[0m", "\u200b", "\uff21", "\u0430", "a", " "]), max_size=12))
 def test_each_place_is_that_of_the_same_character(pieces: list[str]) -> None:
     text = "".join(pieces)
