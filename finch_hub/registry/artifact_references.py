@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry.tables import AdapterVersion, Dataset, job_datasets, jobs
+from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, job_datasets, jobs
 from finch_hub.registry.types import later, once
 
 
@@ -55,6 +55,14 @@ def find_trees(session: Session, *, kept_seconds: float = 0.0) -> frozenset[str]
     """Return the trees of versions that are not deleted, or were deleted within so many seconds."""
     is_kept = sa.or_(AdapterVersion.deleted_at.is_(None), AdapterVersion.deleted_at > once(later(-kept_seconds)))
     return frozenset(session.scalars(sa.select(AdapterVersion.digest).where(is_kept)))
+
+
+def name_versions(session: Session, tree: str, *, limit: int = 5) -> list[str]:
+    """Return the references of versions that have a tree and are not deleted."""
+    named = sa.select(Adapter.name, AdapterVersion.number).join_from(AdapterVersion, Adapter)
+    having = named.where(AdapterVersion.digest == tree, AdapterVersion.deleted_at.is_(None))
+    rows = session.execute(having.order_by(AdapterVersion.id).limit(limit))
+    return [f"{row.name}/{row.number}" for row in rows]
 
 
 def find_newest_version(session: Session) -> int:

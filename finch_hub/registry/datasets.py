@@ -66,7 +66,8 @@ def add(
         check_stored()
     changes: Columns = {}
     if known.purged_at is not None:
-        changes = {"purged_at": None, "of_jobs": of_jobs, "name": _free_or_none(session, known.name)}
+        earlier = None if of_jobs else _free_or_none(session, known.name)  # a job brings no name back
+        changes = {"purged_at": None, "of_jobs": of_jobs, "name": earlier}
     elif known.of_jobs and not of_jobs:
         changes = {"of_jobs": False}
     if name not in (None, known.name):
@@ -207,7 +208,8 @@ def purge(session: Session, name: str, *, parts: Collection[str] = ()) -> values
         session.execute(_lock(digest))  # waits for jobs that are being submitted, which the query below then sees
     refuse_needed(session, name, [dataset.digest, *parts])
     for digest in (dataset.digest, *parts):
-        session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(purged_at=now()))
+        at = sa.func.coalesce(datasets.c.purged_at, now(), type_=datasets.c.purged_at.type)  # a second purge keeps it
+        session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(purged_at=at))
     return get(session, dataset.digest)
 
 

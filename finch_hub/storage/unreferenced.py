@@ -78,9 +78,9 @@ class Unreferenced:
         except (errors.MissingArtifact, errors.RefusedArtifact) as error:
             if is_deleted or not self._is_exact:
                 return
-            raise errors.Conflict(
-                f"cannot tell which artifacts are needed: {error} (restore the files of the adapter or delete its"
-                " version)"
-            ) from error
+            with self._stores.database.read() as session:
+                named = ", ".join(artifact_references.name_versions(session, digest))
+            fix = f"restore the files of adapter {named} or delete that version"
+            raise errors.Conflict(f"cannot tell which artifacts are needed: {error} ({fix})") from error
         self._needed["trees"].add(bytes.fromhex(digest))
         self._needed["blobs"].update(bytes.fromhex(entry.digest) for entry in entries.values())

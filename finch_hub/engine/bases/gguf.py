@@ -103,7 +103,8 @@ def _convert(source: str, target: str) -> Iterator[str]:
     except Exception as error:  # its readers raise what their code runs into
         if is_disk_full(error) or (isinstance(error, OSError) and error.errno is not None):
             raise
-        raise errors.Incompatible(f"transformers cannot read this GGUF: {_describe(error)}", where=source) from error
+        what = f"transformers cannot read this GGUF: {_describe(error)}"
+        raise errors.Incompatible(what, where=source, fix="fetch the file again, or convert it anew") from error
 
 
 def _describe(error: Exception) -> str:

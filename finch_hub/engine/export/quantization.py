@@ -61,7 +61,7 @@ def quantize(
         Unavailable: `out` cannot be written.
     """
     if scheme == "auto" and objective is None:
-        fix = "give an objective, or use int8 or int4"
+        fix = "use int8 or int4, or an adapter whose validation data are stored; in Python, an objective"
         raise errors.InvalidSpec("auto needs held-out data", where="scheme", fix=fix, subject="quantize")
     schemes: tuple[Bits, ...] = ("int4", "int8") if scheme == "auto" else (scheme,)
     candidates: list[dict[str, Any]] = []

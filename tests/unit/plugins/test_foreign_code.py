@@ -302,13 +302,14 @@ def test_function_leaves_the_process_as_it_was(tmp_path: Path, monkeypatch: pyte
         os.chdir("/")
         os.environ["FINCH_TEST_KEPT"] = "theirs"
         sys.stdout = None
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: None)
         return os.umask(0o777)
 
-    mask, stream, handler = foreign_code.guard(change, "owner")(), sys.stdout, signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGTERM)
+    mask, stream, handler = foreign_code.guard(change, "owner")(), sys.stdout, signal.getsignal(signal.SIGTERM)
     assert (Path.cwd(), os.environ["FINCH_TEST_KEPT"], os.umask(mask)) == (tmp_path, "mine", mask)
     assert stream is not None
-    assert handler is not signal.SIG_IGN
+    assert handler is before
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
