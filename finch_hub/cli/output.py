@@ -115,7 +115,8 @@ def open_hub(*, deletes: bool = False) -> Hub:
     """Open the hub with the current settings. The import is here so that `--help` loads little.
 
     Args:
-        deletes: whether the command deletes something, for which a full disk has a reserve.
+        deletes: whether the command deletes something. The database can then be opened on a full disk, which has a
+            reserve for that. Opening may fill it again, so the methods of the hub release it once more.
     """
     from finch_hub.hub.facade import Hub
     from finch_hub.storage import disk_reserve

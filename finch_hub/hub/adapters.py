@@ -108,7 +108,7 @@ class Adapters:
         if parsed.version is None:
             what = f"cannot delete {reference!r}: it may name another version later"
             raise errors.InvalidReference(what, fix="give a version number, such as name/3")
-        with self._stores.database.write() as session:
+        with self._stores.use_reserve(), self._stores.database.write() as session:
             return adapters.delete_version(session, parsed.name, parsed.version)
 
     def get_usable(self, reference: str) -> values.AdapterVersion:

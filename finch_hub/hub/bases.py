@@ -148,6 +148,10 @@ class Bases:
             NotFound: there is no such base.
             Conflict: adapters were made for it, or an unfinished job needs it.
         """
+        with self._stores.use_reserve():
+            return self._remove(name)
+
+    def _remove(self, name: str) -> RemovedBase:
         copies = self._find_copies(self.get(name))
         with self._stores.database.write() as session:
             base = bases.remove(session, name, copies=copies)

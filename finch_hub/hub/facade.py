@@ -444,7 +444,8 @@ class Hub:
         Raises:
             InvalidSpec: the age is not a number of days.
             Conflict: the files of a version are missing or damaged, so that it is unknown what it refers to.
-            Unavailable: the database or the store does not answer.
+            Unavailable: the database or the store does not answer, or a purge that was interrupted could not be
+                finished. Everything else was removed then.
         """
         from finch_hub.storage.collection import collect
 

@@ -385,9 +385,10 @@ class Jobs:
             beyond: number of ended jobs to keep; None deletes none by number.
         """
         total = 0
-        while True:
-            with self._stores.database.write() as session:
-                pruned = jobs.prune(session, older_than=older_than, beyond=beyond)
-            if not pruned:
-                return total
-            total += len(pruned)
+        with self._stores.use_reserve():
+            while True:
+                with self._stores.database.write() as session:
+                    pruned = jobs.prune(session, older_than=older_than, beyond=beyond)
+                if not pruned:
+                    return total
+                total += len(pruned)

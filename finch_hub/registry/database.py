@@ -188,6 +188,13 @@ class Database:
         finally:
             engine.dispose()
 
+    def is_unclean(self) -> bool:
+        """Return whether the file of SQLite may keep copies of deleted texts, until `erase_deleted` rewrites it."""
+        if not self.is_sqlite:
+            return False
+        with self.read() as session:
+            return not sqlite.is_clean(session.connection().connection)
+
     def erase_deleted(self) -> bool:
         """Remove what was deleted from the files of the database, and return whether all of it is gone.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import secrets
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from finch_hub import errors
 from finch_hub.registry.types import from_json, to_json
 
 LOCK_TIMEOUT_SECONDS = 30.0
+_CLEAN = 1  # mark of a file without copies of deleted texts; earlier versions left 0
 # WAL needs shared memory and reliable locks, and no network file system has both.
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"afs", "beegfs", "ceph", "cifs", "davfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs"}
@@ -114,11 +116,16 @@ def erase_deleted(file: Path) -> bool:
     """
     connection = sqlite3.connect(file, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
     try:
-        if not is_clean(connection):
+        mark = _read_mark(connection)
+        if mark != _CLEAN:
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("VACUUM")
-            mark_clean(connection)
         is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if mark != _CLEAN and not is_busy:
+            connection.execute("BEGIN IMMEDIATE")
+            if _read_mark(connection) == mark:  # otherwise texts were removed since, whose copies are still there
+                mark_clean(connection)
+            connection.execute("COMMIT")
         return not is_busy
     finally:
         connection.close()
@@ -137,19 +144,26 @@ def make_private(file: Path) -> None:
         raise errors.Unavailable(f"{what} (set FINCH_HOME to a folder that you can write to)") from error
 
 
-def is_clean(connection: sqlite3.Connection) -> bool:
+def is_clean(connection: Any) -> bool:
     """Return whether everything that was ever deleted from a file was overwritten."""
-    return bool(connection.execute("PRAGMA user_version").fetchone()[0])
+    return _read_mark(connection) == _CLEAN
+
+
+def _read_mark(connection: Any) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def mark_clean(connection: Any) -> None:
     """Record in a file that everything that was deleted from it was overwritten."""
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA user_version = {_CLEAN}")
 
 
 def mark_unclean(session: Session) -> None:
-    """Record in a transaction that deletes texts that the file may keep copies of them, until it is rewritten."""
-    session.execute(sa.text("PRAGMA user_version = 0"))
+    """Record in a transaction that deletes texts that the file may keep copies of them, until it is rewritten.
+
+    Each transaction writes another mark, so that a process that rewrites the file at that time sees it.
+    """
+    session.execute(sa.text(f"PRAGMA user_version = {-1 - secrets.randbelow(2**31 - 1)}"))
 
 
 def refuse_network_file_system(path: Path) -> None:

@@ -14,8 +14,7 @@ from finch_hub.formats.atomic_writes import list_abandoned
 from finch_hub.formats.folder_removal import measure_folder, remove_folder
 from finch_hub.registry import artifact_lock, bases, datasets, jobs
 from finch_hub.specs.collections import Collected, CollectionReport
-from finch_hub.storage import disk_reserve
-from finch_hub.storage.purging import purge_dataset
+from finch_hub.storage.purging import finish_purge
 from finch_hub.storage.store_sweep import list_leftovers
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unreferenced import Unreferenced
@@ -39,14 +38,15 @@ def collect(stores: Stores, *, unused_days: float | None = None, dry_run: bool =
 
     Raises:
         Conflict: the files of a version are missing or damaged, so that it is unknown what it refers to.
-        Unavailable: database or store do not answer.
+        Unavailable: database or store do not answer, or a purge could not be finished. Then the rest was collected.
     """
-    disk_reserve.release(stores.settings.home)
     days = stores.settings.unused_days if unused_days is None else unused_days
-    stores.artifacts.check(again=True)
-    collection = _Collection(stores, seconds=days * _DAY_SECONDS, dry_run=dry_run)
-    collection.collect_store()
-    collection.collect_home()
+    with stores.use_reserve():
+        stores.artifacts.check(again=True)
+        collection = _Collection(stores, seconds=days * _DAY_SECONDS, dry_run=dry_run)
+        collection.collect_store()
+        collection.collect_home()
+        collection.erase_purged()
     found = tuple(item for item in collection.collected if item.count)
     return CollectionReport(
         is_dry_run=dry_run, unused_days=days, collected=found, bytes=sum(item.bytes for item in found)
@@ -58,6 +58,8 @@ class _Collection:
 
     def __init__(self, stores: Stores, *, seconds: float, dry_run: bool) -> None:
         self._stores, self._seconds, self._dry_run = stores, seconds, dry_run
+        self._purged: set[str] = set()
+        self._failures: list[errors.FinchError] = []
         self.collected: list[Collected] = []
 
     def collect_store(self) -> None:
@@ -67,9 +69,12 @@ class _Collection:
         before = clock - self._seconds
         texts = self._collect_datasets()
         unreferenced = Unreferenced(self._stores, kept_seconds=self._seconds, without=texts)
-        self._finish_purges(unreferenced)
+        with self._stores.database.read() as session:
+            self._purged = datasets.list_purged(session)
         for kind, what in _KINDS:
-            removed = [item for found in unreferenced.scan(kind) for item in self._remove(found, unreferenced, before)]
+            removed: list[StoredArtifact] = []
+            for found in unreferenced.scan(kind):
+                removed += self._remove(self._finish_purges(found, before), unreferenced, before)
             self._add(what, [item.size for item in removed])
         leftovers = list_leftovers(store, self._stores.database)
         for leftover in leftovers:
@@ -100,15 +105,18 @@ class _Collection:
         self._add("data sets of jobs", [0] * len(removed))
         return frozenset(removed)
 
-    def _finish_purges(self, unreferenced: Unreferenced) -> None:
-        """Finish purges that were interrupted, since only the text of the data set tells what else is to be removed."""
-        with self._stores.database.read() as session:
-            purged = datasets.list_purged(session)
-        if self._dry_run or not purged:
-            return
-        for digest in [blob.digest for found in unreferenced.scan("blobs") for blob in found if blob.digest in purged]:
-            with contextlib.suppress(errors.Conflict):  # a job needs data that was added since, with rows of it
-                purge_dataset(digest, self._stores)
+    def _finish_purges(self, found: Sequence[StoredArtifact], before: float) -> list[StoredArtifact]:
+        """Finish purges that were interrupted, and return the other artifacts.
+
+        Only the text of the data set tells what else is to be removed, so it stays if that fails.
+        """
+        for artifact in [] if self._dry_run else found:
+            if artifact.digest in self._purged:
+                try:
+                    finish_purge(artifact.digest, self._stores, before=before)
+                except errors.FinchError as error:
+                    self._failures.append(error)
+        return [artifact for artifact in found if self._dry_run or artifact.digest not in self._purged]
 
     def _remove(
         self, found: Sequence[StoredArtifact], unreferenced: Unreferenced, before: float
@@ -157,6 +165,21 @@ class _Collection:
         with contextlib.ExitStack() as stack:
             abandoned = [stack.enter_context(folder) for place in places for folder in list_abandoned(place)]
             self._remove_folders("folders of killed processes", abandoned, age=False)
+
+    def erase_purged(self) -> None:
+        """Erase what purges have left in the file of the database, and tell of a purge that could not be finished.
+
+        Raises:
+            Unavailable: a purge could not be finished, or other processes keep the file locked, or the disk is full.
+        """
+        database = self._stores.database
+        try:
+            if self._purged and not self._dry_run and database.is_unclean():
+                database.erase_deleted()
+        except errors.FinchError as error:
+            self._failures.append(error)
+        if self._failures:
+            raise self._failures[0]
 
     def _remove_folders(self, what: str, folders: Sequence[Path], *, age: bool = True) -> None:
         sizes = []

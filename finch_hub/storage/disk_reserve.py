@@ -25,11 +25,13 @@ def fill(home: Path) -> None:
         try:
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as reserve:
                 reserve.write(os.urandom(_BYTES))  # some file systems store zeros in no space
+        except FileExistsError:  # another process writes it
+            return
         except OSError:
             release(home)
 
 
 def release(home: Path) -> None:
-    """Give the space back. Whoever opens the home next reserves it again if the disk has room."""
+    """Give the space back."""
     with contextlib.suppress(OSError):
         (home / _NAME).unlink(missing_ok=True)

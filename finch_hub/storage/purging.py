@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from finch_hub import errors, progress
-from finch_hub.artifacts.inventory import StoredArtifact, has_rows
+from finch_hub.artifacts.inventory import StoredArtifact, find_artifact, has_rows
 from finch_hub.registry import artifact_lock, datasets, values
 from finch_hub.registry.text_removal import remove_texts
 from finch_hub.specs.value import Value
-from finch_hub.storage import disk_reserve
 from finch_hub.storage.log_texts import remove_from_logs
 from finch_hub.storage.row_texts import RowTexts
 from finch_hub.storage.store_sweep import sweep_store
@@ -73,47 +73,87 @@ def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
         Unavailable: database or store do not answer, or the disk is full. What is left then, a second purge or a
             collection removes.
     """
-    disk_reserve.release(stores.settings.home)
-    stores.artifacts.check(again=True)  # before the text counts as purged
+    with stores.use_reserve():
+        stores.artifacts.check(again=True)  # before the text counts as purged
+        with stores.database.read() as session:
+            dataset = datasets.get(session, name)
+            datasets.refuse_needed(session, name, [dataset.digest])
+        texts = _read_texts(dataset, stores)
+        kin = _Kin({}, {}, set())
+        purged: values.Dataset | None = None
+        while purged is None:
+            _find_kin(dataset, texts, kin, stores)
+            with stores.database.write() as session:
+                artifact_lock.own(session)  # who registers what was made of this data set shares it
+                if kin.seen.issuperset(datasets.list_live(session)):
+                    purged = datasets.purge(session, name, parts=kin.parts)
+        with _named_errors(purged):
+            num_changed = _remove_rows(purged, texts, stores, parts=kin.parts)
+            with stores.artifacts.access() as files:
+                keeps_versions = files.keeps_versions()
+            return PurgedDataset(
+                **dict(purged),
+                parts=tuple(sorted(kin.parts)),
+                changed_records=num_changed,
+                also_in=tuple(sorted(kin.others.values(), key=lambda other: other.dataset)),
+                is_erased=stores.database.erase_deleted(),
+                keeps_versions=keeps_versions,
+            )
+
+
+def finish_purge(digest: str, stores: Stores, *, before: float) -> None:
+    """Finish the purge of a data set, unless somebody adds it again.
+
+    The purge has recorded which parts it deletes. So no other data set is purged. The caller calls `erase_deleted` of
+    the database.
+
+    Args:
+        before: time by the clock of the store. Files that were written later stay, since somebody may register them.
+
+    Raises:
+        Unavailable: the purge could not be finished.
+    """
     with stores.database.read() as session:
-        dataset = datasets.get(session, name)
-        datasets.refuse_needed(session, name, [dataset.digest])
-    texts = _read_texts(dataset, stores)
-    kin = _Kin({}, {}, set())
-    purged: values.Dataset | None = None
-    while purged is None:
-        _find_kin(dataset, texts, kin, stores)
-        with stores.database.write() as session:
-            artifact_lock.own(session)  # who registers what was made of this data set shares it
-            if kin.seen.issuperset(datasets.list_live(session)):
-                purged = datasets.purge(session, name, parts=kin.parts)
+        dataset = datasets.find_digest(session, digest)
+    if dataset is None or dataset.purged_at is None:
+        return
+    # What was written before the purge is not of somebody who adds the data again.
+    before = max(before, dataset.purged_at.timestamp())
+    with _named_errors(dataset):
+        if _is_older(digest, stores, before):
+            _remove_rows(dataset, _read_texts(dataset, stores), stores, before=before)
+
+
+@contextlib.contextmanager
+def _named_errors(dataset: values.Dataset) -> Iterator[None]:
+    """Name the data set whose purge failed.
+
+    Raises:
+        Unavailable: the purge could not be finished.
+    """
     try:
-        return _remove_rows(purged, texts, kin, stores)
-    except errors.Unavailable as error:
-        what = f"could not finish the purge of data set {name}, which can be repeated: {error}"
-        raise errors.Unavailable(what) from error
+        yield
+    except (errors.FinchError, OSError) as error:
+        name = dataset.name or dataset.digest[:12]
+        raise errors.Unavailable(f"could not finish the purge of data set {name}: {error} (purge it again)") from error
 
 
-def _remove_rows(purged: values.Dataset, texts: RowTexts, kin: _Kin, stores: Stores) -> PurgedDataset:
-    """Delete the text of a data set that counts as purged, with all copies of its rows."""
+def _remove_rows(
+    purged: values.Dataset, texts: RowTexts, stores: Stores, *, parts: Iterable[str] = (), before: float = math.inf
+) -> int:
+    """Delete the text of a data set that counts as purged, with all copies of its rows.
+
+    Return the number of rows and lines that changed.
+    """
     sweep_store(stores.artifacts, stores.database)
     num_rows = remove_texts(stores.database, texts.are_in) if len(texts) else 0
     num_lines = remove_from_logs(stores.settings.home / "logs", texts) if len(texts) else 0
-    for digest in kin.parts:
-        _remove_purged(digest, stores)
-    with stores.artifacts.access() as files:
-        keeps_versions = files.keeps_versions()
-    _remove_unregistered(texts, purged, stores)
+    for digest in parts:
+        _remove_purged(digest, stores, before)
+    _remove_unregistered(texts, purged, stores, before)
     # The text tells what is to be found, so it goes last: a purge that was interrupted can be made again.
-    _remove_purged(purged.digest, stores)
-    return PurgedDataset(
-        **dict(purged),
-        parts=tuple(sorted(kin.parts)),
-        changed_records=num_rows + num_lines,
-        also_in=tuple(sorted(kin.others.values(), key=lambda other: other.dataset)),
-        is_erased=stores.database.erase_deleted(),
-        keeps_versions=keeps_versions,
-    )
+    _remove_purged(purged.digest, stores, before)
+    return num_rows + num_lines
 
 
 def _read_texts(dataset: values.Dataset, stores: Stores) -> RowTexts:
@@ -146,32 +186,46 @@ def _find_kin(dataset: values.Dataset, texts: RowTexts, kin: _Kin, stores: Store
             kin.others[other.digest] = SharedRows(dataset=other.name or other.digest[:12], rows=shared)
 
 
-def _remove_purged(digest: str, stores: Stores) -> None:
+def _remove_purged(digest: str, stores: Stores, before: float) -> None:
     """Remove the text of a data set that counts as purged.
 
     The text goes after the commit, so that no job needs it, and under the lock, so that it is not the text of somebody
     who has added the data set again.
     """
     with stores.database.write() as session:
-        if datasets.lock_purged(session, digest):
+        if datasets.lock_purged(session, digest) and _is_older(digest, stores, before):
             stores.artifacts.remove(digest)
 
 
-def _remove_unregistered(texts: RowTexts, dataset: values.Dataset, stores: Stores) -> None:
-    """Remove other blobs with rows that no data set refers to: of submissions that failed, or of a moment ago."""
+def _is_older(digest: str, stores: Stores, before: float) -> bool:
+    """Return whether a blob is stored and was not written since."""
+    blob = find_artifact(stores.artifacts, "blobs", digest)
+    return blob is not None and (blob.modified is None or blob.modified <= before)
+
+
+def _remove_unregistered(texts: RowTexts, dataset: values.Dataset, stores: Stores, before: float) -> None:
+    """Remove other blobs with rows that no data set refers to: of submissions that failed, or of a moment ago.
+
+    The text of another purge that was interrupted stays if it has other rows, whose copies are still to be found.
+    """
     if not len(texts):
         return
     unreferenced = Unreferenced(stores, is_exact=False)
     for blobs in unreferenced.scan("blobs"):
-        found = [blob for blob in blobs if blob.digest != dataset.digest and _has_rows_of(texts, blob, stores)]
-        for blob in found:
+        for blob in blobs:
+            shared = 0 if blob.digest == dataset.digest else _count_rows_of(texts, blob, stores)
+            if not shared:
+                continue
             with stores.database.write() as session:
                 artifact_lock.own(session)
-                if unreferenced.keep_unreferenced(session, [blob]):
+                other = datasets.find_digest(session, blob.digest)
+                if other is not None and other.examples > shared:
+                    continue
+                if unreferenced.keep_unreferenced(session, [blob]) and _is_older(blob.digest, stores, before):
                     stores.artifacts.remove(blob.digest)
 
 
-def _has_rows_of(texts: RowTexts, blob: StoredArtifact, stores: Stores) -> bool:
+def _count_rows_of(texts: RowTexts, blob: StoredArtifact, stores: Stores) -> int:
     if not has_rows(stores.artifacts, blob.digest):
-        return False
-    return texts.count_in(_until_damage(stores.artifacts.read_lines(blob.digest))) > 0
+        return 0
+    return texts.count_in(_until_damage(stores.artifacts.read_lines(blob.digest)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,15 @@ class Stores:
         """Redactor for the secrets of the settings and of this process."""
         return Redactor.of(self.settings)
 
+    @contextlib.contextmanager
+    def use_reserve(self) -> Iterator[None]:
+        """Give the reserve of the home to a deletion, and reserve the space again afterwards if the disk has room."""
+        disk_reserve.release(self.settings.home)
+        try:
+            yield
+        finally:
+            _reserve(self.settings)
+
     def tidy(self) -> None:
         """Remove what killed processes left in the home and in the system's temporary folder, and old cached files."""
         for folder in (self.settings.home, self.bases):
@@ -67,9 +77,9 @@ def open_stores(settings: Settings) -> Stores:
     )
     if settings.database_url is None:
         database.upgrade(is_private=True)
-        disk_reserve.fill(settings.home)
     else:
         database.check()
+    _reserve(settings)
     marker = StoreMarker(database, is_of_home=settings.database_url is None and settings.artifacts_url is None)
     return Stores(
         settings=settings,
@@ -82,3 +92,8 @@ def open_stores(settings: Settings) -> Stores:
         ),
         catalog=load_catalog(settings),
     )
+
+
+def _reserve(settings: Settings) -> None:
+    if settings.database_url is None:  # another database is not on the disk of the home
+        disk_reserve.fill(settings.home)

@@ -8,9 +8,43 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import registry
 
 from finch_hub import Hub, errors
+from finch_hub.registry import bases
+from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import QuantizeSpec
+
+DELETIONS: dict[str, Callable[[Hub], object]] = {
+    "adapters": lambda hub: hub.adapters.delete("medical/1"),
+    "bases": lambda hub: hub.bases.remove("unused"),
+    "jobs": lambda hub: hub.jobs.prune(beyond=0),
+    "datasets": lambda hub: hub.datasets.purge("birds"),
+}
+
+
+@pytest.mark.parametrize("deletion", DELETIONS)
+@pytest.mark.usefixtures("versions")
+def test_deletions_write_while_the_reserve_is_free_and_fill_it_again(
+    hub: Hub, deletion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quota may be full although the disk has room, so a hub that was opened has its reserve."""
+    with hub._stores.database.write() as session:
+        bases.add(session, registry.describe_base("unused"))
+    hub.datasets.add([("Which?", "A bird.")], name="birds")
+    reserve, write = hub.settings.home / "reserve", Database.write
+    was_reserved: list[bool] = []
+
+    def record(database: Database) -> object:
+        was_reserved.append(reserve.exists())
+        return write(database)
+
+    assert reserve.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "write", record)
+        DELETIONS[deletion](hub)
+    assert set(was_reserved) == {False}
+    assert reserve.exists()
 
 
 @pytest.mark.usefixtures("versions")

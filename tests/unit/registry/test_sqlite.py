@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import functools
 import shutil
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -83,3 +87,52 @@ def test_thread_may_close_the_database_while_another_looks_at_its_file(
 
     monkeypatch.setattr(Path, "stat", close_meanwhile)
     opened.check()
+
+
+def test_texts_that_are_removed_while_the_file_is_rewritten_leave_it_unclean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The purge that removes them must rewrite the file once more."""
+    database = Database(f"sqlite:///{tmp_path / 'finch.db'}")
+    database.upgrade()
+    with database.write() as session:
+        sqlite.mark_unclean(session)
+    connect = sqlite3.connect
+    is_marked: list[bool] = []
+
+    class Connection(sqlite3.Connection):
+        def execute(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+            done = super().execute(statement, *arguments)
+            if statement == "VACUUM" and not is_marked:
+                is_marked.append(True)
+                with Database(str(database.url)).write() as session:
+                    sqlite.mark_unclean(session)
+            return done
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(connect, factory=Connection))
+    file = tmp_path / "finch.db"
+    sqlite.erase_deleted(file)
+    with contextlib.closing(connect(file)) as connection:
+        assert not sqlite.is_clean(connection)
+    sqlite.erase_deleted(file)
+    with contextlib.closing(connect(file)) as connection:
+        assert sqlite.is_clean(connection)
+    database.close()
+
+
+def test_file_whose_log_another_process_reads_stays_unclean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log may have deleted texts. So the next collection erases them, too."""
+    monkeypatch.setattr(sqlite, "LOCK_TIMEOUT_SECONDS", 0.1)
+    file = tmp_path / "finch.db"
+    database = Database(f"sqlite:///{file}")
+    database.upgrade()
+    with database.write() as session:
+        sqlite.mark_unclean(session)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM datasets").fetchone()
+        assert not database.erase_deleted()
+    assert database.is_unclean()
+    assert database.erase_deleted()
+    assert not database.is_unclean()
+    database.close()

@@ -19,17 +19,25 @@ from support.fleet import write_adapter
 
 from finch_hub import Hub, errors, settings
 from finch_hub.artifacts import checkpoints, inventory
-from finch_hub.registry import bases, datasets, deployment, tables, values
+from finch_hub.registry import attempts, bases, datasets, deployment, tables, values
+from finch_hub.registry.database import Database
+from finch_hub.registry.text_removal import remove_texts
 from finch_hub.registry.types import later
 from finch_hub.specs.collections import CollectionReport
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec, TrainSpec
-from finch_hub.storage import collection, publishing
+from finch_hub.storage import collection, publishing, purging
 from finch_hub.storage.collection import collect
+from finch_hub.storage.purging import purge_dataset
 from finch_hub.storage.stores import Stores, open_stores
 from finch_hub.storage.unreferenced import Unreferenced
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
 DAY = 86_400.0
+ROWS = b"".join(
+    b'{"messages":[{"role":"user","content":"What does finch %d eat?"},'
+    b'{"role":"assistant","content":"Seeds and many buds. %d"}]}\n' % (number, number)
+    for number in range(3)
+)
 
 
 @pytest.fixture
@@ -51,7 +59,8 @@ def add_version(stores: Stores, folder: Path, name: str, **lineage: Any) -> valu
 def add_data(stores: Stores, text: bytes, *, of_jobs: bool, name: str | None = None, age: float = 0.0) -> str:
     digest = stores.artifacts.put(text)
     with stores.database.write() as session:
-        datasets.add(session, digest=digest, format="messages", examples=1, of_jobs=of_jobs, name=name)
+        num_rows = text.count(b"\n")
+        datasets.add(session, digest=digest, format="messages", examples=num_rows, of_jobs=of_jobs, name=name)
         is_new = tables.Dataset.digest == digest
         session.execute(sa.update(tables.Dataset).where(is_new).values(created_at=later(-age)))
     return digest
@@ -309,3 +318,176 @@ def test_reproduction_of_a_version_is_possible_after_a_collection(
         job.cancel()
         hub.collect(unused_days=0)
         assert hub.jobs.get(job.id).retry().spec == spec
+
+
+def interrupt_purge(stores: Stores, digest: str, monkeypatch: pytest.MonkeyPatch, *, age: float = 0.0) -> None:
+    """Purge a data set until its text is to be removed."""
+
+    def interrupt(*_: Any) -> Any:
+        raise errors.Unavailable("could not reach the store")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(purging, "sweep_store", interrupt)
+        with pytest.raises(errors.Unavailable):
+            purge_dataset(digest, stores)
+    with stores.database.write() as session:
+        session.execute(sa.update(tables.Dataset).values(purged_at=later(-age)).where(tables.Dataset.digest == digest))
+
+
+def find_live(stores: Stores) -> set[str]:
+    with stores.database.read() as session:
+        return set(datasets.list_live(session))
+
+
+def test_purged_data_that_is_added_again_during_a_collection_stays(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = add_data(stores, ROWS, of_jobs=False, name="birds")
+    interrupt_purge(stores, digest, monkeypatch)
+    scan = Unreferenced.scan
+    added: list[str] = []
+
+    def add_behind(unreferenced: Unreferenced, kind: Any) -> Iterator[Any]:
+        for found in list(scan(unreferenced, kind)):
+            if found and not added:
+                added.append(add_data(stores, ROWS, of_jobs=False, name="birds"))
+            yield found
+
+    monkeypatch.setattr(Unreferenced, "scan", add_behind)
+    collect(stores)
+    assert added == [digest]
+    assert find_live(stores) == {digest}
+    assert stores.artifacts.has(digest)
+
+
+@pytest.mark.parametrize("text", [ROWS, ROWS.partition(b"\n")[0] + b"\n"])
+def test_purged_rows_that_are_stored_again_can_be_registered_after_a_collection(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, text: bytes
+) -> None:
+    digest = add_data(stores, ROWS, of_jobs=False)
+    interrupt_purge(stores, digest, monkeypatch, age=10.0)
+    stored = stores.artifacts.put(text)
+    collect(stores)
+    assert stores.artifacts.has(stored)
+
+
+def test_purged_rows_that_are_stored_again_while_their_purge_is_finished_stay(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = add_data(stores, ROWS, of_jobs=False)
+    interrupt_purge(stores, digest, monkeypatch)
+
+    def store_behind(*arguments: Any) -> int:
+        time.sleep(1.1)  # S3 has whole seconds
+        stores.artifacts.put(ROWS)
+        return remove_texts(*arguments)
+
+    monkeypatch.setattr(purging, "remove_texts", store_behind)
+    collect(stores)
+    assert stores.artifacts.has(digest)
+
+
+def test_collection_purges_no_other_data_that_users_added(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An addition that died left its file behind, after the purge had been finished."""
+    digest = add_data(stores, ROWS, of_jobs=False)
+    purge_dataset(digest, stores)
+    part = add_data(stores, ROWS.partition(b"\n")[0] + b"\n", of_jobs=False)
+    stores.artifacts.put(ROWS)
+    collect(stores, unused_days=0)
+    assert find_live(stores) == {part}
+    assert not stores.artifacts.has(digest)
+
+
+def test_purge_leaves_the_text_of_another_one_that_is_not_finished(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only that text tells what else is to be removed. Both data sets have one of the rows."""
+    first, _, rest = ROWS.partition(b"\n")
+    job = registry.claimed(stores.database, job_id=registry.submit(stores.database).id)
+    with stores.database.write() as session:
+        attempts.fail(session, job, "Seeds and many buds. 2")
+    other = add_data(stores, rest, of_jobs=False, name="other")
+    interrupt_purge(stores, other, monkeypatch)
+    purge_dataset(add_data(stores, first + b"\n" + rest.partition(b"\n")[0] + b"\n", of_jobs=False), stores)
+    assert stores.artifacts.has(other)
+    collect(stores)
+    assert not stores.artifacts.has(other)
+    assert registry.get(stores.database, job).reason == "(purged)"
+
+
+@pytest.mark.parametrize("error", [errors.Unavailable("disk is full"), OSError(28, "No space left on device")])
+def test_purge_that_cannot_be_finished_keeps_its_text_and_stops_no_collection(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    named = add_data(stores, ROWS, of_jobs=False, name="birds")
+    other = add_data(stores, ROWS.replace(b"Seeds", b"Buds"), of_jobs=False, name="owls")
+    for digest in (named, other):
+        interrupt_purge(stores, digest, monkeypatch)
+    orphan = stores.artifacts.put(b"of a writer that died")
+    killed = stores.settings.home / ".publish.0123abcd.part"
+    killed.mkdir()
+
+    def fail_for_birds(database: Any, finder: Any) -> int:
+        if finder(["Seeds and many buds. 1"])[0]:
+            raise error
+        return remove_texts(database, finder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(purging, "remove_texts", fail_for_birds)
+        told = r"could not finish the purge of data set birds: .*(full|No space left).* \(purge it again\)"
+        with pytest.raises(errors.Unavailable, match=told):
+            collect(stores, unused_days=0)
+    assert [stores.artifacts.has(digest) for digest in (named, other, orphan)] == [True, False, False]
+    assert not killed.exists()
+    collect(stores)
+    assert not stores.artifacts.has(named)
+
+
+def test_collection_erases_what_a_purge_could_not(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not stores.database.is_sqlite:
+        pytest.skip("PostgreSQL erases by itself")
+
+    def refuse(*_: Any) -> bool:
+        raise errors.Unavailable("disk is full")
+
+    job = registry.claimed(stores.database, job_id=registry.submit(stores.database).id)
+    with stores.database.write() as session:
+        attempts.fail(session, job, "Seeds and many buds. 1")
+    digest = add_data(stores, ROWS, of_jobs=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "erase_deleted", refuse)
+        with pytest.raises(errors.Unavailable):
+            purge_dataset(digest, stores)
+    assert stores.database.is_unclean()
+    collect(stores, dry_run=True)
+    assert stores.database.is_unclean()
+    collect(stores)
+    assert not stores.database.is_unclean()
+
+
+def test_collection_lists_all_files_once(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    purge_dataset(add_data(stores, ROWS, of_jobs=False), stores)
+    scanned: list[str] = []
+    scan = Unreferenced.scan
+
+    def count(unreferenced: Unreferenced, kind: Any) -> Iterator[Any]:
+        scanned.append(kind)
+        return scan(unreferenced, kind)
+
+    monkeypatch.setattr(Unreferenced, "scan", count)
+    collect(stores)
+    assert scanned == ["trees", "blobs"]
+
+
+@pytest.mark.parametrize("is_of_home", [True, False])
+def test_collection_and_purge_reserve_space_again(tmp_path: Path, is_of_home: bool) -> None:
+    url = None if is_of_home else f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    Database(f"sqlite:///{tmp_path / 'elsewhere.db'}").upgrade()
+    stores = open_stores(settings.load(home=tmp_path / "home", database_url=url))
+    reserve = stores.settings.home / "reserve"
+    assert reserve.exists() == is_of_home
+    purge_dataset(add_data(stores, ROWS, of_jobs=False), stores)
+    assert reserve.exists() == is_of_home
+    collect(stores)
+    assert reserve.exists() == is_of_home
+    stores.database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 
@@ -31,3 +32,15 @@ def test_folder_that_cannot_be_used_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     disk_reserve.fill(tmp_path / "file")
     disk_reserve.release(tmp_path / "file")
+
+
+def test_reserve_that_another_process_writes_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage
+
+    def write_behind(home: Path) -> object:
+        (home / "reserve").write_bytes(b"of another process")
+        return usage(home)
+
+    monkeypatch.setattr(shutil, "disk_usage", write_behind)
+    disk_reserve.fill(tmp_path)
+    assert (tmp_path / "reserve").read_bytes() == b"of another process"
