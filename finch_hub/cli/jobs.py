@@ -135,7 +135,7 @@ def events(job_id: str, as_json: bool) -> None:
 @click.argument("job_id", metavar="JOB")
 def cancel(job_id: str) -> None:
     """Cancel a job. A running job stops within seconds."""
-    with output.open_hub() as hub:
+    with output.open_hub(deletes=True) as hub:  # so that what it needs can be deleted
         job = hub.jobs.get(job_id).cancel()
     if job.state == "running":
         output.say(f"Requested cancellation of job {job.id}")

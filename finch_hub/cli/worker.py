@@ -98,7 +98,7 @@ def stop(name: str | None) -> None:
     Without NAME the command stops the worker that was started on demand in this home, with its broker, and waits until
     it has stopped.
     """
-    with output.open_hub() as hub:
+    with output.open_hub(deletes=True) as hub:  # a full disk keeps no worker from being stopped
         if name is not None:
             hub.workers.stop(name)
             output.say(f"Worker {name} puts its jobs back into the queue and stops")

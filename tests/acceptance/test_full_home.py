@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.models import DEFAULT, save_model
 
 from finch_hub.cli.output import exit_code
 from finch_hub.engine.data.reading import dump_examples
@@ -154,3 +155,20 @@ def test_restoration_into_a_full_home_says_so_and_can_be_repeated(tmp_path: Path
     says_so(refused)
     assert fine.returncode == 0, fine.stderr
     assert [row["examples"] for row in rows(listed)] == [2000]
+
+
+def test_worker_is_stopped_and_a_job_cancelled_in_a_home_that_is_completely_full(tmp_path: Path) -> None:
+    base = save_model(DEFAULT, tmp_path / "base")
+    data = tmp_path / "few.jsonl"
+    data.write_bytes(dump_examples([Example.of_pair(f"Who is finch {n}?", "A bird.") for n in range(20)]))
+    train = f"{FINCH} train {shlex.quote(str(data))} --adapter few --base {shlex.quote(str(base))}"
+    submitted, _, cancelled, stopped = in_a_small_home(
+        tmp_path,
+        f"{train} --queue unserved --detach",
+        FILL,
+        f"{FINCH} jobs cancel $(cat {shlex.quote(str(tmp_path / '0.out'))})",
+        f"{FINCH} worker stop",
+        size="120m",
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    assert (cancelled.returncode, stopped.returncode) == (0, 0), cancelled.stderr + stopped.stderr

@@ -200,7 +200,9 @@ def test_collections_beside_each_other_and_writers_lose_nothing(stores: Stores, 
 def test_missing_files_of_a_version_stop_a_collection(stores: Stores, tmp_path: Path) -> None:
     registry.add_version(stores.database, "lost")
     orphan = stores.artifacts.put(b"perhaps of the lost version")
-    message = r"cannot tell which artifacts are needed: .* \(restore the files of adapter lost/1 or delete that version\)"
+    message = (
+        r"cannot tell which artifacts are needed: .* \(restore the files of adapter lost/1 or delete that version\)"
+    )
     with pytest.raises(errors.Conflict, match=message):
         collect(stores, unused_days=0)
     assert stores.artifacts.has(orphan)
