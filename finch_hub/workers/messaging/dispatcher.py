@@ -67,6 +67,8 @@ class Dispatcher:
         try:
             self._send_for_jobs([_describe(job) for job in new if job.state is JobState.QUEUED])
         except errors.Unavailable as error:
+            if self._starts_worker:
+                return  # a worker with a broker of its own is being replaced, and looks for jobs when it starts
             text = f"the jobs are stored, and workers look for them without messages: {error}"
             warnings.warn(text, UnreachableBrokerWarning, stacklevel=2)
 
