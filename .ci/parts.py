@@ -37,8 +37,8 @@ class Part(NamedTuple):
 
 
 ALWAYS = (
-    Part("check", "check", 5),  # with the installation
-    Part("test", "test", 30),
+    Part("check", "check", 3),  # with the installation
+    Part("test", "test", 32),
     Part("demo", "demo DEMO=--small", 8),
 )
 CHOSEN = (
