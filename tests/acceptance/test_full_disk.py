@@ -76,7 +76,7 @@ def find_faults(prepared: Path, place: Path, action: str, sizes: Sequence[int]) 
 @pytest.mark.parametrize("action", full_disk.ACTIONS)
 def test_some_free_bytes(prepared: Path, tmp_path: Path, action: str) -> None:
     sizes = range(0, MEGABYTE, 32 * STEP)
-    assert find_faults(prepared, tmp_path, action, sizes if action != "convert" else sizes[1::4]) == []
+    assert find_faults(prepared, tmp_path, action, sizes if action != "convert" else sizes[1:2]) == []
 
 
 @pytest.mark.slow

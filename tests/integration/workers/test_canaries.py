@@ -75,7 +75,7 @@ class LeakyInstallation(Installation):
     canaries: Canaries
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])  # each takes two minutes
 def installation(request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Path) -> Iterator[LeakyInstallation]:
     canaries, inputs = Canaries(), tmp_path / "inputs"
     inputs.mkdir()
