@@ -83,4 +83,4 @@ def test_some_free_bytes(prepared: Path, tmp_path: Path, action: str) -> None:
 @pytest.mark.parametrize("action", full_disk.ACTIONS)
 def test_every_number_of_free_bytes_of_the_first_megabyte(prepared: Path, tmp_path: Path, action: str) -> None:
     sizes = range(0, MEGABYTE + 1, STEP)
-    assert find_faults(prepared, tmp_path, action, sizes if action != "convert" else sizes[8::8]) == []
+    assert find_faults(prepared, tmp_path, action, sizes if action != "convert" else sizes[8::64]) == []
