@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 from finch_hub import errors, settings
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.hub.bases import Bases
-from finch_hub.registry import adapter_versions, adapters, evaluations, values
+from finch_hub.registry import adapter_deletion, adapter_versions, adapters, alias_moves, audit, evaluations, values
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
 from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.storage.changes import Change, changing
 
 if TYPE_CHECKING:
     from finch_hub.artifacts.gate import AdmittedAdapter
     from finch_hub.formats.base_layout import BaseLayout
     from finch_hub.specs.value import JsonObject
+    from finch_hub.storage.adapter_purging import PurgedAdapter
     from finch_hub.storage.stores import Stores
 
 
@@ -61,55 +63,145 @@ class Adapters:
         with self._stores.database.read() as session:
             return evaluations.find(session, adapter=adapter_versions.resolve(session, reference).reference)
 
-    def set_alias(self, reference: str, alias: str, *, expected: int | None = None) -> values.AdapterVersion:
+    def alias_history(
+        self, reference: str, *, limit: int = 100, after: int | None = None
+    ) -> list[alias_moves.AliasChange]:
+        """Return what an alias, `name@alias`, or each alias of an adapter, `name`, pointed at, newest first.
+
+        Args:
+            after: number of the last change on the previous page.
+
+        Raises:
+            NotFound: there is no such adapter or alias, and never was.
+        """
+        with self._stores.database.read() as session:
+            return alias_moves.find(session, reference, limit=limit, after=after)
+
+    def set_alias(
+        self, reference: str, alias: str, *, expected: int | None = None, why: str | None = None
+    ) -> values.AdapterVersion:
         """Make `name@alias` point at the version.
 
         Args:
             alias: name of the alias; ``latest`` is reserved.
             expected: number of the version that the alias must point at now, 0 for no version; None checks nothing.
+            why: reason of the move, for the history of the alias.
 
         Raises:
             AliasMoved: the alias points elsewhere than expected.
             Conflict: the version is quarantined or below its retention.
         """
-        with self._stores.database.write() as session:
+        on = f"{audit.name_of(reference)}@{alias}"
+        why = self._clean(why)
+        details = {"to": reference, "expected": expected, "why": why}
+        with changing(self._stores, "alias.move", on, **details) as change, change.write() as session:
             version = adapter_versions.resolve(session, reference)
-            adapters.set_alias(session, version.name, alias, version.number, expected=expected)
+            change.on = f"{version.name}@{alias}"
+            before = adapters.set_alias(
+                session, version.name, alias, version.number, expected=expected, who=change.who, why=why
+            )
+            change.details |= {"from": before, "to": version.number}
             return adapter_versions.resolve(session, AdapterReference(version.name, version=version.number))
 
-    def delete_alias(self, name: str, alias: str) -> None:
-        """Remove `name@alias`."""
-        with self._stores.database.write() as session:
-            adapters.delete_alias(session, name, alias)
+    def delete_alias(self, name: str, alias: str, *, why: str | None = None) -> None:
+        """Remove `name@alias`.
+
+        Args:
+            why: reason of the removal, for the history of the alias.
+
+        Raises:
+            NotFound: there is no such alias.
+            Conflict: an unfinished job names it.
+        """
+        why = self._clean(why)
+        with changing(self._stores, "alias.remove", f"{name}@{alias}", why=why) as change, change.write() as session:
+            change.details["from"] = adapters.delete_alias(session, name, alias, who=change.who, why=why)
 
     def tag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Add tags to the version."""
-        with self._stores.database.write() as session:
-            return adapter_versions.add_tags(session, reference, *names)
+        with changing(self._stores, "version.tag", reference, tags=names) as change, change.write() as session:
+            return _named(change, adapter_versions.add_tags(session, reference, *names))
 
     def untag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Remove tags from the version."""
-        with self._stores.database.write() as session:
-            return adapter_versions.remove_tags(session, reference, *names)
+        with changing(self._stores, "version.untag", reference, tags=names) as change, change.write() as session:
+            return _named(change, adapter_versions.remove_tags(session, reference, *names))
 
     def edit_card(self, reference: str, card: str) -> values.AdapterVersion:
         """Replace the text of the version's model card. Its identity stays."""
-        with self._stores.database.write() as session:
-            return adapter_versions.edit_card(session, reference, card)
+        with changing(self._stores, "card.edit", reference) as change, change.write() as session:
+            return _named(change, adapter_versions.edit_card(session, reference, card))
 
-    def delete(self, reference: str) -> values.AdapterVersion:
-        """Delete one version, given as `name/3`. Its number and its place in the lineage of others stay.
+    def find_deleted(self, *, limit: int = 100) -> list[adapter_deletion.Deletion]:
+        """Return the adapters and versions that are deleted and can be restored, newest first."""
+        with self._stores.database.read() as session:
+            return adapter_deletion.find(session, limit=limit)
+
+    def delete(self, reference: str) -> adapter_deletion.Deletion:
+        """Delete one version, given as `name/3`, or an adapter with all its versions, given as `name`.
+
+        Nothing finds it then, but its number and its place in the lineage of others stay. It can be restored, until a
+        collection removes its files.
 
         Raises:
-            InvalidReference: the reference has no version number.
-            Conflict: an alias points at the version, or an unfinished job reads it.
+            InvalidReference: the reference has an alias, which may point at another version later.
+            NotFound: there is no such version or adapter.
+            Conflict: aliases point at it, or unfinished jobs need it; the text has all reasons.
         """
-        parsed = AdapterReference.parse(reference)
-        if parsed.version is None:
-            what = f"cannot delete {reference!r}: it may name another version later"
-            raise errors.InvalidReference(what, fix="give a version number, such as name/3")
-        with self._stores.use_reserve(), self._stores.database.write() as session:
-            return adapters.delete_version(session, parsed.name, parsed.version)
+        named = _parse_unmoved(reference, "delete")
+        action: audit.Action = "version.delete" if named.version is not None else "adapter.delete"
+        with self._stores.use_reserve(), changing(self._stores, action, reference) as change, change.write() as session:
+            deletion = adapter_deletion.delete(session, named)
+            change.details["versions"] = deletion.versions if named.version is None else None
+            return deletion
+
+    def restore(self, reference: str) -> list[str]:
+        """Restore a deleted version, or an adapter with the versions that were deleted with it.
+
+        Return the references of the versions.
+
+        Raises:
+            InvalidReference: the reference has an alias.
+            NotFound: there is no such version or adapter.
+            Deleted: it was purged, or it is a version of a deleted adapter.
+            Conflict: it is not deleted, or its base or its files were removed since.
+        """
+        from finch_hub.registry import artifact_lock
+
+        named = _parse_unmoved(reference, "restore")
+        action: audit.Action = "version.restore" if named.version is not None else "adapter.restore"
+        with changing(self._stores, action, reference) as change, change.write() as session:
+            artifact_lock.share(session)
+            restored = adapter_deletion.restore(session, named, has_files=self._has_files)
+            change.details["versions"] = len(restored) if named.version is None else None
+            return restored
+
+    def check_purge(self, reference: str) -> list[str]:
+        """Return the references of the versions that `purge` would purge, with its errors."""
+        from finch_hub.registry import adapter_purges
+
+        with self._stores.database.read() as session:
+            return adapter_purges.check(session, _parse_unmoved(reference, "purge"))
+
+    def purge(self, reference: str) -> PurgedAdapter:
+        """Purge a version, or an adapter with all its versions, deleted or not. Nobody can restore it.
+
+        The number and the place in the lineage of others stay. Tags, card, settings, figures and evaluations go, and
+        so do the files that nothing else refers to.
+
+        Raises:
+            InvalidReference: the reference has an alias.
+            NotFound: there is no such version or adapter.
+            Deleted: it is purged already.
+            Conflict: versions that are not purged were made of it, aliases point at it, or unfinished jobs need it; the
+                text has all reasons.
+        """
+        from finch_hub.storage.adapter_purging import purge_adapter
+
+        named = _parse_unmoved(reference, "purge")
+        action: audit.Action = "version.purge" if named.version is not None else "adapter.purge"
+        with self._stores.use_reserve(), changing(self._stores, action, reference) as change:
+            return purge_adapter(named, change, self._stores)
 
     def get_usable(self, reference: str) -> values.AdapterVersion:
         """Return the version that the reference names, to be used.
@@ -150,10 +242,16 @@ class Adapters:
             Incompatible: the adapter does not fit the base.
             NotFound: there is no such file or base.
         """
+        check_name(name)
+        with changing(self._stores, "version.create", name, kind="import") as change:
+            return self._import(source, name, base, change)
+
+    def _import(self, source: str | Path, name: str, base: str, change: Change) -> values.AdapterVersion:
         from finch_hub.artifacts import gate
         from finch_hub.storage import publishing
 
-        check_name(name)
+        with self._stores.database.read() as session:
+            adapter_versions.refuse_deleted(session, name)
         if source == "":  # as a path, it would be the working directory
             raise errors.NotFound("file or folder", "")
         if ADDRESS.match(str(source)) and not settings.expand_home(source).exists():
@@ -180,8 +278,8 @@ class Adapters:
                 },
             )
             register = publishing.publish(folder, self._stores, description, environment={})
-        with self._stores.database.write() as session:
-            return register(session, registered)
+        with change.write() as session:
+            return _named(change, register(session, registered))
 
     def check(self, reference: str) -> values.AdapterVersion:
         """Hold an unchecked version against its base, and make it ready if it fits.
@@ -191,11 +289,13 @@ class Adapters:
             Unavailable: the files of the base are not on this machine.
             Incompatible: the adapter does not fit the base, with everything that is wrong. It stays unchecked.
         """
+        with changing(self._stores, "version.check", reference) as change:
+            version = self.get(reference)
+            return self._check(version, change) if version.state == "unchecked" else version
+
+    def _check(self, version: values.AdapterVersion, change: Change) -> values.AdapterVersion:
         from finch_hub.artifacts import gate
 
-        version = self.get(reference)
-        if version.state != "unchecked":
-            return version
         layout = self._read_layout(version.base)
         if layout is None:
             raise errors.Unavailable(
@@ -209,9 +309,23 @@ class Adapters:
             what = f"fits base {version.base.name} only under other names: {'; '.join(admitted.notes)}"
             fix = "import its files again, now that the base is here"
             raise errors.Incompatible(what, where=version.reference, fix=fix)
-        with self._stores.database.write() as session:
+        with change.write() as session:
             state: values.VersionState = "quarantined" if admitted.quarantine else "ready"
-            return adapter_versions.end_check(session, version.reference, state)
+            checked = _named(change, adapter_versions.end_check(session, version.reference, state))
+            change.details["state"] = checked.state
+            return checked
+
+    def _has_files(self, tree: str) -> bool:
+        """Tell whether all files of a version are stored."""
+        from finch_hub.artifacts.inventory import has_tree
+
+        try:
+            return has_tree(self._stores.artifacts, tree)
+        except errors.RefusedArtifact:  # its list of files is damaged
+            return False
+
+    def _clean(self, text: str | None) -> str | None:
+        return None if text is None else self._stores.redactor.clean(text)
 
     def _read_layout(self, base: values.Base) -> BaseLayout | None:
         """Return the modules of a base, None if its files are not on this machine."""
@@ -235,6 +349,26 @@ class Adapters:
         folder = self._stores.artifacts.fetch_tree(exported.digest)
         with StoredAdapter(folder) as original, StoredAdapter(admitted.folder) as copy:
             return exported if have_equal_updates(original, copy) else None
+
+
+def _named(change: Change, version: values.AdapterVersion) -> values.AdapterVersion:
+    """Name the version in the audit for which the reference stood."""
+    change.on = version.reference
+    return version
+
+
+def _parse_unmoved(reference: str, verb: str) -> AdapterReference:
+    """Return a reference that names the same later.
+
+    Raises:
+        InvalidReference: the reference has an alias, or is not well formed.
+    """
+    parsed = AdapterReference.parse(reference)
+    if parsed.alias is not None or "@" in reference:
+        what = f"cannot {verb} {reference!r}: it may name another version later"
+        fix = "give a version number, such as name/3, or the name alone for all versions"
+        raise errors.InvalidReference(what, fix=fix)
+    return parsed
 
 
 def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:

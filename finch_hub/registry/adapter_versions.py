@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from finch_hub import errors
-from finch_hub.registry import tables, values
+from finch_hub.registry import audit, tables, values
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Tag
 from finch_hub.registry.types import Columns, insert_new, one_of, read_document
 from finch_hub.specs.references import LATEST, AdapterReference, check_name
@@ -55,6 +55,7 @@ def create(
 
     Raises:
         InvalidReference: the name is not well formed.
+        Deleted: the adapter is deleted, or a parent was purged.
         NotFound: a parent does not exist.
     """
     check_name(name)
@@ -63,8 +64,10 @@ def create(
         sa.update(_adapters)
         .where(_adapters.c.name == name)
         .values(versions_made=_adapters.c.versions_made + 1)
-        .returning(_adapters.c.id, _adapters.c.versions_made)
+        .returning(_adapters.c.id, _adapters.c.versions_made, _adapters.c.deleted_at)
     ).one()
+    if adapter.deleted_at is not None:
+        raise errors.Deleted("adapter", name)
     version = AdapterVersion(
         adapter_id=adapter.id,
         number=adapter.versions_made,
@@ -81,6 +84,8 @@ def create(
     )
     for position, parent in enumerate(lineage.parents):
         row = get_row(session, parent.reference, deleted=True)
+        if row.purged_at is not None:
+            raise errors.Deleted("adapter version", parent.reference, is_purged=True)
         version.parents.append(Parent(position=position, parent_id=row.id, weight=parent.weight))
     session.add(version)
     session.flush()
@@ -146,7 +151,7 @@ def find(session: Session, name: str) -> list[values.AdapterVersion]:
     query = select_versions().where(Adapter.name == name, AdapterVersion.deleted_at.is_(None))
     rows = session.scalars(query.order_by(AdapterVersion.number.desc())).all()
     if not rows:
-        raise _adapter_not_found(session, name)
+        raise _find_deletion(session, AdapterReference(name)) or _adapter_not_found(session, name)
     return [to_value(row) for row in rows]
 
 
@@ -172,8 +177,11 @@ def end_check(session: Session, reference: str, state: values.VersionState) -> v
     return to_value(row)
 
 
-def quarantine(session: Session, reference: str) -> values.AdapterVersion:
+def quarantine(session: Session, reference: str, *, job_id: str) -> values.AdapterVersion:
     """Quarantine a ready version, which turned out to be unusable. Another keeps its state.
+
+    Args:
+        job_id: the job that could not use it, for the audit.
 
     Raises:
         NotFound: the version does not exist.
@@ -182,6 +190,9 @@ def quarantine(session: Session, reference: str) -> values.AdapterVersion:
     if row.state == "ready":
         row.state = "quarantined"
         session.flush()
+        audit.add_of_job(
+            session, job_id, action="version.quarantine", on=f"{row.adapter.name}/{row.number}", details={}
+        )
     return to_value(row)
 
 
@@ -333,8 +344,39 @@ def _where_key(query: sa.Select[Any], key: _Key, *, deleted: bool) -> sa.Select[
     return query.where(_versions.c.state == "ready").order_by(_versions.c.number.desc()).limit(1)
 
 
+def refuse_deleted(session: Session, name: str) -> None:
+    """Refuse to add a version to a deleted adapter, before the work that makes it.
+
+    Raises:
+        Deleted: the adapter is deleted.
+    """
+    if session.scalar(sa.select(Adapter.deleted_at).where(Adapter.name == name)) is not None:
+        raise errors.Deleted("adapter", name)
+
+
+def _find_deletion(session: Session, reference: AdapterReference) -> errors.Deleted | None:
+    """Return the error that says how a version or its adapter was deleted, None if neither was."""
+    row = session.execute(
+        sa.select(Adapter.deleted_at.label("adapter_deleted_at"), AdapterVersion.deleted_at, AdapterVersion.purged_at)
+        .outerjoin(
+            AdapterVersion,
+            sa.and_(AdapterVersion.adapter_id == Adapter.id, AdapterVersion.number == (reference.version or 0)),
+        )
+        .where(Adapter.name == reference.name)
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.purged_at is not None:
+        return errors.Deleted("adapter version", str(reference), is_purged=True)
+    if row.adapter_deleted_at is not None:
+        return errors.Deleted("adapter", reference.name)
+    return errors.Deleted("adapter version", str(reference)) if row.deleted_at is not None else None
+
+
 def _explain_missing(session: Session, reference: AdapterReference) -> errors.FinchError:
     name = reference.name
+    if (deletion := _find_deletion(session, reference)) is not None:
+        return deletion
     rows = session.execute(
         sa.select(AdapterVersion.number, AdapterVersion.state)
         .join(AdapterVersion.adapter)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
 from finch_hub import errors
-from finch_hub.registry import adapter_needs, tables, values
+from finch_hub.registry import adapter_needs, alias_moves, tables, values
 from finch_hub.registry.adapter_versions import get_row, lock_adapter, select_versions, to_value
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Tag
 from finch_hub.registry.types import now, one_of
@@ -59,11 +59,22 @@ def find(
     ]
 
 
-def set_alias(session: Session, name: str, alias: str, version: int, *, expected: int | None = None) -> None:
-    """Point `name@alias` at a version.
+def set_alias(
+    session: Session,
+    name: str,
+    alias: str,
+    version: int,
+    *,
+    expected: int | None = None,
+    who: str = "",
+    why: str | None = None,
+) -> int | None:
+    """Point `name@alias` at a version, and return the number of the version that it pointed at.
 
     Args:
         expected: number of the version that the alias points at now; 0 if the alias must not exist; None for any.
+        who: name of the user, for the history.
+        why: reason of the move, for the history.
 
     Raises:
         NotFound: the version does not exist.
@@ -92,10 +103,18 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
             .values(version_id=row.id, moved_at=now())
         )
     session.flush()
+    if number != version:
+        before = number or None
+        alias_moves.add(session, row.adapter_id, alias, from_number=before, to_number=version, who=who, why=why)
+    return number or None
 
 
-def delete_alias(session: Session, name: str, alias: str) -> None:
-    """Remove `name@alias`.
+def delete_alias(session: Session, name: str, alias: str, *, who: str = "", why: str | None = None) -> int:
+    """Remove `name@alias`, and return the number of the version that it pointed at.
+
+    Args:
+        who: name of the user, for the history.
+        why: reason of the removal, for the history.
 
     Raises:
         NotFound: the alias does not exist.
@@ -105,25 +124,8 @@ def delete_alias(session: Session, name: str, alias: str) -> None:
     row = get_row(session, AdapterReference(name, alias=alias))
     adapter_needs.refuse_needed_alias(session, name, alias)
     session.execute(sa.delete(Alias).where(Alias.adapter_id == row.adapter_id, Alias.name == alias))
-
-
-def delete_version(session: Session, name: str, number: int) -> values.AdapterVersion:
-    """Mark a version as deleted. Its number, its row and its place in other versions' lineage stay.
-
-    Raises:
-        NotFound: the version does not exist.
-        Conflict: the version has an alias, or an unfinished job reads it.
-    """
-    lock_adapter(session, name)
-    row = get_row(session, AdapterReference(name, version=number))
-    if row.aliases:
-        aliases = ", ".join(f"{name}@{alias.name}" for alias in row.aliases)
-        what = f"cannot delete adapter {name}/{number}: it has the alias {aliases} (move or delete the alias first)"
-        raise errors.Conflict(what)
-    adapter_needs.refuse_needed(session, row)
-    row.deleted_at = session.scalar(sa.select(now()))
-    session.flush()
-    return to_value(row)
+    alias_moves.add(session, row.adapter_id, alias, from_number=row.number, to_number=None, who=who, why=why)
+    return row.number
 
 
 def _count_versions(session: Session, ids: Sequence[int]) -> dict[int, sa.Row[Any]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, job_datasets, jobs
-from finch_hub.registry.types import later, once
+from finch_hub.registry.types import later, now, once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +40,8 @@ def find_references(session: Session) -> References:
     purged or never stored here.
     """
     trees = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(AdapterVersion.deleted_at.is_(None))))
-    deleted = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(AdapterVersion.deleted_at.is_not(None))))
+    is_deleted = AdapterVersion.deleted_at.is_not(None), AdapterVersion.purged_at.is_(None)
+    deleted = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(*is_deleted)))
     texts = frozenset(session.scalars(sa.select(Dataset.digest).where(Dataset.purged_at.is_(None))))
     return References(trees=trees, texts=texts | frozenset(session.scalars(_UNREGISTERED)), deleted=deleted - trees)
 
@@ -51,9 +53,16 @@ def select_texts(session: Session, digests: Collection[str]) -> frozenset[str]:
     return frozenset(session.scalars(texts)) | frozenset(session.scalars(unregistered))
 
 
-def find_trees(session: Session, *, kept_seconds: float = 0.0) -> frozenset[str]:
-    """Return the trees of versions that are not deleted, or were deleted within so many seconds."""
-    is_kept = sa.or_(AdapterVersion.deleted_at.is_(None), AdapterVersion.deleted_at > once(later(-kept_seconds)))
+def find_trees(session: Session, *, kept_seconds: float | None = 0.0) -> frozenset[str]:
+    """Return the trees of versions that are not deleted, or were deleted within so many seconds and not purged.
+
+    Args:
+        kept_seconds: None for any time.
+    """
+    is_kept: sa.ColumnElement[bool] = AdapterVersion.purged_at.is_(None)
+    if kept_seconds is not None:
+        is_recent = AdapterVersion.deleted_at > once(later(-kept_seconds))
+        is_kept = sa.and_(is_kept, sa.or_(AdapterVersion.deleted_at.is_(None), is_recent))
     return frozenset(session.scalars(sa.select(AdapterVersion.digest).where(is_kept)))
 
 
@@ -74,6 +83,17 @@ def list_trees(session: Session, *, after: int) -> list[tuple[int, str]]:
     """Return the trees of newer versions with the numbers of their registrations, in this order."""
     query = sa.select(AdapterVersion.id, AdapterVersion.digest).where(AdapterVersion.id > after)
     return [(row.id, row.digest) for row in session.execute(query.order_by(AdapterVersion.id))]
+
+
+def list_restored(session: Session, *, since: datetime) -> list[str]:
+    """Return the trees of versions that were restored since a time of the database's clock."""
+    is_restored = AdapterVersion.restored_at.is_not(None), AdapterVersion.restored_at >= since
+    return list(session.scalars(sa.select(AdapterVersion.digest).where(*is_restored)))
+
+
+def read_time(session: Session) -> datetime:
+    """Return the time by the database's clock."""
+    return session.scalars(sa.select(now())).one()
 
 
 # Jobs of early versions read data that has no row of its own.

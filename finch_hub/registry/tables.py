@@ -297,6 +297,7 @@ class Adapter(Table):
     name: Mapped[Name] = mapped_column(unique=True)
     versions_made: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[Created]
+    deleted_at: Mapped[Moment | None]  # also of the versions that were deleted with it
 
     versions: Mapped[list[AdapterVersion]] = relationship(back_populates="adapter", lazy="raise")
 
@@ -325,6 +326,8 @@ class AdapterVersion(Table):
     card: Mapped[Text]
     created_at: Mapped[Created]
     deleted_at: Mapped[Moment | None]
+    purged_at: Mapped[Moment | None]  # since then the row only keeps the number and the place in the lineage
+    restored_at: Mapped[Moment | None]  # since then its files are needed again
 
     adapter: Mapped[Adapter] = relationship(back_populates="versions", lazy="raise")
     base: Mapped[Base] = relationship(lazy="raise")
@@ -337,6 +340,8 @@ class AdapterVersion(Table):
     __table_args__ = (
         sa.UniqueConstraint("adapter_id", "number"),
         sa.CheckConstraint("state IN ('ready', 'quarantined', 'below_retention', 'unchecked')", name="state"),
+        _partial("ix_adapter_versions_deleted", "deleted_at", where="deleted_at IS NOT NULL AND purged_at IS NULL"),
+        _partial("ix_adapter_versions_restored", "restored_at", where="restored_at IS NOT NULL"),
     )
 
 
@@ -370,6 +375,46 @@ class Alias(Table):
     moved_at: Mapped[Created]
 
     version: Mapped[AdapterVersion] = relationship(back_populates="aliases", lazy="raise")
+
+
+class AliasMove(Table):
+    """A change of what an alias points at. The rows of an alias are its history."""
+
+    __tablename__ = "alias_moves"
+
+    id: Mapped[Key]
+    adapter_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapters.id"))
+    alias: Mapped[Name]
+    from_number: Mapped[int | None]  # null if the alias did not exist
+    to_number: Mapped[int | None]  # null if it was removed
+    at: Mapped[Created]
+    who: Mapped[Name]  # empty for what earlier versions did
+    why: Mapped[Text | None]
+
+    __table_args__ = (Index("ix_alias_moves_alias", "adapter_id", "alias", "id"),)
+
+
+class AuditRow(Table):
+    """A change of the registry, or one that was refused."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[Key]
+    at: Mapped[Created] = mapped_column(index=True)
+    who: Mapped[Name]
+    action: Mapped[str] = mapped_column(sa.String(32))
+    subject: Mapped[Text]  # as users write it
+    subject_name: Mapped[Text]  # the same without version and alias
+    job_id: Mapped[str | None] = mapped_column(sa.String(32))  # the job that made the change; it may be deleted
+    details: Mapped[Document]
+    outcome: Mapped[str] = mapped_column(sa.String(16))
+    reason: Mapped[Text | None]  # why it was refused
+
+    __table_args__ = (
+        Index("ix_audit_who", "who", "id"),
+        Index("ix_audit_action", "action", "id"),
+        Index("ix_audit_subject", "subject_name", "id"),
+    )
 
 
 class Tag(Table):

@@ -237,6 +237,7 @@ class AdapterVersion(Value):
     tags: tuple[str, ...] = ()
     created_at: datetime
     deleted_at: datetime | None = None
+    purged_at: datetime | None = None
 
     @property
     def reference(self) -> str:

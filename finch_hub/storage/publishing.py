@@ -18,7 +18,7 @@ from finch_hub.formats.installed_metadata import find_version
 from finch_hub.formats.model_card import write_card
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.plugins.catalog import Catalog
-from finch_hub.registry import adapter_versions, artifact_lock, bases, values
+from finch_hub.registry import adapter_versions, artifact_lock, audit, bases, values
 from finch_hub.registry.database import Session
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.value import JsonObject
@@ -95,7 +95,7 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
         if not has_tree(stores.artifacts, digest):
             what = f"could not register adapter {description.name}: its files were removed from the store meanwhile"
             raise errors.Unavailable(f"{what} (try again)")
-        return adapter_versions.create(
+        made = adapter_versions.create(
             session,
             name=description.name,
             digest=digest,
@@ -109,6 +109,10 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             metrics=metrics,
             card=card,
         )
+        if made.job_id is not None:  # otherwise a user makes it, whose change has an entry
+            details = {"kind": made.kind, "state": made.state}
+            audit.add_of_job(session, made.job_id, action="version.create", on=made.reference, details=details)
+        return made
 
     return create_version
 

@@ -12,6 +12,7 @@ from finch_hub.artifacts.inventory import StoredArtifact, find_artifact, has_row
 from finch_hub.registry import artifact_lock, datasets, values
 from finch_hub.registry.text_removal import remove_texts
 from finch_hub.specs.value import Value
+from finch_hub.storage.changes import Change
 from finch_hub.storage.log_texts import remove_from_logs
 from finch_hub.storage.row_texts import RowTexts
 from finch_hub.storage.store_sweep import sweep_store
@@ -64,7 +65,7 @@ class _Kin(NamedTuple):
     seen: set[str]
 
 
-def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
+def purge_dataset(name: str, change: Change, stores: Stores) -> PurgedDataset:
     """Delete the text of a data set, and everything that holds a row of it, except data sets that users added.
 
     Raises:
@@ -83,10 +84,7 @@ def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
         purged: values.Dataset | None = None
         while purged is None:
             _find_kin(dataset, texts, kin, stores)
-            with stores.database.write() as session:
-                artifact_lock.own(session)  # who registers what was made of this data set shares it
-                if kin.seen.issuperset(datasets.list_live(session)):
-                    purged = datasets.purge(session, name, parts=kin.parts)
+            purged = _purge_rows(name, kin, change, stores)
         with _named_errors(purged):
             num_changed = _remove_rows(purged, texts, stores, parts=kin.parts)
             with stores.artifacts.access() as files:
@@ -99,6 +97,25 @@ def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
                 is_erased=stores.database.erase_deleted(),
                 keeps_versions=keeps_versions,
             )
+
+
+def _purge_rows(name: str, kin: _Kin, change: Change, stores: Stores) -> values.Dataset | None:
+    """Mark a data set and its parts as purged. Return None if there is a new data set, which was not compared."""
+    try:
+        with change.write() as session:
+            artifact_lock.own(session)  # who registers what was made of this data set shares it
+            if not kin.seen.issuperset(datasets.list_live(session)):
+                raise _NewDataset
+            purged = datasets.purge(session, name, parts=kin.parts)
+            change.on = purged.name or purged.digest
+            change.details |= {"digest": purged.digest, "parts": sorted(kin.parts)}
+            return purged
+    except _NewDataset:
+        return None
+
+
+class _NewDataset(Exception):
+    """A data set was added that a purge has not compared. The transaction, with its entry in the audit, is undone."""
 
 
 def finish_purge(digest: str, stores: Stores, *, before: float) -> None:

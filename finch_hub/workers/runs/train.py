@@ -231,7 +231,8 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
                 of_jobs=True,
                 check_stored=lambda: stores.artifacts.put(held_out),
             )
-        return outcome.result_of(create_version(session, bases.add(session, outcome.base, earlier_fingerprint=earlier)))
+        base = bases.add(session, outcome.base, earlier_fingerprint=earlier, job_id=job.id)
+        return outcome.result_of(create_version(session, base))
 
     return record
 

@@ -189,7 +189,7 @@ WRITES: dict[str, tuple[Callable[[Session, World], Any], set[tuple[str, str]]]] 
     "add a tag": (lambda s, _: adapter_versions.add_tags(s, "medical/1", "x"), {("tags", "medical/1 x")}),
     "remove a tag": (lambda s, _: adapter_versions.remove_tags(s, "medical/1", "eu"), {("tags", "medical/1 eu")}),
     "edit a card": (lambda s, _: adapter_versions.edit_card(s, "medical/1", "x"), {("adapter_versions", "medical/1")}),
-    "delete a version": (lambda s, _: adapters.delete_version(s, "medical", 2), {("adapter_versions", "medical/2")}),
+    "delete a version": (_delete, {("adapter_versions", "medical/2")}),
     "create a version": (
         _create,
         {("adapters", "medical"), ("adapter_versions", "new"), ("lineage", "new 0"), ("lineage", "new 1")},

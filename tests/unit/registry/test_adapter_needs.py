@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapters, bases, jobs, tables
+from finch_hub.registry import adapter_deletion, adapters, bases, jobs, tables
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import (
     BaseModelSource,
@@ -162,7 +162,7 @@ def test_submission_waits_for_a_deletion_that_is_not_committed(versions: Databas
     spec = ReproduceSpec(adapter="smaller/1")
     with ThreadPoolExecutor(1) as threads:
         with versions.write() as session:
-            adapters.delete_version(session, "medical", 1)
+            adapter_deletion.delete(session, AdapterReference("medical", version=1))
             submitted = threads.submit(registry.submit, versions, spec=spec)
             concurrent.futures.wait([submitted], timeout=1)
         with pytest.raises(errors.NotFound, match="medical"):
