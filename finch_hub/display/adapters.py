@@ -63,7 +63,7 @@ def draw_lineage(ancestry: Ancestry) -> Tree:
     """Draw a version with its ancestors as a tree. What an ancestor was made from is drawn once."""
     from rich.tree import Tree
 
-    labels = {v.reference: f"({v.kind}, {format_evidence(v)})" for v in ancestry.versions}
+    labels = {v.reference: f"({v.kind}, {format_deletion(v) or format_evidence(v)})" for v in ancestry.versions}
     parents: dict[str, list[ParentLink]] = {reference: [] for reference in labels}
     for link in ancestry.links:
         parents[link.version].append(link)
@@ -83,6 +83,13 @@ def draw_lineage(ancestry: Ancestry) -> Tree:
         ]
         waiting += [(parent, tree) for parent, tree in reversed(added) if parents[parent]]
     return tree
+
+
+def format_deletion(version: AdapterVersion) -> str | None:
+    """Format whether a version is deleted or purged, None if it is there."""
+    if version.purged_at is not None:
+        return "purged"
+    return "deleted" if version.deleted_at is not None else None
 
 
 def format_evidence(version: AdapterVersion) -> str:

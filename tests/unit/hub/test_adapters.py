@@ -21,9 +21,10 @@ from finch_hub.workers.runs import inputs
 
 
 @pytest.mark.usefixtures("versions")
-def test_delete_without_a_version_number_is_refused(hub: Hub) -> None:
-    with pytest.raises(errors.InvalidReference, match="name/3"):
-        hub.adapters.delete("medical")
+def test_delete_of_what_an_alias_names_is_refused(hub: Hub) -> None:
+    for reference in ("medical@best", "medical@latest"):
+        with pytest.raises(errors.InvalidReference, match="name/3"):
+            hub.adapters.delete(reference)
     assert hub.adapters.delete("medical/1").deleted_at is not None
     with pytest.raises(errors.NotFound):
         hub.adapters.get("medical")

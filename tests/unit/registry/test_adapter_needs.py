@@ -20,6 +20,7 @@ from finch_hub.specs.jobs import (
     QuantizeSpec,
     ReproduceSpec,
 )
+from finch_hub.specs.references import AdapterReference
 
 READERS: list[JobSpec] = [
     registry.merge_spec("medical/1"),
@@ -124,7 +125,7 @@ def test_retry_of_a_job_whose_version_is_deleted_is_refused(versions: Database) 
     job = registry.submit(versions, spec=registry.merge_spec("medical/1"))
     registry.cancel(versions, job)
     registry.delete_version(versions, "medical", 1)
-    with versions.write() as session, pytest.raises(errors.NotFound, match="no adapter 'medical'"):
+    with versions.write() as session, pytest.raises(errors.Deleted, match="medical/1 was deleted"):
         jobs.retry(session, job.id)
 
 
