@@ -419,12 +419,12 @@ class Hub:
         """
         from finch_hub.formats.output_paths import refuse_unnamed
         from finch_hub.storage.backup_folder import BackupFolder
-        from finch_hub.storage.changes import changing
+        from finch_hub.storage.changes import Change
         from finch_hub.storage.restoration import restore_backup
 
         refuse_unnamed(folder)
-        with changing(self._stores, "hub.restore", folder) as change:
-            return restore_backup(BackupFolder(settings.expand_home(folder)), change, self._stores)
+        change = Change(self._stores, "hub.restore", str(folder), {})  # a refused one writes nothing at all
+        return restore_backup(BackupFolder(settings.expand_home(folder)), change, self._stores)
 
     def collect(self, *, unused_days: float | None = None, dry_run: bool = False) -> CollectionReport:
         """Remove what nobody refers to, in the artifact store and in the home of this machine.

@@ -12,6 +12,7 @@ from support.fleet import write_adapter
 
 from finch_hub import settings
 from finch_hub.registry import (
+    audit,
     datasets,
     deployment,
     evaluations,
@@ -56,6 +57,12 @@ def fill(stores: Stores, folder: Path) -> None:
     deleted = add_version(stores, folder, "birds", base, text="deleted")
     registry.delete_version(database, "birds", deleted.number)
     registry.set_alias(database, "birds", "best", 1)
+    add_version(stores, folder, "gone", base, text="gone")
+    registry.purge(database, "gone/1")
+    add_version(stores, folder, "hidden", base, text="hidden")
+    registry.delete(database, "hidden")
+    with database.write() as session:
+        audit.add(session, who="ana", action="alias.move", on="birds@best", details={"to": 1})
     spec = TrainSpec(adapter="birds", base=BaseModelSource(source="tiny"), train=texts[0], validation=texts[1])
     with database.write() as session:
         done, running, cancelled, queued = (

@@ -18,6 +18,7 @@ from finch_hub import errors
 from finch_hub.artifacts.store import MARKER
 from finch_hub.registry import (
     adapter_versions,
+    audit,
     jobs,
     listeners,
     outbox,
@@ -54,7 +55,7 @@ def test_hub_moves_between_databases_with_all_rows_and_artifacts(
     assert taken.backup.is_complete
     report = restore(tmp_path / "moved", target)
     after = full_hub.read_all(target.database)
-    own = {"deployment", "measurements", "workers", "listeners", "announcements"}
+    own = {"deployment", "measurements", "workers", "listeners", "announcements", "audit"}
     unchanged = before.keys() - own - {"jobs", "attempts", "events"}
     assert {name: _plain(after[name]) for name in unchanged} == {name: _plain(before[name]) for name in unchanged}
     ended = [job["id"] for job in before["jobs"] if job["finished_at"] is not None]
@@ -63,7 +64,14 @@ def test_hub_moves_between_databases_with_all_rows_and_artifacts(
         old, new = ([row for row in rows[name] if row[key] in ended] for rows in (before, after))
         assert _plain(new) == _plain(old)
     assert report.artifacts == taken.backup.artifacts
+    *entries, restoration = after["audit"]
+    assert (_plain(entries), restoration["action"]) == (_plain(before["audit"]), "hub.restore")
+    assert [row["purged_at"] is None for row in after["adapter_versions"]].count(False) == 1
     for row in after["adapter_versions"]:
+        if row["purged_at"] is not None:
+            with pytest.raises(errors.MissingArtifact):
+                target.artifacts.fetch_tree(row["digest"])
+            continue
         assert target.artifacts.fetch_tree(row["digest"]).is_dir()
     for text in full_hub.TEXTS:
         assert text in [target.artifacts.get(row["digest"]) for row in after["datasets"] if row["purged_at"] is None]
@@ -297,8 +305,17 @@ def test_backup_of_a_restored_hub_has_the_same_rows(backup: Path, target: Stores
     restore(backup, target)
     again = take_backup(tmp_path / "again", target).backup
     first = BackupFolder(backup).backup
-    changed = {"measurements", "workers", "events", "listeners", "announcements"}
+    changed = {"measurements", "workers", "events", "listeners", "announcements", "audit"}
     assert {k: v for k, v in again.rows.items() if k not in changed} == {
         k: v for k, v in first.rows.items() if k not in changed
     }
     assert again.artifacts == first.artifacts
+
+
+def test_hub_that_only_refused_changes_is_restored_into(backup: Path, target: Stores) -> None:
+    refused: dict[str, Any] = {"who": "ana", "action": "version.tag", "on": "x/1", "details": {}}
+    with target.database.write() as session:
+        audit.add(session, **refused, outcome="refused", reason="it is not there")
+    restore(backup, target)
+    with target.database.read() as session:
+        assert [entry.action for entry in audit.find(session)] == ["hub.restore", "alias.move"]
