@@ -93,7 +93,7 @@ def test_hub_moves_between_object_stores(open_hub: Open, tmp_path: Path) -> None
     assert take_backup(tmp_path / "moved", source).backup.is_complete
     restore(tmp_path / "moved", target)
     for row in full_hub.read_all(target.database)["adapter_versions"]:
-        assert target.artifacts.fetch_tree(row["digest"]).is_dir()
+        assert row["purged_at"] is not None or target.artifacts.fetch_tree(row["digest"]).is_dir()
     for text in full_hub.TEXTS:
         assert target.artifacts.get(hashlib.sha256(text).hexdigest()) == text
     assert target.artifacts.read_marker() == find_id(target.database)
