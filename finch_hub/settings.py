@@ -73,6 +73,7 @@ class Settings(pydantic_settings.BaseSettings):
         owner_unfinished: maximum number of jobs of one owner that have not ended; if it is not set, there is no limit.
         history_days: age in days after which ended jobs and their events are deleted; if it is not set, all are kept.
         history_jobs: maximum number of ended jobs that are kept; if it is not set, all are kept.
+        audit_days: age in days after which entries of the audit are deleted; if it is not set, all are kept.
         unused_days: age in days from which on workers remove files that nobody refers to, once a day.
         log_format: format of log lines, `logfmt` or `json`.
         log_level: least level of what is logged: `debug`, `info`, `warning` or `error`.
@@ -118,6 +119,7 @@ class Settings(pydantic_settings.BaseSettings):
     owner_running: int | None = pydantic.Field(default=None, ge=1, le=_MAX_NUMBER)
     owner_unfinished: int | None = pydantic.Field(default=None, ge=1, le=_MAX_NUMBER)
     history_days: float | None = pydantic.Field(default=None, gt=0, le=3650)
+    audit_days: float | None = pydantic.Field(default=None, gt=0, le=3650)
     history_jobs: int | None = pydantic.Field(default=None, ge=0, le=_MAX_NUMBER)
     unused_days: float = pydantic.Field(default=7.0, ge=0, le=_MAX_SECONDS / 86_400)
     log_format: LogFormat = "logfmt"

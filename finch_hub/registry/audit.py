@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry.tables import AuditRow, jobs
-from finch_hub.registry.types import read_document
+from finch_hub.registry.types import later, once, read_document
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject, Value
 
@@ -150,6 +150,14 @@ def name_of(subject: str) -> str:
 def is_empty(session: Session) -> bool:
     """Return whether nothing was changed. Refused changes do not count."""
     return session.scalar(sa.select(_audit.c.id).where(_audit.c.outcome == "done").limit(1)) is None
+
+
+def prune(session: Session, *, older_than: float, limit: int = 1000) -> int:
+    """Delete entries by their age in seconds, the oldest first, and return their number."""
+    is_old = _audit.c.at < once(later(-older_than))
+    old = sa.select(_audit.c.id).where(is_old).order_by(_audit.c.at).limit(limit)
+    deleted = sa.delete(_audit).where(_audit.c.id.in_(old.scalar_subquery())).returning(_audit.c.id)
+    return len(session.scalars(deleted).all())
 
 
 def clear(session: Session) -> None:
