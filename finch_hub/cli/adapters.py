@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from finch_hub import errors
@@ -255,17 +253,12 @@ def purge(reference: str, yes: bool, as_json: bool) -> None:
     with output.open_hub(deletes=True) as hub:
         versions = hub.adapters.check_purge(reference)
         if not yes:
-            _confirm(f"Purge {reference} with {tables.format_count(len(versions), 'version')}, which cannot be undone?")
+            output.confirm(
+                f"Purge {reference} with {tables.format_count(len(versions), 'version')}, which cannot be undone?"
+            )
         purged = hub.adapters.purge(reference)
     count = tables.format_count(len(purged.versions), "version")
     freed = f"Purged {purged.reference} with {count}. {tables.format_bytes(purged.bytes)} freed."
     output.emit(purged, as_json, lambda: freed)
     if purged.unfreed is not None:
         output.tell(f"Its files are still stored: {purged.unfreed}. The next collection removes them.")
-
-
-def _confirm(question: str) -> None:
-    """Ask for a confirmation at a terminal, and refuse without one."""
-    if not sys.stdin.isatty():
-        raise errors.InvalidSpec("cannot be undone", where="purge", fix="add --yes if there is nobody to confirm it")
-    click.confirm(question, abort=True, err=True)

@@ -51,6 +51,8 @@ def check_composition(
     name = "refused"
     with collector.collect():
         name = check_name(adapter)
+        with stores.database.read() as session:
+            adapter_versions.refuse_deleted(session, name)
     spec: ComposeSpec | None = None
     with collector.collect():
         prompts = {"system": _common(versions, "system"), "thinking": bool(_common(versions, "thinking"))}

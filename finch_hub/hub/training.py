@@ -29,6 +29,7 @@ from finch_hub.hub.examples import (
     store_examples,
 )
 from finch_hub.hub.problems import ProblemCollector
+from finch_hub.registry import adapter_versions
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
 from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig
@@ -66,6 +67,8 @@ def check_training(
     collector = ProblemCollector("this training")
     with collector.collect():
         check_name(adapter)
+        with stores.database.read() as session:
+            adapter_versions.refuse_deleted(session, adapter)
     with collector.collect():
         check_system(system)
     chosen: Preset | None = None

@@ -17,6 +17,7 @@ from support.models import ARCHITECTURES, save_model
 from finch_hub import Hub, errors
 from finch_hub.display.adapters import format_import
 from finch_hub.registry import adapter_versions
+from finch_hub.registry.database import Database
 from finch_hub.workers.runs import inputs
 
 
@@ -28,6 +29,23 @@ def test_delete_of_what_an_alias_names_is_refused(hub: Hub) -> None:
     assert hub.adapters.delete("medical/1").deleted_at is not None
     with pytest.raises(errors.NotFound):
         hub.adapters.get("medical")
+
+
+def test_deleted_adapter_gets_no_new_version(hub: Hub, versions: Database, tiny_folder: Path, data: Path) -> None:
+    hub.bases.add(tiny_folder, name="tiny-base")
+    hub.adapters.delete("medical")
+    makers: list[Callable[[], object]] = [
+        lambda: hub.train(data, adapter="medical", base="tiny-base"),
+        lambda: hub.compose(["legal"], adapter="medical"),
+        lambda: hub.import_adapter("/nowhere", name="medical", base="tiny-base"),
+    ]
+    for make in makers:
+        with pytest.raises(
+            errors.Deleted, match="adapter medical was deleted .run `finch-hub adapters restore medical`"
+        ):
+            make()
+    assert hub.jobs.find() == []
+    assert [dataset.name for dataset in hub.datasets.find()] == []
 
 
 def test_import_of_a_peft_adapter_makes_a_ready_version(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:

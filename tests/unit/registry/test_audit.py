@@ -86,7 +86,7 @@ def test_refusals_change_nothing_of_a_hub(database: Database) -> None:
 
 
 @pytest.mark.parametrize("filters", [{"who": "ana"}, {"action": "version.tag"}, {"on": "legal/1"}, {}])
-def test_entries_are_found_by_an_index(database: Database, filters: dict[str, str]) -> None:
+def test_entries_are_found_by_an_index(database: Database, filters: dict[str, Any]) -> None:
     plans: list[str] = []
     with database.write() as session:
         rows = [
