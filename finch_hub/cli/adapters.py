@@ -253,9 +253,8 @@ def purge(reference: str, yes: bool, as_json: bool) -> None:
     with output.open_hub(deletes=True) as hub:
         versions = hub.adapters.check_purge(reference)
         if not yes:
-            output.confirm(
-                f"Purge {reference} with {tables.format_count(len(versions), 'version')}, which cannot be undone?"
-            )
+            count = tables.format_count(len(versions), "version")
+            output.confirm(f"Purge {reference} with {count}, which cannot be undone?")
         purged = hub.adapters.purge(reference)
     count = tables.format_count(len(purged.versions), "version")
     freed = f"Purged {purged.reference} with {count}. {tables.format_bytes(purged.bytes)} freed."
