@@ -29,11 +29,11 @@ from finch_hub.hub.examples import (
     store_examples,
 )
 from finch_hub.hub.problems import ProblemCollector
+from finch_hub.registry import adapter_names
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
 from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig
 from finch_hub.specs.reading import LIMITS, ReadingConfig
-from finch_hub.specs.references import check_name
 from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig
 
@@ -64,8 +64,8 @@ def check_training(
     Nothing is stored if the request has problems. The requirements are returned with the estimated memory.
     """
     collector = ProblemCollector("this training")
-    with collector.collect():
-        check_name(adapter)
+    with collector.collect(), stores.database.read() as session:
+        adapter_names.check_free(session, adapter)
     with collector.collect():
         check_system(system)
     chosen: Preset | None = None

@@ -16,12 +16,12 @@ from finch_hub.specs.bases import MAX_NAME, BareAddress, Revision
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
 from finch_hub.specs.outputs import OutputPlace, StoredOutput
 from finch_hub.specs.reading import ReadingOptions
-from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.specs.references import AdapterReference, check_adapter_name
 from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
 from finch_hub.specs.value import Digest, JsonObject, NonNegativeInt, PositiveInt, Value
 
-AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_name(name))]
+AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_adapter_name(name))]
 Label = Annotated[str, pydantic.AfterValidator(lambda text: check_label(text))]
 AdapterRef = Annotated[str, pydantic.AfterValidator(lambda text: str(AdapterReference.parse(text)))]
 

@@ -213,6 +213,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
         kind="train",
         base=outcome.base,
         job_id=job.id,
+        owner=job.owner,
         spec=spec.model_dump(mode="json"),
         lineage=values.Lineage(train_digest=spec.train, validation_digest=validation, seed=spec.training.seed),
         metrics=_metrics(outcome.report),
