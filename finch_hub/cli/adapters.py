@@ -8,6 +8,7 @@ from finch_hub import errors
 from finch_hub.cli import following, output
 from finch_hub.display import tables
 from finch_hub.display.adapters import draw_lineage, draw_version, format_evidence, format_import
+from finch_hub.display.inspections import describe_inspection
 
 
 @click.group()
@@ -73,6 +74,21 @@ def lineage(reference: str, as_json: bool) -> None:
     with output.open_hub() as hub:
         ancestry = hub.adapters.lineage(reference)
     output.emit(ancestry, as_json, lambda: draw_lineage(ancestry))
+
+
+@adapters.command()
+@click.argument("reference")
+@output.json_option
+def verify(reference: str, as_json: bool) -> None:
+    """Hold every stored byte of a version against its hash.
+
+    If something is damaged, the exit code is 11.
+    """
+    with output.open_hub() as hub:
+        version = hub.adapters.get(reference)
+        report = hub.adapters.verify(version.reference)
+    output.emit(report, as_json, lambda: describe_inspection(report))
+    report.raise_damage(f"adapter {version.reference}")
 
 
 @adapters.command()

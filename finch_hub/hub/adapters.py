@@ -16,6 +16,7 @@ from finch_hub.specs.references import AdapterReference
 if TYPE_CHECKING:
     from finch_hub.artifacts.gate import AdmittedAdapter
     from finch_hub.formats.base_layout import BaseLayout
+    from finch_hub.specs.inspections import InspectionReport
     from finch_hub.specs.value import JsonObject
     from finch_hub.storage.stores import Stores
 
@@ -50,6 +51,17 @@ class Adapters:
     def folder(self, reference: str) -> Path:
         """Return a local folder with the version's files in PEFT's format. It is shared, so do not change it."""
         return self._stores.artifacts.fetch_tree(self.get(reference).digest)
+
+    def verify(self, reference: str) -> InspectionReport:
+        """Hold every stored byte of the version against its hash, and its files against its identity.
+
+        Raises:
+            NotFound: there is no such version.
+            Unavailable: the store does not answer.
+        """
+        from finch_hub.storage.inspection import inspect_version
+
+        return inspect_version(self.get(reference), self._stores)
 
     def lineage(self, reference: str) -> values.Ancestry:
         """Return the version with its ancestors."""
