@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from finch_hub import errors, settings
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.hub.bases import Bases
-from finch_hub.registry import adapter_names, adapter_versions, adapters, evaluations, values
+from finch_hub.registry import adapter_names, adapter_versions, adapters, evaluations, lineage, values
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
 from finch_hub.specs.references import AdapterReference
@@ -63,10 +63,10 @@ class Adapters:
 
         return inspect_version(self.get(reference), self._stores)
 
-    def lineage(self, reference: str) -> values.Ancestry:
-        """Return the version with its ancestors."""
+    def lineage(self, reference: str, direction: values.Direction = "ancestors") -> values.LineageGraph:
+        """Return the version with its ancestors, its descendants or both, including deleted ones."""
         with self._stores.database.read() as session:
-            return adapter_versions.get_ancestry(session, reference)
+            return lineage.read_graph(session, reference, direction)
 
     def evaluations(self, reference: str) -> list[values.Evaluation]:
         """Return the version's evaluations, newest first."""
