@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.registry import adapter_deletion, adapter_versions, datasets, values
+from finch_hub.registry import adapter_deletion, adapter_versions, datasets, lineage, values
 from finch_hub.specs.jobs import ReproduceSpec
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def check_reproduction(adapter: str, *, stores: Stores) -> tuple[ReproduceSpec, 
         if version.kind == "import":
             what = "was imported, so its lineage does not tell how it was made"
             raise errors.Incompatible(what, where=version.reference)
-        lineage = version.lineage
-        digests = (lineage.train_digest, lineage.validation_digest) if version.kind == "train" else ()
+        made = version.lineage
+        digests = (made.train_digest, made.validation_digest) if version.kind == "train" else ()
         read = tuple(filter(None, digests))
         reasons = [*_explain_data(session, read), *_explain_parents(session, version)]
     adapter_deletion.refuse(f"cannot reproduce adapter {version.reference}", reasons)
@@ -47,7 +47,7 @@ def _explain_data(session: Session, digests: tuple[str, ...]) -> Iterator[str]:
 
 def _explain_parents(session: Session, version: values.AdapterVersion) -> Iterator[str]:
     parents = {parent.reference for parent in version.lineage.parents}
-    for parent in adapter_versions.get_ancestry(session, version.reference).versions if parents else ():
+    for parent in lineage.read_graph(session, version.reference).versions if parents else ():
         if parent.reference not in parents or parent.deleted_at is None:
             continue
         if parent.purged_at is not None:

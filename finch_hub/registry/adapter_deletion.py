@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
 from finch_hub import errors
-from finch_hub.registry import adapter_needs
+from finch_hub.registry import adapter_names, adapter_needs
 from finch_hub.registry.adapter_versions import get_row, lock_adapter
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias
 from finch_hub.registry.types import now
@@ -40,14 +41,14 @@ def delete(session: Session, reference: AdapterReference) -> Deletion:
         NotFound: it does not exist, or is deleted already.
         Conflict: aliases point at it, or unfinished jobs need it; the text has all reasons.
     """
-    lock_adapter(session, reference.name)
+    reference = dataclasses.replace(reference, name=lock_adapter(session, reference.name))
     if reference.version is not None:
         return _delete_version(session, reference)
     adapter = get_adapter(session, reference.name)
     if adapter.deleted_at is not None:
         raise errors.Deleted("adapter", reference.name)
     aliases = explain_aliases(session, reference.name, Alias.adapter_id == adapter.id)
-    refuse(f"cannot delete adapter {reference}", [*aliases, *adapter_needs.explain_adapter(session, reference.name)])
+    refuse(f"cannot delete adapter {reference}", [*aliases, *adapter_needs.explain_adapter(session, adapter.id)])
     # One value for all of them, by which a restoration knows which versions were not deleted before.
     deleted_at = session.scalars(sa.select(now())).one()
     session.execute(sa.update(Adapter).where(Adapter.id == adapter.id).values(deleted_at=deleted_at))
@@ -82,7 +83,7 @@ def restore(session: Session, reference: AdapterReference, *, has_files: Callabl
         Deleted: it was purged, or it is a version of a deleted adapter.
         Conflict: it is not deleted, or its base or files were removed since.
     """
-    lock_adapter(session, reference.name)
+    reference = dataclasses.replace(reference, name=lock_adapter(session, reference.name))
     adapter = get_adapter(session, reference.name)
     rows = _select_deleted(session, reference, adapter)
     what = f"cannot restore adapter {reference}"
@@ -155,7 +156,7 @@ def get_adapter(session: Session, name: str) -> Adapter:
     """
     adapter = session.scalar(sa.select(Adapter).where(Adapter.name == name).execution_options(populate_existing=True))
     if adapter is None:
-        raise errors.NotFound("adapter", name, session.scalars(sa.select(Adapter.name).limit(1000)))
+        raise adapter_names.not_found(session, name)
     return adapter
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions
+from finch_hub.registry import adapter_names, adapter_versions
 from finch_hub.registry.tables import Adapter, AdapterVersion, Parent, jobs
 from finch_hub.registry.types import one_of, read_document
 from finch_hub.specs.jobs import JobState, find_target, list_adapters
@@ -37,15 +37,17 @@ def hold(session: Session, specs: Collection[JsonObject], *, pending: Container[
     names = {need.name for need in needs} | targets
     if not names:
         return
+    current = {name: adapter_names.find_current(session, name) for name in names}
     # Deletions lock the same rows, and new versions of the adapters do not wait.
-    adapters = sa.select(Adapter.name, Adapter.deleted_at).where(one_of(Adapter.name, sorted(names)))
+    adapters = sa.select(Adapter.name, Adapter.deleted_at).where(one_of(Adapter.name, sorted(set(current.values()))))
     rows = session.execute(adapters.order_by(Adapter.name).with_for_update(read=True, key_share=True)).all()
+    added = {current[target] for target in targets}
     for row in rows:
-        if row.name in targets and row.deleted_at is not None:
+        if row.name in added and row.deleted_at is not None:
             raise errors.Deleted("adapter", row.name)
     held = {row.name for row in rows}
     for need in needs:
-        if need.name in held and need.name not in pending:
+        if current[need.name] in held and need.name not in pending:
             adapter_versions.require(session, need)
 
 
@@ -54,9 +56,9 @@ def explain_version(session: Session, row: AdapterVersion) -> list[str]:
 
     Until a running job ends, any version of an adapter counts that it names without a number.
     """
-    name, newest = row.adapter.name, _find_newest(session, row.adapter_id)
+    newest = _find_newest(session, row.adapter_id)
     found = []
-    for job_id, state, need in _list_unfinished(session, name):
+    for job_id, state, need in _list_unfinished(session, row.adapter_id):
         is_newest = need.version is None and need.alias is None and newest == row.number
         is_any = need.version is None and state is JobState.RUNNING
         if need.version == row.number or is_newest or is_any:
@@ -64,21 +66,23 @@ def explain_version(session: Session, row: AdapterVersion) -> list[str]:
     return _explain(found)
 
 
-def explain_adapter(session: Session, name: str) -> list[str]:
+def explain_adapter(session: Session, adapter_id: int) -> list[str]:
     """Return why unfinished jobs forbid the deletion of an adapter, nothing if none reads it or adds to it."""
-    readers = [job_id for job_id, _, _ in _list_unfinished(session, name)]
-    return _explain([*readers, *(row.id for row in _select_unfinished(session, name) if _is_maker(row, name))])
+    names = adapter_names.list_names(session, adapter_id)
+    readers = [job_id for job_id, _, _ in _list_unfinished(session, adapter_id)]
+    rows = _select_unfinished(session, names)
+    return _explain([*readers, *(row.id for row in rows if find_target(read_document(row.spec)) in names)])
 
 
-def refuse_needed_alias(session: Session, name: str, alias: str) -> None:
-    """Refuse the deletion of an alias that an unfinished job names.
+def refuse_needed_alias(session: Session, row: AdapterVersion, alias: str) -> None:
+    """Refuse the deletion of an alias of a version that an unfinished job names.
 
     Raises:
         Conflict: a job names it.
     """
-    found = [job_id for job_id, _, need in _list_unfinished(session, name) if need.alias == alias]
+    found = [job_id for job_id, _, need in _list_unfinished(session, row.adapter_id) if need.alias == alias]
     for reason in _explain(found):
-        raise errors.Conflict(f"cannot delete alias {name}@{alias}: {reason}")
+        raise errors.Conflict(f"cannot delete alias {row.adapter.name}@{alias}: {reason}")
 
 
 def _explain(found: Collection[str]) -> list[str]:
@@ -86,27 +90,25 @@ def _explain(found: Collection[str]) -> list[str]:
     return [f"job {named} needs it (cancel the job or wait until it ends)"] if named else []
 
 
-def _list_unfinished(session: Session, name: str) -> Iterator[tuple[str, JobState, AdapterReference]]:
-    """Yield the unfinished jobs that read an adapter, with each reference to it."""
-    for row in _select_unfinished(session, name):
+def _list_unfinished(session: Session, adapter_id: int) -> Iterator[tuple[str, JobState, AdapterReference]]:
+    """Yield the unfinished jobs that read an adapter, with each reference to it, by whichever of its names."""
+    names = adapter_names.list_names(session, adapter_id)
+    for row in _select_unfinished(session, names):
         for need in _list_needs(session, read_document(row.spec)):
-            if need.name == name:
+            if need.name in names:
                 yield row.id, row.state, need
 
 
-def _select_unfinished(session: Session, name: str) -> Sequence[sa.Row[Any, Any, Any]]:
+def _select_unfinished(session: Session, names: Collection[str]) -> Sequence[sa.Row[Any, Any, Any]]:
     """Return the unfinished jobs that may name an adapter."""
-    is_named = sa.cast(jobs.c.spec, sa.Text()).contains(f'"{name}', autoescape=True)
+    spec = sa.cast(jobs.c.spec, sa.Text())
+    is_named = [spec.contains(f'"{name}', autoescape=True) for name in names]
     query = (
         sa.select(jobs.c.id, jobs.c.state, jobs.c.spec)
-        .where(jobs.c.finished_at.is_(None), sa.or_(is_named, jobs.c.kind == _REPRODUCE))
+        .where(jobs.c.finished_at.is_(None), sa.or_(*is_named, jobs.c.kind == _REPRODUCE))
         .order_by(jobs.c.number)
     )
     return session.execute(query).all()
-
-
-def _is_maker(row: sa.Row[Any, Any, Any], name: str) -> bool:
-    return find_target(read_document(row.spec)) == name
 
 
 def _list_needs(session: Session, spec: JsonObject) -> list[AdapterReference]:
@@ -120,7 +122,7 @@ def _find_parents(session: Session, child: AdapterReference) -> list[AdapterRefe
     of_child = (
         sa.select(AdapterVersion.id)
         .join(AdapterVersion.adapter)
-        .where(Adapter.name == child.name, AdapterVersion.number == child.version)
+        .where(Adapter.name == adapter_names.find_current(session, child.name), AdapterVersion.number == child.version)
     )
     parents = session.scalars(sa.select(Parent.reference).where(Parent.version_id.in_(of_child)))
     return [AdapterReference.parse(parent) for parent in parents]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_needs, artifact_lock
+from finch_hub.registry import adapter_names, adapter_needs, artifact_lock
 from finch_hub.registry.adapter_deletion import explain_aliases, get_adapter, refuse
 from finch_hub.registry.adapter_versions import get_row, lock_adapter
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Table
@@ -19,7 +20,7 @@ from finch_hub.specs.references import AdapterReference
 _versions = AdapterVersion.__table__
 _MAX_NAMED = 20  # children in a message
 _KEPT = frozenset({Parent.__tablename__, Alias.__tablename__})  # the lineage stays, and there is no alias by then
-_EMPTY: Columns = {"spec": {}, "metrics": {}, "versions": {}, "environment": {}, "card": "", "seed": None}
+_EMPTY: Columns = {"spec": {}, "metrics": {}, "versions": {}, "environment": {}, "card": "", "notes": "", "seed": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ def check(session: Session, reference: AdapterReference) -> list[str]:
         Deleted: it is purged already.
         Conflict: something depends on it; the text has all reasons.
     """
+    reference = dataclasses.replace(reference, name=adapter_names.find_current(session, reference.name))
     if reference.version is not None:
         row = get_row(session, reference, deleted=True)
         if row.purged_at is not None:
@@ -47,7 +49,7 @@ def check(session: Session, reference: AdapterReference) -> list[str]:
     else:
         adapter = get_adapter(session, reference.name)
         aliases = explain_aliases(session, reference.name, Alias.adapter_id == adapter.id)
-        needs = adapter_needs.explain_adapter(session, reference.name)
+        needs = adapter_needs.explain_adapter(session, adapter.id)
     numbers = session.scalars(sa.select(_versions.c.number).where(*_select(session, reference))).all()
     if not numbers:
         raise errors.Deleted("adapter", reference.name, is_purged=True)
@@ -68,7 +70,7 @@ def purge(session: Session, reference: AdapterReference) -> PurgedRows:
         Conflict: something depends on it; the text has all reasons.
     """
     artifact_lock.own(session)
-    lock_adapter(session, reference.name)
+    reference = dataclasses.replace(reference, name=lock_adapter(session, reference.name))
     references = check(session, reference)
     is_meant = _select(session, reference)
     ids = sa.select(_versions.c.id).where(*is_meant).scalar_subquery()
@@ -80,7 +82,8 @@ def purge(session: Session, reference: AdapterReference) -> PurgedRows:
     trees = session.scalars(purged.returning(_versions.c.digest)).all()
     # Of a deleted adapter without versions, nothing can be restored, and its name is free.
     is_left = sa.exists().where(_versions.c.adapter_id == Adapter.id, _versions.c.purged_at.is_(None))
-    session.execute(sa.update(Adapter).where(Adapter.name == reference.name, ~is_left).values(deleted_at=None))
+    of_adapter = Adapter.name == reference.name
+    session.execute(sa.update(Adapter).where(of_adapter, ~is_left).values(deleted_at=None, description=""))
     return PurgedRows(versions=tuple(references), trees=tuple(sorted(set(trees))))
 
 

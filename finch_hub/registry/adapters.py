@@ -50,6 +50,7 @@ def find(
     return [
         values.AdapterSummary(
             name=row.adapter.name,
+            description=row.adapter.description,
             versions=counts[row.adapter_id].present,
             newest=to_value(row),
             latest=counts[row.adapter_id].latest,
@@ -83,7 +84,7 @@ def set_alias(
         InvalidReference: the alias is reserved or not well formed.
     """
     check_name(alias, kind="alias")
-    lock_adapter(session, name)
+    name = lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, version=version))
     if row.state != "ready":
         raise errors.Conflict(f"cannot set alias {name}@{alias}: adapter {name}/{version} is {row.state}")
@@ -102,6 +103,7 @@ def set_alias(
             .where(Alias.adapter_id == row.adapter_id, Alias.name == alias)
             .values(version_id=row.id, moved_at=now())
         )
+    row.updated_at = session.scalar(sa.select(now()))
     session.flush()
     if number != version:
         before = number or None
@@ -120,9 +122,9 @@ def delete_alias(session: Session, name: str, alias: str, *, who: str = "", why:
         NotFound: the alias does not exist.
         Conflict: an unfinished job names it.
     """
-    lock_adapter(session, name)
+    name = lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, alias=alias))
-    adapter_needs.refuse_needed_alias(session, name, alias)
+    adapter_needs.refuse_needed_alias(session, row, alias)
     session.execute(sa.delete(Alias).where(Alias.adapter_id == row.adapter_id, Alias.name == alias))
     alias_moves.add(session, row.adapter_id, alias, from_number=row.number, to_number=None, who=who, why=why)
     return row.number

@@ -8,11 +8,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry.tables import Adapter, AliasMove
+from finch_hub.registry import adapter_names
+from finch_hub.registry.tables import AliasMove
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import Value
 
-_moves, _adapters = AliasMove.__table__, Adapter.__table__
+_moves = AliasMove.__table__
 
 
 class AliasChange(Value):
@@ -64,9 +65,10 @@ def find(session: Session, reference: str, *, limit: int = 100, after: int | Non
     parsed = AdapterReference.parse(reference)
     if parsed.version is not None:
         raise errors.InvalidReference("a version has no history", where=reference, fix="write name or name@alias")
-    adapter_id = session.scalar(sa.select(_adapters.c.id).where(_adapters.c.name == parsed.name))
+    adapter_id = adapter_names.find_id(session, parsed.name)
     if adapter_id is None:
-        raise errors.NotFound("adapter", parsed.name, session.scalars(sa.select(_adapters.c.name).limit(1000)))
+        raise adapter_names.not_found(session, parsed.name)
+    name = adapter_names.find_current(session, parsed.name)
     of_adapter = sa.select(_moves).where(_moves.c.adapter_id == adapter_id)
     query = of_adapter if parsed.alias is None else of_adapter.where(_moves.c.alias == parsed.alias)
     if after is not None:
@@ -74,11 +76,11 @@ def find(session: Session, reference: str, *, limit: int = 100, after: int | Non
     rows = session.execute(query.order_by(_moves.c.id.desc()).limit(limit)).all()
     if not rows and after is None and parsed.alias is not None:
         known = session.scalars(sa.select(_moves.c.alias).where(_moves.c.adapter_id == adapter_id).distinct())
-        raise errors.NotFound("alias", reference, [f"{parsed.name}@{alias}" for alias in known])
+        raise errors.NotFound("alias", reference, [f"{name}@{alias}" for alias in known])
     return [
         AliasChange(
             id=row.id,
-            name=parsed.name,
+            name=name,
             alias=row.alias,
             from_number=row.from_number,
             to_number=row.to_number,

@@ -9,21 +9,22 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
+from finch_hub.registry import adapter_names
 from finch_hub.registry.tables import AuditRow, jobs
 from finch_hub.registry.types import later, once, read_document
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject, Value
 
 Action = Literal[
-    "adapter.delete", "adapter.purge", "adapter.restore",
+    "adapter.delete", "adapter.describe", "adapter.purge", "adapter.rename", "adapter.restore",
     "alias.move", "alias.remove",
     "base.add", "base.remove",
     "card.edit",
     "dataset.add", "dataset.purge",
     "hub.restore",
     "job.cancel", "jobs.prune",
-    "version.check", "version.create", "version.delete", "version.purge", "version.quarantine", "version.restore",
-    "version.tag", "version.untag",
+    "version.check", "version.create", "version.delete", "version.note", "version.purge", "version.quarantine",
+    "version.restore", "version.tag", "version.untag",
     "worker.drain", "worker.stop",
 ]  # fmt: skip
 Outcome = Literal["done", "refused"]
@@ -99,7 +100,7 @@ def find(
     """Return entries, newest first.
 
     Args:
-        on: a name, which stands for all that has it, or a reference of a version or an alias.
+        on: a name, present or former, which stands for all that has it, or a reference of a version or an alias.
         since: time of the oldest entry.
         after: number of the last entry on the previous page.
 
@@ -116,9 +117,11 @@ def find(
         query = query.where(_audit.c.action == action)
     if on is not None:
         name = name_of(on)
-        query = query.where(_audit.c.subject_name == name)
+        adapter_id = adapter_names.find_id(session, name)
+        names = [name] if adapter_id is None else adapter_names.list_names(session, adapter_id)
+        query = query.where(_audit.c.subject_name.in_(names))
         if name != on:
-            query = query.where(_audit.c.subject == on)
+            query = query.where(_audit.c.subject.in_([f"{other}{on.removeprefix(name)}" for other in names]))
     if since is not None:
         query = query.where(_audit.c.at >= since)
     if after is not None:

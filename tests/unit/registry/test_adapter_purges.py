@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, artifact_references, bases, evaluations, tables
+from finch_hub.registry import adapter_versions, artifact_references, bases, evaluations, lineage, tables
 from finch_hub.registry.database import Database
 
 TEXTS: dict[str, Any] = {"spec": {"system": "x"}, "metrics": {"loss_after": 1.0}, "card": "A card."}
@@ -36,7 +36,7 @@ def count(database: Database, table: type[tables.Table]) -> int:
 
 def ancestors(database: Database, reference: str) -> list[tuple[str, bool, bool]]:
     with database.read() as session:
-        found = adapter_versions.get_ancestry(session, reference).versions
+        found = lineage.read_graph(session, reference).versions
     return [(v.reference, v.deleted_at is not None, v.purged_at is not None) for v in found]
 
 
