@@ -11,6 +11,7 @@ from finch_hub.hub.bases import Bases
 from finch_hub.registry import adapter_versions, adapters, evaluations, values
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class Adapters:
                 kind="import",
                 base=registered,
                 state=state,
+                evidence=Evidence(kind="import", notes=_note_import(admitted, known)),
                 lineage=_lineage_of(known),
                 spec={
                     **(known.prompting if known else {}),
@@ -241,6 +243,17 @@ def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:
     if known is None:
         return values.Lineage()
     return known.lineage.evolve(parents=(values.ParentVersion(reference=known.reference),))
+
+
+def _note_import(admitted: AdmittedAdapter, known: values.AdapterVersion | None) -> tuple[str, ...]:
+    """Return what is known of an import in place of measurements."""
+    notes = [f"changed: {note}" for note in admitted.notes]
+    notes += [f"ignored field of its config: {make_storable(name)}" for name in admitted.ignored_fields]
+    if admitted.ignored_files:
+        notes.append(f"ignored files beside it: {len(admitted.ignored_files)}")
+    if known is not None:
+        notes.append(f"the same adapter as {known.reference}, which has its evidence")
+    return tuple(notes) or ("nothing was measured at its import",)
 
 
 def _describe_import(admitted: AdmittedAdapter) -> JsonObject:

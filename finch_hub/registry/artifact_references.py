@@ -1,4 +1,4 @@
-"""References of the registry to artifacts: trees of versions, and texts of data sets."""
+"""References of the registry to artifacts: trees and samples of versions, and texts of data sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, job_datasets, jobs
+from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, Evidence, job_datasets, jobs
 from finch_hub.registry.types import later, once
 
 
@@ -19,17 +19,24 @@ class References:
     Attributes:
         trees: trees of versions that are not deleted.
         texts: texts of data sets that are not purged.
+        samples: sample answers of versions that are not deleted.
         deleted: trees that only deleted versions have. A store may lack them.
     """
 
     trees: frozenset[str]
     texts: frozenset[str]
+    samples: frozenset[str]
     deleted: frozenset[str]
 
     @property
     def needed(self) -> frozenset[str]:
         """Digests of all artifacts that the store must have."""
-        return self.trees | self.texts
+        return self.trees | self.blobs
+
+    @property
+    def blobs(self) -> frozenset[str]:
+        """Digests of the blobs that belong to no tree."""
+        return self.texts | self.samples
 
 
 def find_references(session: Session) -> References:
@@ -41,20 +48,38 @@ def find_references(session: Session) -> References:
     trees = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(AdapterVersion.deleted_at.is_(None))))
     deleted = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(AdapterVersion.deleted_at.is_not(None))))
     texts = frozenset(session.scalars(sa.select(Dataset.digest).where(Dataset.purged_at.is_(None))))
-    return References(trees=trees, texts=texts | frozenset(session.scalars(_UNREGISTERED)), deleted=deleted - trees)
+    return References(
+        trees=trees,
+        texts=texts | frozenset(session.scalars(_UNREGISTERED)),
+        samples=find_samples(session),
+        deleted=deleted - trees,
+    )
 
 
-def select_texts(session: Session, digests: Collection[str]) -> frozenset[str]:
-    """Return those digests that are texts of data sets, or that unfinished jobs read. A thousand at most are given."""
+def select_blobs(session: Session, digests: Collection[str]) -> frozenset[str]:
+    """Return those digests that are texts of data sets, samples of versions, or that unfinished jobs read.
+
+    A thousand at most are given.
+    """
     texts = sa.select(Dataset.digest).where(Dataset.digest.in_(digests), Dataset.purged_at.is_(None))
     unregistered = _UNREGISTERED.where(job_datasets.c.digest.in_(digests))
-    return frozenset(session.scalars(texts)) | frozenset(session.scalars(unregistered))
+    samples = _SAMPLES.where(Evidence.samples.in_(digests), AdapterVersion.deleted_at.is_(None))
+    return frozenset(digest for query in (texts, unregistered, samples) for digest in session.scalars(query) if digest)
 
 
 def find_trees(session: Session, *, kept_seconds: float = 0.0) -> frozenset[str]:
     """Return the trees of versions that are not deleted, or were deleted within so many seconds."""
-    is_kept = sa.or_(AdapterVersion.deleted_at.is_(None), AdapterVersion.deleted_at > once(later(-kept_seconds)))
-    return frozenset(session.scalars(sa.select(AdapterVersion.digest).where(is_kept)))
+    return frozenset(session.scalars(sa.select(AdapterVersion.digest).where(_is_kept(kept_seconds))))
+
+
+def find_samples(session: Session, *, kept_seconds: float = 0.0) -> frozenset[str]:
+    """Return the sample answers of versions that are not deleted, or were deleted within so many seconds."""
+    query = _SAMPLES.where(Evidence.samples.is_not(None), _is_kept(kept_seconds))
+    return frozenset(digest for digest in session.scalars(query) if digest is not None)
+
+
+def _is_kept(seconds: float) -> sa.ColumnElement[bool]:
+    return sa.or_(AdapterVersion.deleted_at.is_(None), AdapterVersion.deleted_at > once(later(-seconds)))
 
 
 def name_versions(session: Session, tree: str, *, limit: int = 5) -> list[str]:
@@ -76,6 +101,7 @@ def list_trees(session: Session, *, after: int) -> list[tuple[int, str]]:
     return [(row.id, row.digest) for row in session.execute(query.order_by(AdapterVersion.id))]
 
 
+_SAMPLES = sa.select(Evidence.samples).join(AdapterVersion, AdapterVersion.id == Evidence.version_id)
 # Jobs of early versions read data that has no row of its own.
 _UNREGISTERED = sa.select(job_datasets.c.digest).where(
     job_datasets.c.job_id == jobs.c.id,

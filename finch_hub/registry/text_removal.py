@@ -47,6 +47,7 @@ _PLACES = (
     _place(tables.settlements, "trouble"),
     _place(tables.AdapterVersion.__table__, "spec", "metrics", "card", spec="reading"),
     _place(tables.Evaluation.__table__, "metrics"),
+    _place(tables.Evidence.__table__, "document"),
     _place(tables.listeners, "trouble"),
 )
 

@@ -47,6 +47,8 @@ class TrainingConfig(Value):
             (Llama, Mistral, Qwen2 and Qwen3 on a CPU). Each example still attends to itself only.
         share_prefix: compute the common prefix of a packed batch once. Without dropout, only rounding differs.
             With dropout, the examples of a batch also share what is dropped of their prefix.
+        samples: prompts of the validation data whose answers, by the base and by the adapter, are kept with the version.
+            None keeps two from a training that is so long that they take at most 2 % of its time.
         threads: CPU threads, on which results depend; None means one for each physical core that the process may use.
     """
 
@@ -76,6 +78,7 @@ class TrainingConfig(Value):
     gradient_checkpointing: bool = False
     packing: bool = True
     share_prefix: bool = True
+    samples: int | None = pydantic.Field(default=None, ge=0, le=16)
     threads: PositiveInt | None = None
 
 
@@ -108,4 +111,5 @@ class TrainingOptions(TypedDict, total=False):
     gradient_checkpointing: bool
     packing: bool
     share_prefix: bool
+    samples: int | None
     threads: int | None

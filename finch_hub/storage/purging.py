@@ -14,6 +14,7 @@ from finch_hub.registry.text_removal import remove_texts
 from finch_hub.specs.value import Value
 from finch_hub.storage.log_texts import remove_from_logs
 from finch_hub.storage.row_texts import RowTexts
+from finch_hub.storage.samples import purge_samples
 from finch_hub.storage.store_sweep import sweep_store
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unreferenced import Unreferenced
@@ -146,6 +147,7 @@ def _remove_rows(
     Return the number of rows and lines that changed.
     """
     sweep_store(stores.artifacts, stores.database)
+    num_samples = purge_samples(texts, stores, before=before)
     num_rows = remove_texts(stores.database, texts.are_in) if len(texts) else 0
     num_lines = remove_from_logs(stores.settings.home / "logs", texts) if len(texts) else 0
     for digest in parts:
@@ -153,7 +155,7 @@ def _remove_rows(
     _remove_unregistered(texts, purged, stores, before)
     # The text tells what is to be found, so it goes last: a purge that was interrupted can be made again.
     _remove_purged(purged.digest, stores, before)
-    return num_rows + num_lines
+    return num_rows + num_lines + num_samples
 
 
 def _read_texts(dataset: values.Dataset, stores: Stores) -> RowTexts:
