@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from finch_hub import errors
-from finch_hub.cli import following, output
+from finch_hub.cli import adapter_evidence, following, output
 from finch_hub.display import tables
 from finch_hub.display.adapters import draw_lineage, draw_version, format_evidence, format_import
 
@@ -48,9 +48,10 @@ def show(reference: str, as_json: bool) -> None:
         folder = str(hub.adapters.folder(version.reference))
         limits = hub.adapters.limits(version.reference)
         evaluations = hub.adapters.evaluations(version.reference)
+        evidence = hub.adapters.evidence(version.reference)
     value = {**tables.to_json(version), "folder": folder, "limits": limits}
-    value["evaluations"] = tables.to_json(evaluations)
-    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations, limits))
+    value |= {"evaluations": tables.to_json(evaluations), "evidence": tables.to_json(evidence)}
+    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations, limits, evidence))
 
 
 @adapters.command()
@@ -171,3 +172,7 @@ def delete(reference: str) -> None:
     with output.open_hub(deletes=True) as hub:
         version = hub.adapters.delete(reference)
     output.say(f"Deleted {version.reference}. Its number will not be reused.")
+
+
+for _command in adapter_evidence.COMMANDS:
+    adapters.add_command(_command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from finch_hub.display.evidence import summarize_evidence
 from finch_hub.display.tables import Lines, draw_fields, format_value
 from finch_hub.texts.visible_text import to_line
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from finch_hub.registry.values import AdapterVersion, Ancestry, Evaluation, ParentLink
+    from finch_hub.specs.evidence import Evidence
 
 _SHOWN = 12  # files that an import left out
 # Fields of a specification that are shown on lines of their own, or name what the lineage has.
@@ -22,7 +24,11 @@ _SHOWN_ELSEWHERE = frozenset({
 
 
 def draw_version(
-    version: AdapterVersion, folder: str, evaluations: Sequence[Evaluation], limits: Mapping[str, Sequence[str]]
+    version: AdapterVersion,
+    folder: str,
+    evaluations: Sequence[Evaluation],
+    limits: Mapping[str, Sequence[str]],
+    evidence: Evidence,
 ) -> Table:
     """Draw one version with its lineage, metrics and evaluations."""
     lineage = version.lineage
@@ -45,6 +51,7 @@ def draw_version(
             "limits": Lines(_format_limits(limits)) or None,
             "imported": Lines(_format_origin(version)) or None,
             "metrics": _format_metrics(version.metrics),
+            "evidence": summarize_evidence(evidence) or None,
             "evaluations": Lines(f"{e.evaluator} {_format_metrics(e.metrics)}" for e in evaluations) or None,
             "identity": version.identity,
             "folder": folder,

@@ -268,8 +268,8 @@ def prune(
 ) -> list[str]:
     """Delete up to `limit` ended jobs with their events, oldest end first, and return their ids.
 
-    Adapter versions and evaluations stay, with their specification, lineage and evidence. Jobs that an unfinished job depends on
-    stay as well, and jobs of which a listener has not heard everything.
+    Adapter versions and evaluations stay, with their specification, lineage and evidence. Jobs that an unfinished job
+    depends on stay as well, and jobs of which a listener has not heard everything.
 
     Args:
         older_than: seconds since the end after which a job is deleted.

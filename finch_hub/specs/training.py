@@ -47,8 +47,8 @@ class TrainingConfig(Value):
             (Llama, Mistral, Qwen2 and Qwen3 on a CPU). Each example still attends to itself only.
         share_prefix: compute the common prefix of a packed batch once. Without dropout, only rounding differs.
             With dropout, the examples of a batch also share what is dropped of their prefix.
-        samples: prompts of the validation data whose answers, by the base and by the adapter, are kept with the version.
-            None keeps two from a training that is so long that they take at most 2 % of its time.
+        samples: prompts of the validation data that the base and the adapter answer, to be kept with the version. None
+            means two, from trainings of a minute or more, and for at most 2 % of their time.
         threads: CPU threads, on which results depend; None means one for each physical core that the process may use.
     """
 

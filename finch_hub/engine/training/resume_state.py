@@ -69,4 +69,4 @@ class ResumeState:
     progress: TrainingProgress
     optimizer: Mapping[str, Tensor]
     best_parameters: tuple[Tensor, ...] = ()
-    curve: LossCurve = LossCurve()
+    curve: LossCurve = LossCurve()  # noqa: RUF009 - frozen
