@@ -82,6 +82,7 @@ def _describe(version: values.AdapterVersion, known: Evidence) -> dict[Section, 
     """Return the values of a version by section and name."""
     lineage, data = version.lineage, known.data
     settings = {name: value for name, value in version.spec.items() if name not in _ELSEWHERE}
+    digests = {"training": _shorten(lineage.train_digest), "held out": _shorten(lineage.validation_digest)}
     measured = {name: getattr(data, name) for name in _DATA} if data is not None else {}
     return {
         "version": {
@@ -92,11 +93,7 @@ def _describe(version: values.AdapterVersion, known: Evidence) -> dict[Section, 
             "identity": version.identity[:12],
         },
         "settings": dict(_flatten(settings)),
-        "data": {
-            "training": _shorten(lineage.train_digest),
-            "held out": _shorten(lineage.validation_digest),
-            **measured,
-        },
+        "data": {**digests, **measured},
         "metrics": dict(_flatten(version.metrics)),
         "retention": {
             kept.parent: kept.status if kept.retention is None else kept.retention for kept in known.retention

@@ -133,7 +133,113 @@ class LayerConflict(Value):
     interference: float | None = None
 
     @property
-    def summarize_layers(modules: Sequence[PairConflict]) -> tuple[LayerConflict, ...]:
+    def severity(self) -> float:
+        """How serious the conflict is: its interference, or without probes the share of opposite signs."""
+        return self.interference if self.interference is not None else self.sign_conflict
+
+
+class Evidence(Value):
+    """What was measured when a version was made, and what its bytes depend on. It outlives the job.
+
+    No text of a row is in it. Reports that do not belong to the kind of the version are None.
+
+    Attributes:
+        adapter: reference of the version.
+        curve: losses of the training, with at most 240 points.
+        training: report of the training, without the losses of single examples.
+        composition: report of the composition. Of its conflicts by module, the 256 worst are kept.
+        layers: conflicts by layer, of all modules.
+        module_conflicts: number of conflicts by module, before the mildest were left out.
+        notes: what an import changed.
+        environment: machine and libraries that the bytes depend on.
+        samples: whether there are sample answers.
+    """
+
+    adapter: str = ""
+    kind: str
+    curve: LossCurve | None = None
+    training: TrainingReport | None = None
+    composition: CompositionReport | None = None
+    layers: tuple[LayerConflict, ...] = ()
+    module_conflicts: int = 0
+    quantization: QuantizationReport | None = None
+    notes: tuple[str, ...] = ()
+    environment: JsonObject = pydantic.Field(default_factory=dict)
+    samples: SamplesState = "none"
+
+    @classmethod
+    def of_training(cls, report: TrainingReport, curve: LossCurve | None) -> Evidence:
+        """Return the evidence of a training."""
+        public = report.evolve(
+            before=_without_examples(report.before),
+            after=_without_examples(report.after),
+            data=_without_texts(report.data),
+            environment={},
+        )
+        has_points = curve is not None and (curve.steps or curve.evaluated_steps)
+        return cls(kind="train", training=public, curve=curve.thinned() if curve is not None and has_points else None)
+
+    @classmethod
+    def of_composition(cls, report: CompositionReport) -> Evidence:
+        """Return the evidence of a composition. It is bounded for models with any number of modules."""
+        conflicts = report.conflicts
+        worst = sorted(conflicts.modules, key=lambda conflict: conflict.severity, reverse=True)[:MAX_CONFLICTS]
+        pairs = sorted(conflicts.pairs, key=lambda conflict: conflict.severity, reverse=True)[:MAX_CONFLICTS]
+        bounded = conflicts.evolve(modules=tuple(worst), pairs=tuple(pairs))
+        return cls(
+            kind="compose",
+            composition=report.evolve(conflicts=bounded),
+            layers=summarize_layers(conflicts.modules),
+            module_conflicts=len(conflicts.modules),
+        )
+
+    @classmethod
+    def of_quantization(cls, report: QuantizationReport) -> Evidence:
+        """Return the evidence of a quantization."""
+        public = report.evolve(before=_without_examples(report.before), after=_without_examples(report.after))
+        return cls(kind="quantize", quantization=public)
+
+    @classmethod
+    def of_report(cls, kind: str, report: object, curve: LossCurve | None = None) -> Evidence | None:
+        """Return the evidence of a stored report, None if the kind has none or this version cannot read it."""
+        try:
+            if kind == "train":
+                return cls.of_training(TrainingReport.of_stored(report), curve)
+            if kind == "compose":
+                return cls.of_composition(CompositionReport.of_stored(report))
+            return cls.of_quantization(QuantizationReport.of_stored(report)) if kind == "quantize" else None
+        except errors.InvalidSpec:
+            return None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was recorded, as for versions whose job was pruned before evidence was kept."""
+        return not (self.training or self.composition or self.quantization or self.notes)
+
+    @property
+    def data(self) -> DataReport | None:
+        """Statistics of the training data."""
+        return self.training.data if self.training else None
+
+    @property
+    def forgetting(self) -> Forgetting | None:
+        """Distance from the base on general prompts."""
+        report = self.training or self.composition
+        return report.forgetting if report else None
+
+    @property
+    def retention(self) -> tuple[Retention, ...]:
+        """What a composition kept of each parent."""
+        return self.composition.retention if self.composition else ()
+
+    def to_document(self) -> JsonObject:
+        """Return the part that is stored with the version, as JSON. The rest is in columns of their own."""
+        return self.model_dump(mode="json", exclude={"adapter", "environment", "samples"}, exclude_defaults=True) | {
+            "kind": self.kind
+        }
+
+
+def summarize_layers(modules: Sequence[PairConflict]) -> tuple[LayerConflict, ...]:
     """Average the conflicts of each layer. Of very many layers, the worst are returned, in their order."""
     by_layer: dict[int | None, list[PairConflict]] = defaultdict(list)
     for conflict in modules:
