@@ -176,7 +176,8 @@ class _Total:
     """
 
     def __init__(self, count: int) -> None:
-        self._energies, self._inner = [0.0] * count, [0.0] * count
+        self._energies = [0.0] * count
+        self._inner: list[float | None] = [None] * count  # None without a module that can be compared
         self.num_misfits = 0
 
     def add(self, path: str, updates: Sequence[UpdateSpectrum | None]) -> ComparedModule:
@@ -191,7 +192,7 @@ class _Total:
             self._energies[place] += update.norm**2
             if place and first is not None and update.shape == first.shape:
                 inner = first.inner(update)
-                self._inner[place] += inner
+                self._inner[place] = (self._inner[place] or 0.0) + inner
                 cosines[place] = _to_cosine(inner, first.norm, update.norm)
                 outputs[place], inputs[place] = first.output_overlap(update), first.input_overlap(update)
         self.num_misfits += len({update.shape for update in updates if update is not None}) > 1
@@ -207,8 +208,8 @@ class _Total:
         """Return the comparison of all modules together."""
         norms = [math.sqrt(energy) for energy in self._energies]
         cosines = [_to_cosine(inner, norms[0], norm) for inner, norm in zip(self._inner, norms, strict=True)]
-        return ComparedModule(module="", norms=tuple(norms), cosines=(None, *cosines[1:]))
+        return ComparedModule(module="", norms=tuple(norms), cosines=tuple(cosines))
 
 
-def _to_cosine(inner: float, first: float, second: float) -> float | None:
-    return max(-1.0, min(1.0, inner / (first * second))) if first and second else None
+def _to_cosine(inner: float | None, first: float, second: float) -> float | None:
+    return max(-1.0, min(1.0, inner / (first * second))) if inner is not None and first and second else None

@@ -10,8 +10,6 @@ from finch_hub.registry.tables import Adapter, AdapterVersion
 from finch_hub.registry.types import read_document
 from finch_hub.specs.comparisons import MetricPoint
 
-_EXAMINED = 20  # newest versions whose metrics a message names
-
 
 def find(session: Session, name: str, metric: str) -> list[MetricPoint]:
     """Return a metric of each version of an adapter that is not deleted, oldest first.
@@ -19,22 +17,21 @@ def find(session: Session, name: str, metric: str) -> list[MetricPoint]:
     Raises:
         NotFound: the adapter does not exist, or none of its versions has the metric; names the metrics that they have.
     """
-    of_adapter = (
-        sa.select(AdapterVersion.number, AdapterVersion.state, AdapterVersion.created_at)
+    query = (
+        sa.select(AdapterVersion.number, AdapterVersion.state, AdapterVersion.created_at, AdapterVersion.metrics)
         .join(AdapterVersion.adapter)
         .where(Adapter.name == name, AdapterVersion.deleted_at.is_(None))
+        .order_by(AdapterVersion.number)
     )
-    query = of_adapter.add_columns(AdapterVersion.metrics[metric].label("value")).order_by(AdapterVersion.number)
-    rows = session.execute(query).all()
-    if not rows:
+    points: list[MetricPoint] = []
+    known: set[str] = set()
+    for row in session.execute(query):
+        metrics = read_document(row.metrics)  # not looked up by SQL, since SQLite has no path for some names
+        known.update(metrics)
+        value, version = metrics.get(metric), f"{name}/{row.number}"
+        points.append(MetricPoint(version=version, value=value, state=row.state, created_at=row.created_at))
+    if not points:
         raise errors.NotFound("adapter", name, session.scalars(sa.select(Adapter.name).limit(1000)))
-    if all(row.value is None for row in rows):
-        newest = sa.select(AdapterVersion.metrics).join(AdapterVersion.adapter)
-        newest = newest.where(Adapter.name == name, AdapterVersion.deleted_at.is_(None))
-        documents = session.scalars(newest.order_by(AdapterVersion.number.desc()).limit(_EXAMINED))
-        known = {key for document in documents for key in read_document(document)}
+    if all(point.value is None for point in points):
         raise errors.NotFound("metric", metric, known, lists_known=True)
-    return [
-        MetricPoint(version=f"{name}/{row.number}", value=row.value, state=row.state, created_at=row.created_at)
-        for row in rows
-    ]
+    return points
