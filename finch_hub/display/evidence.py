@@ -32,7 +32,11 @@ def draw_evidence(evidence: Evidence) -> Group:
     if evidence.curve is not None:
         parts += format_curve(evidence.curve)
     if evidence.composition is not None:
-        parts += [draw_composition(evidence.composition), draw_conflicts(evidence.composition.conflicts)]
+        conflicts = evidence.composition.conflicts.evolve(rows=())  # the composition's drawing has them
+        parts += [draw_composition(evidence.composition), "Before composing:", draw_conflicts(conflicts)]
+        if evidence.module_conflicts > len(conflicts.modules):
+            kept = f"the {len(conflicts.modules):,} worst are kept"
+            parts.append(f"{evidence.module_conflicts:,} conflicts by module were measured, and {kept}.")
         if evidence.layers:
             parts.append(_draw_layers(evidence.layers))
     if evidence.quantization is not None:

@@ -62,19 +62,19 @@ def _resolve(session: Session, references: Sequence[str]) -> list[values.Adapter
     if len(parsed) == 1 and parsed[0].version is None and parsed[0].alias is None:
         versions = adapter_versions.find(session, parsed[0].name)[::-1]
         if len(versions) == 1:
-            what, fix = f"{versions[0].reference} is the only version of its adapter", "name another version"
-            raise errors.InvalidSpec(what, fix=fix)
+            what = f"{versions[0].reference} is the only version of its adapter"
+            raise errors.InvalidSpec(what, fix="name another version")
     else:
         versions = [
             adapter_versions.to_value(adapter_versions.get_row(session, one, deleted=one.version is not None))
             for one in parsed
         ]
     if len(versions) < 2:
-        fix = "name two or more, or an adapter without a number for all its versions"
-        raise errors.InvalidSpec("a comparison needs two versions", fix=fix)
+        advice = "name two or more, or an adapter without a number for all its versions"
+        raise errors.InvalidSpec("a comparison needs two versions", fix=advice)
     if len(versions) > MAX_VERSIONS:
-        what = f"{len(versions)} versions cannot be compared at once: {MAX_VERSIONS} are the most"
-        raise errors.InvalidSpec(what, fix="name those that matter")
+        too_many = f"{len(versions)} versions cannot be compared at once: {MAX_VERSIONS} are the most"
+        raise errors.InvalidSpec(too_many, fix="name those that matter")
     return versions
 
 

@@ -29,6 +29,12 @@ class _Question(NamedTuple):
     tokens: list[int]
 
 
+class _Answer(NamedTuple):
+    text: str
+    tokens: int
+    is_cut: bool
+
+
 def sample_answers(
     base: Base,
     adapter: str,
@@ -37,6 +43,7 @@ def sample_answers(
     system: str | None,
     count: int,
     seconds: float,
+    least_tokens: int = 0,
     should_stop: Callable[[], object] = lambda: None,
 ) -> Samples | None:
     """Answer some prompts without an adapter and with it, greedily. Return None if no example has a prompt.
@@ -46,6 +53,7 @@ def sample_answers(
         examples: examples from which prompts are taken at equal distances.
         count: number of prompts.
         seconds: time for all answers. An answer that is not finished by then is cut.
+        least_tokens: tokens that an answer must have when it is cut. Otherwise nothing is returned.
         should_stop: called after each token; a true value cuts all answers.
 
     Raises:
@@ -58,19 +66,21 @@ def sample_answers(
         base.model.eval()
     base.fit_attention(max(len(question.tokens) for question in questions) + MAX_TOKENS)
     prompts = [question.tokens for question in questions]
-    with _enable_only(base, None):
-        before = _answer(base, prompts, seconds / 2, should_stop)
-    with _enable_only(base, adapter):
-        after = _answer(base, prompts, seconds / 2, should_stop)
+    answers: list[list[_Answer]] = []
+    for name in (None, adapter):
+        with _enable_only(base, name):
+            answers.append(_answer(base, prompts, seconds / 2, should_stop))
+        if any(answer.is_cut and answer.tokens < least_tokens for answer in answers[-1]):
+            return None
     samples = [
         Sample(
             prompt=question.prompt,
             expected=question.expected,
-            before=first,
-            after=second,
-            is_cut=is_first_cut or is_second_cut,
+            before=before.text,
+            after=after.text,
+            is_cut=before.is_cut or after.is_cut,
         )
-        for question, (first, is_first_cut), (second, is_second_cut) in zip(questions, before, after, strict=True)
+        for question, before, after in zip(questions, *answers, strict=True)
     ]
     return Samples(samples=tuple(samples), max_tokens=MAX_TOKENS)
 
@@ -111,8 +121,7 @@ def _make_question(base: Base, example: Example, system: str | None) -> _Questio
 
 def _answer(
     base: Base, prompts: Sequence[Sequence[int]], seconds: float, should_stop: Callable[[], object]
-) -> list[tuple[str, bool]]:
-    """Return each answer, and whether it was cut."""
+) -> list[_Answer]:
     ends_at = time.monotonic() + seconds
     streams = [TextStream(base.tokenizer) for _ in prompts]
     answers, counts = [""] * len(prompts), [0] * len(prompts)
@@ -124,7 +133,7 @@ def _answer(
             is_late = True
             break
     return [
-        (answer + stream.end(), is_late or count >= MAX_TOKENS)
+        _Answer(answer + stream.end(), count, is_late or count >= MAX_TOKENS)
         for answer, stream, count in zip(answers, streams, counts, strict=True)
     ]
 

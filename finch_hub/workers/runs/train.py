@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 _SAMPLES = 2  # if the settings do not say
 _SAMPLES_SHARE = 0.02  # of the time of the training
-_LEAST_SAMPLE_SECONDS = 1.0  # in which a slow base answers with some words
+_LEAST_SAMPLE_SECONDS = 1.0  # in which hardly any base answers with some words
+_LEAST_SAMPLE_TOKENS = 8  # of an answer that was cut, if the settings do not ask for samples
 _MOST_SAMPLE_SECONDS = 120.0
 _METRICS = ("steps", "epochs", "tokens", "seconds", "train_loss", "stopped_early", "trainable_parameters")
 
@@ -218,8 +219,9 @@ def _sample_answers(
     trained: Trained, spec: TrainSpec, channel: Channel, base: Base, validation: Sequence[Example]
 ) -> Path | None:
     """Write answers of the base and the adapter to a file, if they are wanted. The training succeeds without them."""
-    count, seconds = spec.training.samples, _MOST_SAMPLE_SECONDS
+    count, seconds, least_tokens = spec.training.samples, _MOST_SAMPLE_SECONDS, 0
     if count is None:
+        least_tokens = _LEAST_SAMPLE_TOKENS
         count, seconds = _SAMPLES, min(seconds, _SAMPLES_SHARE * trained.report.seconds)
     if not count or not validation or seconds < _LEAST_SAMPLE_SECONDS:
         return None
@@ -234,6 +236,7 @@ def _sample_answers(
             system=spec.system,
             count=count,
             seconds=seconds,
+            least_tokens=least_tokens,
             should_stop=channel.should_stop,
         )
     except (errors.FinchError, RuntimeError, MemoryError) as error:

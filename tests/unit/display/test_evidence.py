@@ -58,6 +58,9 @@ def test_composition_shows_what_was_lost_and_what_to_do(drawn: Drawn) -> None:
     assert "below the requested retention: a/1" in text
     assert "advice: compose with a smaller weight of b/1" in text
     assert "Conflicts in the worst 4 of 4 layers" in text
+    assert "conflicts by module were measured" not in text
+    bounded = drawn(evidence.draw_evidence(COMPOSED.evolve(module_conflicts=1234)))
+    assert "1,234 conflicts by module were measured, and the 4 worst are kept." in bounded
 
 
 def test_training_shows_curve_and_data(drawn: Drawn) -> None:

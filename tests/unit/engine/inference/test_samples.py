@@ -67,3 +67,13 @@ def test_answers_are_cut_when_their_time_is_over_or_a_stop_is_requested(tiny_bas
             assert all(len(sample.after) < 40 for sample in found.samples)
     finally:
         adapter.detach()
+
+
+def test_answers_that_are_cut_too_early_are_not_kept(tiny_base: Base) -> None:
+    adapter = adapted(tiny_base)
+    try:
+        options = {"system": None, "count": 2, "least_tokens": 8}
+        assert sample_answers(tiny_base, adapter.name, LESSONS, seconds=0.0, **options) is None  # type: ignore[arg-type]
+        assert sample_answers(tiny_base, adapter.name, LESSONS, seconds=600.0, **options) is not None  # type: ignore[arg-type]
+    finally:
+        adapter.detach()
