@@ -107,11 +107,44 @@ def alias(reference: str, alias: str, expected: int | None, delete: bool) -> Non
 @click.argument("tags", nargs=-1, required=True)
 @click.option("--remove", is_flag=True, help="Remove the tags.")
 def tag(reference: str, tags: tuple[str, ...], remove: bool) -> None:
-    """Add tags to a version, or remove them."""
+    """Add tags to a version, or remove them.
+
+    A tag is a name, or a name with a value, such as owner=ana. A tag that the version has takes the new value.
+    """
     with output.open_hub() as hub:
         change = hub.adapters.untag if remove else hub.adapters.tag
         version = change(reference, *tags)
     output.say(f"Tagged {version.reference}: {', '.join(version.tags) or 'no tags'}")
+
+
+@adapters.command()
+@click.argument("name")
+@click.argument("new")
+def rename(name: str, new: str) -> None:
+    """Rename an adapter. References with its former name go on naming it."""
+    with output.open_hub() as hub:
+        hub.adapters.rename(name, new)
+    output.say(f"Renamed adapter {name} to {new}. References with the former name go on naming it.")
+
+
+@adapters.command()
+@click.argument("name")
+@click.argument("text")
+def describe(name: str, text: str) -> None:
+    """Say what an adapter is for. TEXT replaces its description."""
+    with output.open_hub() as hub:
+        hub.adapters.describe(name, text)
+    output.say(f"Described adapter {name}")
+
+
+@adapters.command()
+@click.argument("reference")
+@click.argument("text")
+def note(reference: str, text: str) -> None:
+    """Write notes on a version. TEXT replaces its notes."""
+    with output.open_hub() as hub:
+        version = hub.adapters.note(reference, text)
+    output.say(f"Wrote notes on {version.reference}")
 
 
 @adapters.command()

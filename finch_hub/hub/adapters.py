@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from finch_hub import errors, settings
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.hub.bases import Bases
-from finch_hub.registry import adapter_versions, adapters, evaluations, evidence, metric_history, values
+from finch_hub.registry import adapter_names, adapter_versions, adapters, evaluations, evidence, metric_history, values
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
 from finch_hub.specs.comparisons import Comparison, MetricPoint
 from finch_hub.specs.evidence import Evidence, Samples
-from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.specs.references import AdapterReference
 
 if TYPE_CHECKING:
     from finch_hub.artifacts.gate import AdmittedAdapter
@@ -136,14 +136,39 @@ class Adapters:
             adapters.delete_alias(session, name, alias)
 
     def tag(self, reference: str, *names: str) -> values.AdapterVersion:
-        """Add tags to the version."""
+        """Add tags to the version, as `name` or `name=value`. A tag that it has takes the new value."""
         with self._stores.database.write() as session:
             return adapter_versions.add_tags(session, reference, *names)
 
     def untag(self, reference: str, *names: str) -> values.AdapterVersion:
-        """Remove tags from the version."""
+        """Remove tags from the version, as `name`, or as `name=value` if they have that value."""
         with self._stores.database.write() as session:
             return adapter_versions.remove_tags(session, reference, *names)
+
+    def rename(self, name: str, new: str) -> None:
+        """Rename an adapter. References with its former name go on naming it.
+
+        Raises:
+            NotFound: there is no such adapter.
+            InvalidReference: the new name is not well formed.
+            Conflict: another adapter has or had the new name, or a base has it.
+        """
+        with self._stores.database.write() as session:
+            adapter_names.rename(session, name, new)
+
+    def describe(self, name: str, text: str) -> None:
+        """Replace the description of an adapter, which says what it is for.
+
+        Raises:
+            NotFound: there is no such adapter.
+        """
+        with self._stores.database.write() as session:
+            adapter_names.describe(session, name, text)
+
+    def note(self, reference: str, text: str) -> values.AdapterVersion:
+        """Replace the notes of the version."""
+        with self._stores.database.write() as session:
+            return adapter_versions.edit_notes(session, reference, text)
 
     def edit_card(self, reference: str, card: str) -> values.AdapterVersion:
         """Replace the text of the version's model card. Its identity stays."""
@@ -206,7 +231,8 @@ class Adapters:
         from finch_hub.artifacts import gate
         from finch_hub.storage import publishing
 
-        check_name(name)
+        with self._stores.database.read() as session:
+            adapter_names.check_free(session, name)
         if source == "":  # as a path, it would be the working directory
             raise errors.NotFound("file or folder", "")
         if ADDRESS.match(str(source)) and not settings.expand_home(source).exists():
@@ -227,6 +253,7 @@ class Adapters:
                 base=registered,
                 state=state,
                 evidence=Evidence(kind="import", notes=_note_import(admitted, known)),
+                owner=self._stores.settings.owner_name,
                 lineage=_lineage_of(known),
                 spec={
                     **(known.prompting if known else {}),
@@ -235,6 +262,7 @@ class Adapters:
             )
             register = publishing.publish(folder, self._stores, description, environment={})
         with self._stores.database.write() as session:
+            adapter_names.check_free(session, name)
             return register(session, registered)
 
     def check(self, reference: str) -> values.AdapterVersion:

@@ -127,8 +127,9 @@ class Hub:
         data: DataSource,
         *,
         adapter: str,
-        base: str | Path,
+        base: str | Path | None = None,
         revision: str | None = None,
+        start: str | None = None,
         preset: str | None = None,
         validation: DataSource | float | None = None,
         system: str | None = None,
@@ -145,8 +146,10 @@ class Hub:
             data: a file or folder, "-" for standard input, the name of a stored data set, or rows: (prompt, completion)
                 pairs, mappings, examples, an iterator or a table of them.
             adapter: name of the adapter, which need not exist.
-            base: a registered base, a folder, a GGUF file, a Hugging Face id, or a plugin's source.
+            base: a registered base, a folder, a GGUF file, a Hugging Face id, or a plugin's source; None takes that of
+                `start`.
             revision: revision of a Hugging Face id.
+            start: version of an adapter to train further. The new version has its shape. None makes a new adapter.
             preset: name of a preset plugin, which gives system prompt, shape and training.
             validation: validation data in the same forms, or the share of `data` to hold out. None takes the validation
                 split of a folder that has one, otherwise the preset's share.
@@ -172,6 +175,7 @@ class Hub:
             adapter=adapter,
             base=base,
             revision=revision,
+            start=start,
             preset=preset,
             validation=validation,
             system=system,

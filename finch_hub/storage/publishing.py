@@ -50,6 +50,7 @@ class Description:
     job_id: str | None = None
     evidence: Evidence | None = None
     samples: bytes | None = None
+    owner: str = ""
 
 
 CreateVersion = Callable[[Session, values.Base], values.AdapterVersion]
@@ -122,6 +123,7 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             card=card,
             evidence=evidence,
             samples=samples,
+            owner=description.owner,
         )
 
     return create_version

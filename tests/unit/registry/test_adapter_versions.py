@@ -83,11 +83,30 @@ def test_tags_are_added_and_removed(database: Database) -> None:
         assert adapter_versions.add_tags(session, "medical/1", "eu").tags == ("eu",)
 
 
+def test_tag_has_one_value_which_a_later_one_replaces(database: Database) -> None:
+    registry.add_version(database)
+    with database.write() as session:
+        assert adapter_versions.add_tags(session, "medical", "owner=ana", "gold").tags == ("gold", "owner=ana")
+        assert adapter_versions.add_tags(session, "medical", "owner=ben").tags == ("gold", "owner=ben")
+        assert adapter_versions.remove_tags(session, "medical", "owner=ana").tags == ("gold", "owner=ben")
+        assert adapter_versions.remove_tags(session, "medical", "owner=ben", "gold").tags == ()
+
+
+def test_version_records_its_owner_its_preset_and_its_last_change(database: Database) -> None:
+    made = registry.add_version(database, owner="ana", spec={"preset": "legal"})
+    assert (made.owner, made.preset, made.updated_at) == ("ana", "legal", made.created_at)
+    with database.write() as session:
+        noted = adapter_versions.edit_notes(session, "medical", " For triage. ")
+    assert (noted.notes, noted.updated_at > made.created_at) == ("For triage.", True)
+    registry.set_alias(database, "medical", "best", 1)
+    assert registry.resolve(database, "medical").updated_at > noted.updated_at
+
+
 def test_edit_of_a_card_changes_only_the_card(database: Database) -> None:
     made = registry.add_version(database, card="old")
     with database.write() as session:
         edited = adapter_versions.edit_card(session, "medical/1", "new")
-    assert edited == made.evolve(card="new") == registry.resolve(database, "medical")
+    assert edited == made.evolve(card="new", updated_at=edited.updated_at) == registry.resolve(database, "medical")
 
 
 def test_deleting_a_version_with_an_alias_is_refused(database: Database) -> None:
@@ -157,7 +176,7 @@ def test_ancestry_of_a_long_chain_is_found(database: Database) -> None:
 @pytest.mark.parametrize("key", ["number", "alias", "latest"])
 def test_query_of_a_version_joins_no_two_lists(key: Any) -> None:
     """A join of aliases, tags and parents gives a row for each combination of them."""
-    text = str(adapter_versions._select_one(key, deleted=False))
+    text = str(adapter_versions._select_one(key, deleted=False, by_id=False))
     assert "JOIN adapters" in text
     assert not [table for table in ("tags", "aliases", "lineage") if f"JOIN {table}" in text]
 

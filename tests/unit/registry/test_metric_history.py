@@ -4,7 +4,7 @@ import pytest
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import metric_history
+from finch_hub.registry import adapter_names, metric_history
 from finch_hub.registry.database import Database
 
 
@@ -28,3 +28,11 @@ def test_unknown_metric_and_adapter_are_refused_with_similar_names(database: Dat
             metric_history.find(session, "medicol", "loss_after")
         (point,) = metric_history.find(session, "medical", "odd.name \"'")
     assert point.value == 1
+
+
+def test_former_name_stands_for_the_adapter(database: Database) -> None:
+    registry.add_version(database, metrics={"loss_after": 2.5})
+    with database.write() as session:
+        adapter_names.rename(session, "medical", "team/medical")
+        (point,) = metric_history.find(session, "medical", "loss_after")
+    assert point.version == "team/medical/1"
