@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import following, output
+from finch_hub.cli import adapter_evidence, following, output
 from finch_hub.display import tables
 from finch_hub.display.adapters import draw_version, format_evidence, format_import
 from finch_hub.display.inspections import describe_inspection
@@ -69,9 +69,10 @@ def show(reference: str, as_json: bool) -> None:
         folder = str(hub.adapters.folder(version.reference))
         limits = hub.adapters.limits(version.reference)
         evaluations = hub.adapters.evaluations(version.reference)
+        evidence = hub.adapters.evidence(version.reference)
     value = {**tables.to_json(version), "folder": folder, "limits": limits}
-    value["evaluations"] = tables.to_json(evaluations)
-    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations, limits))
+    value |= {"evaluations": tables.to_json(evaluations), "evidence": tables.to_json(evidence)}
+    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations, limits, evidence))
 
 
 @adapters.command()
@@ -324,3 +325,7 @@ def purge(reference: str, yes: bool, as_json: bool) -> None:
     output.emit(purged, as_json, lambda: freed)
     if purged.unfreed is not None:
         output.tell(f"Its files are still stored: {purged.unfreed}. The next collection removes them.")
+
+
+for _command in adapter_evidence.COMMANDS:
+    adapters.add_command(_command)

@@ -16,11 +16,15 @@ from finch_hub.registry import (
     alias_moves,
     audit,
     evaluations,
+    evidence,
     lineage,
+    metric_history,
     values,
 )
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
+from finch_hub.specs.comparisons import Comparison, MetricPoint
+from finch_hub.specs.evidence import Evidence, Samples
 from finch_hub.specs.references import AdapterReference
 from finch_hub.storage.changes import Change, changing
 
@@ -98,6 +102,57 @@ class Adapters:
         """
         with self._stores.database.read() as session:
             return alias_moves.find(session, reference, limit=limit, after=after)
+
+    def evidence(self, reference: str) -> Evidence:
+        """Return what was measured when the version was made. It stays when the job is pruned.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        with self._stores.database.read() as session:
+            return evidence.find(session, reference)[0]
+
+    def samples(self, reference: str) -> Samples:
+        """Return prompts of the version's validation data, with the answers of the base and of the adapter.
+
+        Raises:
+            NotFound: there is no such version.
+            Conflict: it has no sample answers, or they were purged.
+        """
+        from finch_hub.storage.samples import read_samples
+
+        with self._stores.database.read() as session:
+            found, digest = evidence.find(session, reference)
+        if digest is None:
+            why = "its training kept none (train with samples=4)"
+            if found.samples == "purged":
+                why = "they were purged with the data that they quote (train again, with other data)"
+            raise errors.Conflict(f"adapter {found.adapter} has no sample answers: {why}")
+        return read_samples(digest, self._stores)
+
+    def compare(self, *references: str, all: bool = False, modules: bool = False) -> Comparison:  # noqa: A002
+        """Compare versions of any adapters and bases, or all versions of one adapter, given by its name alone.
+
+        Args:
+            all: whether to return what is equal, too.
+            modules: whether to read the adapters' files, for the norm and overlap of their updates by module.
+
+        Raises:
+            NotFound: there is no such version.
+            InvalidSpec: there are fewer than two versions, or more than 50.
+        """
+        from finch_hub.hub import comparing
+
+        return comparing.compare(references, self._stores, all=all, modules=modules)
+
+    def metric(self, name: str, metric: str) -> list[MetricPoint]:
+        """Return a metric of each version of the adapter, oldest first.
+
+        Raises:
+            NotFound: there is no such adapter, or none of its versions has the metric.
+        """
+        with self._stores.database.read() as session:
+            return metric_history.find(session, name, metric)
 
     def set_alias(
         self, reference: str, alias: str, *, expected: int | None = None, why: str | None = None
@@ -317,6 +372,7 @@ class Adapters:
                 kind="import",
                 base=registered,
                 state=state,
+                evidence=Evidence(kind="import", notes=_note_import(admitted, known)),
                 owner=self._stores.settings.owner_name,
                 lineage=_lineage_of(known),
                 spec={
@@ -423,6 +479,17 @@ def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:
     if known is None:
         return values.Lineage()
     return known.lineage.evolve(parents=(values.ParentVersion(reference=known.reference),))
+
+
+def _note_import(admitted: AdmittedAdapter, known: values.AdapterVersion | None) -> tuple[str, ...]:
+    """Return what is known of an import in place of measurements."""
+    notes = [f"changed: {note}" for note in admitted.notes]
+    notes += [f"ignored field of its config: {make_storable(name)}" for name in admitted.ignored_fields]
+    if admitted.ignored_files:
+        notes.append(f"ignored files beside it: {len(admitted.ignored_files)}")
+    if known is not None:
+        notes.append(f"the same adapter as {known.reference}, which has its evidence")
+    return tuple(notes) or ("nothing was measured at its import",)
 
 
 def _describe_import(admitted: AdmittedAdapter) -> JsonObject:

@@ -13,22 +13,27 @@ from finch_hub import errors
 from finch_hub.registry import adapter_names, adapter_needs, artifact_lock
 from finch_hub.registry.adapter_deletion import explain_aliases, get_adapter, refuse
 from finch_hub.registry.adapter_versions import get_row, lock_adapter
-from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Table
+from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Evidence, Parent, Table
 from finch_hub.registry.types import Columns, now
 from finch_hub.specs.references import AdapterReference
 
 _versions = AdapterVersion.__table__
 _MAX_NAMED = 20  # children in a message
 _KEPT = frozenset({Parent.__tablename__, Alias.__tablename__})  # the lineage stays, and there is no alias by then
-_EMPTY: Columns = {"spec": {}, "metrics": {}, "versions": {}, "environment": {}, "card": "", "notes": "", "seed": None}
+_EMPTY: Columns = {
+    **dict.fromkeys(("spec", "metrics", "versions", "environment"), {}),
+    **dict.fromkeys(("card", "notes"), ""),
+    **dict.fromkeys(("preset", "seed")),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PurgedRows:
-    """Versions whose rows were purged, as references, and the trees of files that they had."""
+    """Versions whose rows were purged, as references, and the trees of files and the sample answers that they had."""
 
     versions: tuple[str, ...]
     trees: tuple[str, ...]
+    samples: tuple[str, ...]
 
 
 def check(session: Session, reference: AdapterReference) -> list[str]:
@@ -74,6 +79,8 @@ def purge(session: Session, reference: AdapterReference) -> PurgedRows:
     references = check(session, reference)
     is_meant = _select(session, reference)
     ids = sa.select(_versions.c.id).where(*is_meant).scalar_subquery()
+    of_samples = Evidence.version_id.in_(ids), Evidence.samples.is_not(None)
+    samples = session.scalars(sa.select(Evidence.samples).where(*of_samples).distinct()).all()
     for table in Table.metadata.sorted_tables:
         if "version_id" in table.c and table.name not in _KEPT:
             session.execute(sa.delete(table).where(table.c.version_id.in_(ids)))
@@ -84,7 +91,7 @@ def purge(session: Session, reference: AdapterReference) -> PurgedRows:
     is_left = sa.exists().where(_versions.c.adapter_id == Adapter.id, _versions.c.purged_at.is_(None))
     of_adapter = Adapter.name == reference.name
     session.execute(sa.update(Adapter).where(of_adapter, ~is_left).values(deleted_at=None, description=""))
-    return PurgedRows(versions=tuple(references), trees=tuple(sorted(set(trees))))
+    return PurgedRows(versions=tuple(references), trees=tuple(sorted(set(trees))), samples=tuple(filter(None, samples)))
 
 
 def _select(session: Session, reference: AdapterReference) -> Sequence[sa.ColumnElement[bool]]:

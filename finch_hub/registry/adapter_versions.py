@@ -22,6 +22,7 @@ _Key = Literal["number", "alias", "latest"]
 # Core tables: SQLAlchemy prepares the relations of an entity anew for each query.
 _adapters, _versions = Adapter.__table__, AdapterVersion.__table__
 _bases, _aliases, _tags = tables.Base.__table__, Alias.__table__, tables.Tag.__table__
+_evidence = tables.Evidence.__table__
 
 _VERSION_COLUMNS = (values.AdapterVersion.model_fields.keys() & _versions.c.keys()) - {"updated_at"}
 _LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
@@ -46,6 +47,8 @@ def create(
     spec: JsonObject | None = None,
     metrics: JsonObject | None = None,
     card: str = "",
+    evidence: JsonObject | None = None,
+    samples: str | None = None,
     owner: str = "",
 ) -> values.AdapterVersion:
     """Add the next version of an adapter. Its number is never reused, not even after a deletion.
@@ -54,6 +57,8 @@ def create(
         name: adapter, which need not exist yet; a former name stands for the adapter that had it.
         digest: digest of the stored tree of files.
         identity: hash of the cleaned configuration and the tensors.
+        evidence: document of an `Evidence`.
+        samples: digest of the stored sample answers.
 
     Raises:
         InvalidReference: the name is not well formed.
@@ -85,6 +90,8 @@ def create(
         version.parents.append(Parent(position=position, parent_id=row.id, weight=parent.weight))
     session.add(version)
     session.flush()
+    if evidence is not None:
+        session.execute(sa.insert(_evidence).values(version_id=version.id, document=evidence, samples=samples))
     return resolve(session, AdapterReference(name, version=number))
 
 

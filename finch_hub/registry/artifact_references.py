@@ -1,4 +1,4 @@
-"""References of the registry to artifacts: trees of versions, and texts of data sets."""
+"""References of the registry to artifacts: trees and samples of versions, and texts of data sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, job_datasets, jobs
+from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, Evidence, job_datasets, jobs
 from finch_hub.registry.types import later, now, once
 
 
@@ -20,17 +20,24 @@ class References:
     Attributes:
         trees: trees of versions that are not deleted.
         texts: texts of data sets that are not purged.
+        samples: sample answers of versions that are not deleted.
         deleted: trees that only deleted versions have. A store may lack them.
     """
 
     trees: frozenset[str]
     texts: frozenset[str]
+    samples: frozenset[str]
     deleted: frozenset[str]
 
     @property
     def needed(self) -> frozenset[str]:
         """Digests of all artifacts that the store must have."""
-        return self.trees | self.texts
+        return self.trees | self.blobs
+
+    @property
+    def blobs(self) -> frozenset[str]:
+        """Digests of the blobs that belong to no tree."""
+        return self.texts | self.samples
 
 
 def find_references(session: Session) -> References:
@@ -43,14 +50,23 @@ def find_references(session: Session) -> References:
     is_deleted = AdapterVersion.deleted_at.is_not(None), AdapterVersion.purged_at.is_(None)
     deleted = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(*is_deleted)))
     texts = frozenset(session.scalars(sa.select(Dataset.digest).where(Dataset.purged_at.is_(None))))
-    return References(trees=trees, texts=texts | frozenset(session.scalars(_UNREGISTERED)), deleted=deleted - trees)
+    return References(
+        trees=trees,
+        texts=texts | frozenset(session.scalars(_UNREGISTERED)),
+        samples=find_samples(session),
+        deleted=deleted - trees,
+    )
 
 
-def select_texts(session: Session, digests: Collection[str]) -> frozenset[str]:
-    """Return those digests that are texts of data sets, or that unfinished jobs read. A thousand at most are given."""
+def select_blobs(session: Session, digests: Collection[str]) -> frozenset[str]:
+    """Return those digests that are texts of data sets, samples of versions, or that unfinished jobs read.
+
+    A thousand at most are given.
+    """
     texts = sa.select(Dataset.digest).where(Dataset.digest.in_(digests), Dataset.purged_at.is_(None))
     unregistered = _UNREGISTERED.where(job_datasets.c.digest.in_(digests))
-    return frozenset(session.scalars(texts)) | frozenset(session.scalars(unregistered))
+    samples = _SAMPLES.where(Evidence.samples.in_(digests), AdapterVersion.deleted_at.is_(None))
+    return frozenset(digest for query in (texts, unregistered, samples) for digest in session.scalars(query) if digest)
 
 
 def find_trees(session: Session, *, kept_seconds: float | None = 0.0) -> frozenset[str]:
@@ -59,17 +75,35 @@ def find_trees(session: Session, *, kept_seconds: float | None = 0.0) -> frozens
     Args:
         kept_seconds: None for any time.
     """
+    return frozenset(session.scalars(sa.select(AdapterVersion.digest).where(_is_kept(kept_seconds))))
+
+
+def find_samples(session: Session, *, kept_seconds: float | None = 0.0) -> frozenset[str]:
+    """Return the sample answers of the versions whose trees `find_trees` returns."""
+    query = _SAMPLES.where(Evidence.samples.is_not(None), _is_kept(kept_seconds))
+    return frozenset(digest for digest in session.scalars(query) if digest is not None)
+
+
+def _is_kept(seconds: float | None) -> sa.ColumnElement[bool]:
     is_kept: sa.ColumnElement[bool] = AdapterVersion.purged_at.is_(None)
-    if kept_seconds is not None:
-        is_recent = AdapterVersion.deleted_at > once(later(-kept_seconds))
-        is_kept = sa.and_(is_kept, sa.or_(AdapterVersion.deleted_at.is_(None), is_recent))
-    return frozenset(session.scalars(sa.select(AdapterVersion.digest).where(is_kept)))
+    if seconds is None:
+        return is_kept
+    is_recent = AdapterVersion.deleted_at > once(later(-seconds))
+    return sa.and_(is_kept, sa.or_(AdapterVersion.deleted_at.is_(None), is_recent))
 
 
 def name_versions(session: Session, tree: str, *, limit: int = 5) -> list[str]:
     """Return the references of versions that have a tree and are not deleted."""
     named = sa.select(Adapter.name, AdapterVersion.number).join_from(AdapterVersion, Adapter)
     having = named.where(AdapterVersion.digest == tree, AdapterVersion.deleted_at.is_(None))
+    rows = session.execute(having.order_by(AdapterVersion.id).limit(limit))
+    return [f"{row.name}/{row.number}" for row in rows]
+
+
+def name_sampled(session: Session, samples: str, *, limit: int = 5) -> list[str]:
+    """Return the references of versions that have some sample answers and are not deleted."""
+    named = sa.select(Adapter.name, AdapterVersion.number).join_from(AdapterVersion, Adapter).join(Evidence)
+    having = named.where(Evidence.samples == samples, AdapterVersion.deleted_at.is_(None))
     rows = session.execute(having.order_by(AdapterVersion.id).limit(limit))
     return [f"{row.name}/{row.number}" for row in rows]
 
@@ -103,6 +137,7 @@ def read_time(session: Session) -> datetime:
     return session.scalars(sa.select(now())).one()
 
 
+_SAMPLES = sa.select(Evidence.samples).join(AdapterVersion, AdapterVersion.id == Evidence.version_id)
 # Jobs of early versions read data that has no row of its own.
 _UNREGISTERED = sa.select(job_datasets.c.digest).where(
     job_datasets.c.job_id == jobs.c.id,

@@ -460,6 +460,24 @@ class Evaluation(Table):
     created_at: Mapped[Created]
 
 
+class Evidence(Table):
+    """What was measured when a version was made. It is apart from the version, which lists read whole."""
+
+    __tablename__ = "evidence"
+
+    version_id: Mapped[int] = mapped_column(
+        BigId, ForeignKey("adapter_versions.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    document: Mapped[Document]
+    samples: Mapped[Digest | None]  # of the stored sample answers, which quote rows
+    samples_purged_at: Mapped[Moment | None]
+
+    __table_args__ = (
+        _partial("ix_evidence_samples", "samples", where="samples IS NOT NULL"),
+        _partial("ix_evidence_sampled_versions", "version_id", where="samples IS NOT NULL"),
+    )
+
+
 class Deployment(Table):
     """This database with its workers and clients. It has one row."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from finch_hub import errors
 from finch_hub.artifacts.inventory import StoredArtifact, find_artifact
 from finch_hub.formats.folder_removal import remove_folder
 from finch_hub.registry import adapter_purges
+from finch_hub.registry.adapter_purges import PurgedRows
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import Value
 from finch_hub.storage.changes import Change
@@ -45,16 +46,18 @@ def purge_adapter(reference: AdapterReference, change: Change, stores: Stores) -
         change.details["versions"] = len(purged.versions)
     size, unfreed = 0, None
     try:
-        size = _remove_files(purged.trees, stores)
+        size = _remove_files(purged, stores)
     except errors.FinchError as error:  # the rows are purged, and a collection removes the files
         unfreed = str(error)
     return PurgedAdapter(reference=str(reference), versions=purged.versions, bytes=size, unfreed=unfreed)
 
 
-def _remove_files(trees: Sequence[str], stores: Stores) -> int:
-    """Remove the files of purged trees that nothing refers to, and return their size."""
+def _remove_files(purged: PurgedRows, stores: Stores) -> int:
+    """Remove the files and samples of purged versions that nothing refers to, and return their size."""
     unreferenced = Unreferenced(stores, kept_seconds=None)
-    found = list(dict.fromkeys(artifact for tree in trees for artifact in _list_artifacts(tree, stores)))
+    samples = (find_artifact(stores.artifacts, "blobs", digest) for digest in purged.samples)
+    files = (artifact for tree in purged.trees for artifact in _list_artifacts(tree, stores))
+    found = [artifact for artifact in dict.fromkeys([*samples, *files]) if artifact is not None]
     # The blobs go first: only the manifests name them, if this is interrupted and a collection goes on.
     found.sort(key=lambda artifact: artifact.kind == "trees")
     removed = list(unreferenced.remove(found))

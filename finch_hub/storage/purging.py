@@ -15,6 +15,7 @@ from finch_hub.specs.value import Value
 from finch_hub.storage.changes import Change
 from finch_hub.storage.log_texts import remove_from_logs
 from finch_hub.storage.row_texts import RowTexts
+from finch_hub.storage.samples import purge_samples
 from finch_hub.storage.store_sweep import sweep_store
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unreferenced import Unreferenced
@@ -163,6 +164,7 @@ def _remove_rows(
     Return the number of rows and lines that changed.
     """
     sweep_store(stores.artifacts, stores.database)
+    num_samples = purge_samples(texts, stores, before=before)
     num_rows = remove_texts(stores.database, texts.are_in) if len(texts) else 0
     num_lines = remove_from_logs(stores.settings.home / "logs", texts) if len(texts) else 0
     for digest in parts:
@@ -170,7 +172,7 @@ def _remove_rows(
     _remove_unregistered(texts, purged, stores, before)
     # The text tells what is to be found, so it goes last: a purge that was interrupted can be made again.
     _remove_purged(purged.digest, stores, before)
-    return num_rows + num_lines
+    return num_rows + num_lines + num_samples
 
 
 def _read_texts(dataset: values.Dataset, stores: Stores) -> RowTexts:

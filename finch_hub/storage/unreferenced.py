@@ -50,8 +50,9 @@ class Unreferenced:
         with stores.database.read() as session:
             trees = artifact_references.find_trees(session, kept_seconds=kept_seconds)
             references = artifact_references.find_references(session)
-        texts = references.texts - without
-        self._needed: dict[Kind, set[bytes]] = {"trees": set(), "blobs": set(map(bytes.fromhex, texts))}
+            samples = artifact_references.find_samples(session, kept_seconds=kept_seconds)
+        blobs = (references.texts - without) | samples
+        self._needed: dict[Kind, set[bytes]] = {"trees": set(), "blobs": set(map(bytes.fromhex, blobs))}
         meter = Meter("reading references", len(trees))
         for tree in trees:
             self._add_tree(tree, is_deleted=tree not in references.trees)
@@ -77,12 +78,12 @@ class Unreferenced:
         for tree in artifact_references.list_restored(session, since=self._looked_at):
             self._add_tree(tree)
         found = list(artifacts)
-        texts = artifact_references.select_texts(session, [artifact.digest for artifact in found])
+        blobs = artifact_references.select_blobs(session, [artifact.digest for artifact in found])
         return [
             artifact
             for artifact in found
             if bytes.fromhex(artifact.digest) not in self._needed[artifact.kind]
-            and not (artifact.kind == "blobs" and artifact.digest in texts)
+            and not (artifact.kind == "blobs" and artifact.digest in blobs)
         ]
 
     def remove(self, found: Iterable[StoredArtifact], *, before: float | None = None) -> Iterator[StoredArtifact]:

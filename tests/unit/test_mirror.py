@@ -67,6 +67,7 @@ EXERCISED_IN = {
     "registry/transitions": "integration/registry/test_protocol.py",
     "registry/values": "unit/registry/test_jobs.py",
     "specs/backups": "unit/storage/test_backup.py",
+    "specs/comparisons": "unit/hub/test_comparing.py",
     "specs/collections": "unit/storage/test_collection.py",
     "specs/inspections": "unit/storage/test_inspection.py",
     "display/inspections": "unit/cli/test_fsck.py",

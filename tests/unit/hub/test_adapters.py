@@ -55,6 +55,8 @@ def test_import_of_a_peft_adapter_makes_a_ready_version(hub: Hub, tiny_folder: P
     model = hub.generator(adapters=["guest"])
     assert model.adapters == ("guest",)
     assert model.active is None
+    evidence = hub.adapters.evidence("guest")
+    assert (evidence.kind, evidence.samples, evidence.notes) == ("import", "none", ("ignored files beside it: 1",))
 
 
 SHAPE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}

@@ -20,6 +20,7 @@ from finch_hub import Hub, errors, settings
 from finch_hub.registry import attempts, datasets, evaluations, jobs, sqlite, tables
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.jobs import Job, TrainSpec
 from finch_hub.storage import purging
 from finch_hub.storage.store_sweep import sweep_store
@@ -83,7 +84,9 @@ def end(hub: Hub, job_id: str) -> None:
 
 def write_about(hub: Hub, database: Database) -> None:
     """Let a job tell of rows wherever it can: in events, its reason, its report, an attempt, figures and a card."""
-    version = registry.add_version(database, "birds", metrics={"samples": [PAIRS[1][1]]}, card=f"Says: {PAIRS[2][1]}")
+    noted = Evidence(kind="train", notes=(f"left out: {PAIRS[11][0]}", "kept")).to_document()
+    metrics = {"samples": [PAIRS[1][1]]}
+    version = registry.add_version(database, "birds", metrics=metrics, card=f"Says: {PAIRS[2][1]}", evidence=noted)
     quoted = json.dumps({"row": PAIRS[3][0]})
     job = registry.claimed(database, job_id=registry.submit(database).id)
     with database.write() as session:
@@ -126,7 +129,8 @@ def test_purge_leaves_no_byte_of_any_row(hub: Hub, tiny_folder: Path) -> None:
     assert find_texts(read_all(hub)) == set()
     assert len(purged.parts) == 4
     assert purged.also_in == ()
-    assert purged.changed_records >= 8
+    assert purged.changed_records >= 9
+    assert hub.adapters.evidence("birds").notes == ("(purged)", "kept")
     assert purged.is_erased == database.is_sqlite
     assert purged.keeps_versions is False
     assert not hub._stores.artifacts.has(orphan)
