@@ -21,7 +21,7 @@ _versions = AdapterVersion.__table__
 _MAX_NAMED = 20  # children in a message
 _KEPT = frozenset({Parent.__tablename__, Alias.__tablename__})  # the lineage stays, and there is no alias by then
 _EMPTY: Columns = {
-    **dict.fromkeys(("spec", "metrics", "versions", "environment"), {}),
+    **{name: {} for name in ("spec", "metrics", "versions", "environment")},
     **dict.fromkeys(("card", "notes"), ""),
     **dict.fromkeys(("preset", "seed")),
 }
