@@ -297,6 +297,8 @@ class Adapter(Table):
     name: Mapped[Name] = mapped_column(unique=True)
     versions_made: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[Created]
+    description: Mapped[Text] = mapped_column(server_default="")
+    deleted_at: Mapped[Moment | None]
 
     versions: Mapped[list[AdapterVersion]] = relationship(back_populates="adapter", lazy="raise")
 
@@ -325,6 +327,10 @@ class AdapterVersion(Table):
     card: Mapped[Text]
     created_at: Mapped[Created]
     deleted_at: Mapped[Moment | None]
+    notes: Mapped[Text] = mapped_column(server_default="")
+    owner: Mapped[Name] = mapped_column(server_default="")
+    preset: Mapped[Name | None]
+    updated_at: Mapped[Moment | None]
 
     adapter: Mapped[Adapter] = relationship(back_populates="versions", lazy="raise")
     base: Mapped[Base] = relationship(lazy="raise")
@@ -379,6 +385,7 @@ class Tag(Table):
 
     version_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapter_versions.id"), primary_key=True)
     name: Mapped[Name] = mapped_column(primary_key=True, index=True)
+    value: Mapped[str] = mapped_column(sa.String(200), server_default="")
 
     version: Mapped[AdapterVersion] = relationship(back_populates="tags", lazy="raise")
 
