@@ -341,6 +341,10 @@ class AdapterVersion(Table):
     )
 
     __table_args__ = (
+        _partial("ix_adapter_versions_train_digest", "train_digest", "id", where="train_digest IS NOT NULL"),
+        _partial(
+            "ix_adapter_versions_validation_digest", "validation_digest", "id", where="validation_digest IS NOT NULL"
+        ),
         sa.UniqueConstraint("adapter_id", "number"),
         sa.CheckConstraint("state IN ('ready', 'quarantined', 'below_retention', 'unchecked')", name="state"),
     )
@@ -388,6 +392,8 @@ class Tag(Table):
     value: Mapped[str] = mapped_column(sa.String(200), server_default="")
 
     version: Mapped[AdapterVersion] = relationship(back_populates="tags", lazy="raise")
+
+    __table_args__ = (Index("ix_tags_name_value", "name", "value", "version_id"),)
 
 
 class Evaluation(Table):

@@ -1,0 +1,280 @@
+"""The index of versions for searches: narrow rows, numbers and texts, which triggers of the database keep right.
+
+It has no facts of its own, so backups leave it out, and it can be dropped and built again at any time. A migration that
+rebuilds one of the tables below on SQLite must drop it before, and create and fill it afterwards, because SQLite drops
+the triggers of a table with the table. A migration that changes the index keeps a copy of the SQL of 0018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import sqlalchemy as sa
+
+TABLES = ("searched_versions", "version_numbers")
+TEXTS = "version_texts"  # of SQLite. PostgreSQL has the words in `searched_versions`.
+
+_MAX_TEXT = 80_000  # characters: PostgreSQL refuses more than 1 MB of words
+_BATCH = 2000
+_NAMES = "version_id, adapter_id, name, number, base_id, kind, state, preset, owner, created_at, updated_at"
+_COLUMNS = f"""
+    version_id {{id}} PRIMARY KEY,
+    adapter_id BIGINT NOT NULL,
+    name VARCHAR(255) {{binary}} NOT NULL,
+    number INTEGER NOT NULL,
+    base_id BIGINT NOT NULL,
+    kind VARCHAR(16) NOT NULL,
+    state VARCHAR(16) NOT NULL,
+    preset VARCHAR(255),
+    owner VARCHAR(255) NOT NULL,
+    created_at {{time}} NOT NULL,
+    updated_at {{time}} NOT NULL"""
+# A filter has its own index in the order of creation, so that a page of it is read in that order.
+_INDEXES = {
+    "ix_searched_versions_created": "searched_versions (created_at, version_id)",
+    "ix_searched_versions_updated": "searched_versions (updated_at, version_id)",
+    "ix_searched_versions_name": "searched_versions (name, number, version_id)",
+    **{
+        f"ix_searched_versions_{name}": f"searched_versions ({column}, created_at, version_id)"
+        for name, column in (
+            ("adapter", "name"),
+            ("base", "base_id"),
+            ("kind", "kind"),
+            ("state", "state"),
+            ("owner", "owner"),
+            ("preset", "preset"),
+        )
+    },
+    "ix_version_numbers_value": "version_numbers (name, value, version_id)",
+}
+# Indexes of the registry's own tables, for the triggers of data sets and for filters.
+SOURCE_INDEXES: dict[str, tuple[str, list[str], str | None]] = {
+    "ix_adapter_versions_train_digest": ("adapter_versions", ["train_digest", "id"], "train_digest IS NOT NULL"),
+    "ix_adapter_versions_validation_digest": (
+        "adapter_versions",
+        ["validation_digest", "id"],
+        "validation_digest IS NOT NULL",
+    ),
+    "ix_tags_name_value": ("tags", ["name", "value", "version_id"], None),
+}
+_CHANGED = (
+    "adapter_id, number, base_id, kind, state, preset, owner, spec, metrics, train_digest, validation_digest, card, notes"
+    ", created_at, updated_at, deleted_at"
+)
+_OF_ADAPTER = "SELECT id FROM adapter_versions WHERE adapter_id = NEW.id"
+_OF_DATASET = (
+    "SELECT id FROM adapter_versions WHERE train_digest = {row}.digest"
+    " UNION SELECT id FROM adapter_versions WHERE validation_digest = {row}.digest"
+)
+# Trigger, event, condition, and the versions whose entries are made anew.
+_TRIGGERS = (
+    ("version_added", "INSERT ON adapter_versions", "NEW.deleted_at IS NULL", "SELECT NEW.id"),
+    ("version_changed", f"UPDATE OF {_CHANGED} ON adapter_versions", "TRUE", "SELECT NEW.id"),
+    ("version_removed", "DELETE ON adapter_versions", "TRUE", "SELECT OLD.id"),
+    ("adapter_changed", "UPDATE OF name, description, deleted_at ON adapters", "TRUE", _OF_ADAPTER),
+    ("tag_added", "INSERT ON tags", "TRUE", "SELECT NEW.version_id"),
+    ("tag_changed", "UPDATE OF name, value ON tags", "TRUE", "SELECT NEW.version_id"),
+    ("tag_removed", "DELETE ON tags", "TRUE", "SELECT OLD.version_id"),
+    ("dataset_added", "INSERT ON datasets", "NEW.name IS NOT NULL", _OF_DATASET.format(row="NEW")),
+    ("dataset_changed", "UPDATE OF name, purged_at ON datasets", "TRUE", _OF_DATASET.format(row="NEW")),
+    ("dataset_removed", "DELETE ON datasets", "OLD.name IS NOT NULL", _OF_DATASET.format(row="OLD")),
+)
+_PRESENT = """FROM adapter_versions v JOIN adapters a ON a.id = v.adapter_id
+    WHERE v.deleted_at IS NULL AND a.deleted_at IS NULL AND v.id IN ({ids})"""
+_ENTRY = """v.id, v.adapter_id, a.name, v.number, v.base_id, v.kind, v.state, v.preset, coalesce(v.owner, ''),
+    v.created_at, coalesce(v.updated_at, v.created_at)"""
+_TEXT = f"""substr(a.name || ' '
+    || coalesce((SELECT {{join}}(t.name || ' ' || t.value, ' ') FROM tags t WHERE t.version_id = v.id), '') || ' '
+    || coalesce((SELECT {{join}}(d.name, ' ') FROM datasets d
+        WHERE d.digest IN (v.train_digest, v.validation_digest) AND d.purged_at IS NULL), '') || ' '
+    || coalesce(a.description, '') || ' ' || coalesce(v.notes, '') || ' ' || v.card, 1, {_MAX_TEXT})"""
+
+
+def build(connection: sa.Connection) -> None:
+    """Build the index anew in the transaction of a connection."""
+    drop(connection)
+    create(connection)
+    fill(connection)
+    for statement in list_indexes(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+    analyze(connection)
+
+
+def create(connection: sa.Connection) -> None:
+    """Create the tables and the triggers. The tables are empty until `fill`, and without indexes."""
+    for statement in _list_statements(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+
+
+def list_indexes(dialect: str, *, concurrently: bool = False) -> list[str]:
+    """Return the statements that make the indexes. Built at the end, they take a fraction of the time."""
+    create = f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}"
+    statements = [f"{create}{name} ON {on}" for name, on in _INDEXES.items()]
+    if dialect != "sqlite":
+        # Entries that wait in a list, as GIN has them by default, would be read by each search.
+        words = "searched_versions USING gin (words) WITH (fastupdate = off)"
+        statements.append(f"{create}ix_searched_versions_words ON {words}")
+    return statements
+
+
+def analyze(connection: sa.Connection) -> None:
+    """Let the database count the rows, on which its plans depend."""
+    for table in TABLES:
+        connection.exec_driver_sql(f"ANALYZE {table}")
+
+
+def fill(connection: sa.Connection, *, after_batch: Callable[[], None] = lambda: None) -> None:
+    """Index all versions, in batches. It can be repeated.
+
+    Args:
+        after_batch: called after each batch, for example to commit it.
+    """
+    is_sqlite = connection.dialect.name == "sqlite"
+    for first, last in _list_batches(connection):
+        ids = f"SELECT id FROM adapter_versions WHERE id BETWEEN {first} AND {last}"  # noqa: S608 - numbers
+        if is_sqlite:
+            for statement in _refresh_sqlite(ids):
+                connection.exec_driver_sql(statement)
+        else:
+            connection.exec_driver_sql(f"SELECT refresh_searched_versions(ARRAY({ids}))")
+        after_batch()
+
+
+def drop(connection: sa.Connection) -> None:
+    """Drop the index, if there is one."""
+    if connection.dialect.name == "sqlite":
+        for name, *_ in _TRIGGERS:
+            connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS search_{name}")
+    else:
+        for name, event, *_ in _TRIGGERS:
+            table = event.rpartition(" ")[2]
+            connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS search_{name} ON {table}")
+            connection.exec_driver_sql(f"DROP FUNCTION IF EXISTS search_{name}()")
+        connection.exec_driver_sql("DROP FUNCTION IF EXISTS refresh_searched_versions(bigint[])")
+    for table in (TEXTS, *TABLES):
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}")
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql("DROP FUNCTION IF EXISTS fold_text(text)")
+
+
+def exists(connection: sa.Connection) -> bool:
+    """Return whether there is an index."""
+    return sa.inspect(connection).has_table(TABLES[0])
+
+
+def _list_batches(connection: sa.Connection) -> Iterator[tuple[int, int]]:
+    last = connection.exec_driver_sql("SELECT coalesce(max(id), 0) FROM adapter_versions").scalar_one()
+    for first in range(1, int(last) + 1, _BATCH):
+        yield first, first + _BATCH - 1
+
+
+def _list_statements(dialect: str) -> list[str]:
+    is_sqlite = dialect == "sqlite"
+    kinds = {"id": "INTEGER", "time": "VARCHAR(23)", "binary": ""}
+    if not is_sqlite:
+        kinds = {"id": "BIGINT", "time": "TIMESTAMP WITH TIME ZONE", "binary": 'COLLATE "C"'}
+    columns = _COLUMNS.format(**kinds)
+    numbers = """CREATE TABLE version_numbers (
+        version_id BIGINT NOT NULL, name VARCHAR(255) {binary} NOT NULL, value DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (version_id, name)){end}"""
+    if is_sqlite:
+        return [
+            f"CREATE TABLE searched_versions ({columns})",
+            numbers.format(binary="", end=" WITHOUT ROWID"),
+            f"CREATE VIRTUAL TABLE {TEXTS} USING fts5(text, columnsize = 0, tokenize = 'unicode61 remove_diacritics 2')",
+            *(_trigger_sqlite(*trigger) for trigger in _TRIGGERS),
+        ]
+    return [
+        f"CREATE TABLE searched_versions ({columns}, words TSVECTOR NOT NULL)",
+        # Words are kept apart from the rows, so that a search for a frequent word reads few pages.
+        "ALTER TABLE searched_versions SET (toast_tuple_target = 128)",
+        numbers.format(binary='COLLATE "C"', end=""),
+        *_FOLD_AND_REFRESH,
+        *(statement for trigger in _TRIGGERS for statement in _trigger_postgresql(*trigger)),
+    ]
+
+
+def _refresh_sqlite(ids: str) -> list[str]:
+    """Return the statements that make the entries of some versions anew."""
+    return [
+        f"DELETE FROM version_numbers WHERE version_id IN ({ids})",  # noqa: S608 - no input of users
+        f"DELETE FROM searched_versions WHERE version_id IN ({ids})",  # noqa: S608
+        f"DELETE FROM {TEXTS} WHERE rowid IN ({ids})",  # noqa: S608
+        *_insert_sqlite(ids),
+    ]
+
+
+def _insert_sqlite(ids: str) -> list[str]:
+    present = _PRESENT.format(ids=ids)
+    metrics, spec = (f"iif(json_valid({column}), {column}, '{{}}')" for column in ("v.metrics", "v.spec"))
+    rank = f"json_extract({metrics}, '$.rank')"
+    sources = (
+        ("metric.", f"json_each({metrics})"),
+        ("lora.", f"json_each({spec}, '$.lora')"),
+        ("training.", f"json_each({spec}, '$.training')"),
+    )
+    is_number = (
+        "j.type IN ('integer', 'real') AND abs(j.value) < 1e300 AND typeof(j.key) = 'text' AND length(j.key) < 200"
+    )
+    return [
+        f"INSERT INTO searched_versions ({_NAMES}) SELECT {_ENTRY} {present}",  # noqa: S608
+        "INSERT INTO version_numbers"  # an import has no settings
+        f" SELECT v.id, 'lora.rank', {rank} {present} AND typeof({rank}) = 'integer'",
+        *(
+            f"INSERT OR REPLACE INTO version_numbers SELECT v.id, '{group}' || j.key, CAST(j.value AS REAL)"
+            f" {present.replace('WHERE', f', {source} j WHERE')} AND {is_number}"
+            for group, source in sources
+        ),
+        f"INSERT INTO {TEXTS} (rowid, text) SELECT v.id, {_TEXT.format(join='group_concat')} {present}",  # noqa: S608
+    ]
+
+
+def _trigger_sqlite(name: str, event: str, condition: str, ids: str) -> str:
+    statements = _insert_sqlite(ids) if name == "version_added" else _refresh_sqlite(ids)
+    body = ";\n".join(statements)
+    return f"CREATE TRIGGER search_{name} AFTER {event} WHEN {condition} BEGIN\n{body};\nEND"
+
+
+def _number_postgresql(group: str, document: str) -> str:
+    fields = f"jsonb_each(CASE jsonb_typeof({document}) WHEN 'object' THEN {document} END)"
+    present = _PRESENT.format(ids="SELECT unnest(ids)").replace("WHERE", f"CROSS JOIN LATERAL {fields} j WHERE")
+    return f"SELECT v.id, '{group}' || j.key AS name, j.value {present}"  # noqa: S608
+
+
+_FOLD_AND_REFRESH = (
+    # As `fold` in finch_hub.specs.queries. The parser of PostgreSQL would make addresses and paths one word.
+    """CREATE FUNCTION fold_text(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+        SELECT translate(regexp_replace(normalize(given, NFD), '[\u0300-\u036f]', '', 'g'),
+            '!"#$%%&''()*+,-./:;<=>?@[\\]^_`{|}~', '                                ') $$""",
+    # The lock lets changes of one version follow each other, so that each sees what the one before wrote.
+    f"""CREATE FUNCTION refresh_searched_versions(ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM 1 FROM adapter_versions WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        DELETE FROM version_numbers WHERE version_id = ANY (ids);
+        DELETE FROM searched_versions WHERE version_id = ANY (ids);
+        INSERT INTO searched_versions ({_NAMES}, words)
+            SELECT {_ENTRY}, to_tsvector('simple', fold_text({_TEXT.format(join="string_agg")}))
+            {_PRESENT.format(ids="SELECT unnest(ids)")};
+        INSERT INTO version_numbers (version_id, name, value)
+            SELECT id, name, (CASE WHEN abs(value::numeric) < 1e-300 THEN 0 ELSE value::numeric END)::double precision
+            FROM ({" UNION ALL ".join((
+                _number_postgresql("metric.", "v.metrics"),
+                _number_postgresql("lora.", "v.spec -> 'lora'"),
+                _number_postgresql("training.", "v.spec -> 'training'"),
+            ))}) AS found
+            WHERE CASE WHEN jsonb_typeof(value) = 'number' THEN abs(value::numeric) < 1e300 ELSE false END
+                AND length(name) < 200;
+        INSERT INTO version_numbers (version_id, name, value)
+            SELECT version_id, 'lora.rank', value FROM version_numbers
+            WHERE version_id = ANY (ids) AND name = 'metric.rank'
+            ON CONFLICT DO NOTHING;
+    END $$""",
+)
+
+
+def _trigger_postgresql(name: str, event: str, condition: str, ids: str) -> list[str]:
+    return [
+        f"""CREATE FUNCTION search_{name}() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM refresh_searched_versions(ARRAY({ids})); RETURN NULL; END $$""",
+        f"CREATE TRIGGER search_{name} AFTER {event} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION search_{name}()",
+    ]
