@@ -63,7 +63,7 @@ def draw_lineage(ancestry: Ancestry) -> Tree:
     """Draw a version with its ancestors as a tree. What an ancestor was made from is drawn once."""
     from rich.tree import Tree
 
-    labels = {v.reference: f"({v.kind}, {format_evidence(v)})" for v in ancestry.versions}
+    labels = {v.reference: f"({v.kind}, {format_evidence(v.metrics)})" for v in ancestry.versions}
     parents: dict[str, list[ParentLink]] = {reference: [] for reference in labels}
     for link in ancestry.links:
         parents[link.version].append(link)
@@ -85,9 +85,8 @@ def draw_lineage(ancestry: Ancestry) -> Tree:
     return tree
 
 
-def format_evidence(version: AdapterVersion) -> str:
+def format_evidence(metrics: Mapping[str, Any]) -> str:
     """Format the measurement that tells most about a version, which depends on its kind."""
-    metrics = version.metrics
     if "loss_before" in metrics and "loss_after" in metrics:
         return f"loss {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f}"
     if metrics.get("mean_retention") is not None:

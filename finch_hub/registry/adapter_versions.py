@@ -13,6 +13,7 @@ from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Tag
 from finch_hub.registry.types import Columns, insert_new, one_of, read_document
+from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import LATEST, AdapterReference, check_name
 from finch_hub.specs.value import JsonObject
 
@@ -137,17 +138,27 @@ def require(session: Session, reference: AdapterReference) -> None:
         raise _explain_missing(session, reference)
 
 
-def find(session: Session, name: str) -> list[values.AdapterVersion]:
-    """Return the versions of an adapter, newest first.
+def find(session: Session, name: str, *, limit: int = 100, after: str | None = None) -> values.VersionPage:
+    """Return a page of the versions of an adapter, newest first.
+
+    Args:
+        after: cursor of the page before, None for the first page.
 
     Raises:
         NotFound: the adapter does not exist.
+        InvalidSpec: the limit or the cursor is invalid.
     """
+    check_limit(limit)
+    scope = f"versions of {name}"
     query = select_versions().where(Adapter.name == name, AdapterVersion.deleted_at.is_(None))
-    rows = session.scalars(query.order_by(AdapterVersion.number.desc())).all()
-    if not rows:
+    if after is not None:
+        (last,) = read_cursor(scope, after, (int,))
+        query = query.where(AdapterVersion.number < last)
+    rows = session.scalars(query.order_by(AdapterVersion.number.desc()).limit(limit + 1)).all()
+    if not rows and after is None:
         raise _adapter_not_found(session, name)
-    return [to_value(row) for row in rows]
+    more = write_cursor(scope, (rows[limit - 1].number,)) if len(rows) > limit else None
+    return values.VersionPage(versions=tuple(map(to_value, rows[:limit])), next=more)
 
 
 def find_by_identity(session: Session, identity: str, base_id: int) -> values.AdapterVersion | None:

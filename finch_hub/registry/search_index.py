@@ -8,6 +8,7 @@ the triggers of a table with the table. A migration that changes the index keeps
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,19 +17,20 @@ TEXTS = "version_texts"  # of SQLite. PostgreSQL has the words in `searched_vers
 
 _MAX_TEXT = 80_000  # characters: PostgreSQL refuses more than 1 MB of words
 _BATCH = 2000
+_MARKS = "remove_diacritics 2"  # as `fold_text` does
 _NAMES = "version_id, adapter_id, name, number, base_id, kind, state, preset, owner, created_at, updated_at"
-_COLUMNS = f"""
-    version_id {{id}} PRIMARY KEY,
+_COLUMNS = """
+    version_id {id} PRIMARY KEY,
     adapter_id BIGINT NOT NULL,
-    name VARCHAR(255) {{binary}} NOT NULL,
+    name VARCHAR(255) {binary} NOT NULL,
     number INTEGER NOT NULL,
     base_id BIGINT NOT NULL,
     kind VARCHAR(16) NOT NULL,
     state VARCHAR(16) NOT NULL,
     preset VARCHAR(255),
     owner VARCHAR(255) NOT NULL,
-    created_at {{time}} NOT NULL,
-    updated_at {{time}} NOT NULL"""
+    created_at {time} NOT NULL,
+    updated_at {time} NOT NULL"""
 # A filter has its own index in the order of creation, so that a page of it is read in that order.
 _INDEXES = {
     "ix_searched_versions_created": "searched_versions (created_at, version_id)",
@@ -58,8 +60,8 @@ SOURCE_INDEXES: dict[str, tuple[str, list[str], str | None]] = {
     "ix_tags_name_value": ("tags", ["name", "value", "version_id"], None),
 }
 _CHANGED = (
-    "adapter_id, number, base_id, kind, state, preset, owner, spec, metrics, train_digest, validation_digest, card, notes"
-    ", created_at, updated_at, deleted_at"
+    "adapter_id, number, base_id, kind, state, preset, owner, spec, metrics, train_digest, validation_digest, card,"
+    " notes, created_at, updated_at, deleted_at"
 )
 _OF_ADAPTER = "SELECT id FROM adapter_versions WHERE adapter_id = NEW.id"
 _OF_DATASET = (
@@ -87,7 +89,7 @@ _TEXT = f"""substr(a.name || ' '
     || coalesce((SELECT {{join}}(t.name || ' ' || t.value, ' ') FROM tags t WHERE t.version_id = v.id), '') || ' '
     || coalesce((SELECT {{join}}(d.name, ' ') FROM datasets d
         WHERE d.digest IN (v.train_digest, v.validation_digest) AND d.purged_at IS NULL), '') || ' '
-    || coalesce(a.description, '') || ' ' || coalesce(v.notes, '') || ' ' || v.card, 1, {_MAX_TEXT})"""
+    || coalesce(a.description, '') || ' ' || coalesce(v.notes, '') || ' ' || v.card, 1, {_MAX_TEXT})"""  # noqa: S608 - no input of users, here and below
 
 
 def build(connection: sa.Connection) -> None:
@@ -157,9 +159,21 @@ def drop(connection: sa.Connection) -> None:
         connection.exec_driver_sql("DROP FUNCTION IF EXISTS fold_text(text)")
 
 
-def exists(connection: sa.Connection) -> bool:
-    """Return whether there is an index."""
-    return sa.inspect(connection).has_table(TABLES[0])
+def list_tables(connection: sa.Connection) -> list[sa.TableClause]:
+    """Return the tables with their columns, for a check that they are there."""
+    columns = [part.split()[0] for part in _NAMES.split(", ")]
+    entries, numbers, texts = columns, ["version_id", "name", "value"], ["rowid"]
+    if connection.dialect.name == "sqlite":
+        named = {TABLES[0]: entries, TABLES[1]: numbers, TEXTS: texts}
+    else:
+        named = {TABLES[0]: [*entries, "words"], TABLES[1]: numbers}
+    return [sa.table(name, *map(sa.column, columns)) for name, columns in named.items()]
+
+
+def merge_texts(connection: Any) -> None:
+    """Remove the words of deleted texts, which FTS5 keeps until it merges them, from a file of SQLite."""
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (TEXTS,)).fetchone():
+        connection.execute(f"INSERT INTO {TEXTS} ({TEXTS}) VALUES ('optimize')")  # noqa: S608
 
 
 def _list_batches(connection: sa.Connection) -> Iterator[tuple[int, int]]:
@@ -181,7 +195,7 @@ def _list_statements(dialect: str) -> list[str]:
         return [
             f"CREATE TABLE searched_versions ({columns})",
             numbers.format(binary="", end=" WITHOUT ROWID"),
-            f"CREATE VIRTUAL TABLE {TEXTS} USING fts5(text, columnsize = 0, tokenize = 'unicode61 remove_diacritics 2')",
+            f"CREATE VIRTUAL TABLE {TEXTS} USING fts5(text, columnsize = 0, tokenize = 'unicode61 {_MARKS}')",
             *(_trigger_sqlite(*trigger) for trigger in _TRIGGERS),
         ]
     return [
@@ -217,7 +231,7 @@ def _insert_sqlite(ids: str) -> list[str]:
         "j.type IN ('integer', 'real') AND abs(j.value) < 1e300 AND typeof(j.key) = 'text' AND length(j.key) < 200"
     )
     return [
-        f"INSERT INTO searched_versions ({_NAMES}) SELECT {_ENTRY} {present}",  # noqa: S608
+        f"INSERT INTO searched_versions ({_NAMES}) SELECT {_ENTRY} {present}",
         "INSERT INTO version_numbers"  # an import has no settings
         f" SELECT v.id, 'lora.rank', {rank} {present} AND typeof({rank}) = 'integer'",
         *(
@@ -225,7 +239,7 @@ def _insert_sqlite(ids: str) -> list[str]:
             f" {present.replace('WHERE', f', {source} j WHERE')} AND {is_number}"
             for group, source in sources
         ),
-        f"INSERT INTO {TEXTS} (rowid, text) SELECT v.id, {_TEXT.format(join='group_concat')} {present}",  # noqa: S608
+        f"INSERT INTO {TEXTS} (rowid, text) SELECT v.id, {_TEXT.format(join='group_concat')} {present}",
     ]
 
 
@@ -238,7 +252,7 @@ def _trigger_sqlite(name: str, event: str, condition: str, ids: str) -> str:
 def _number_postgresql(group: str, document: str) -> str:
     fields = f"jsonb_each(CASE jsonb_typeof({document}) WHEN 'object' THEN {document} END)"
     present = _PRESENT.format(ids="SELECT unnest(ids)").replace("WHERE", f"CROSS JOIN LATERAL {fields} j WHERE")
-    return f"SELECT v.id, '{group}' || j.key AS name, j.value {present}"  # noqa: S608
+    return f"SELECT v.id, '{group}' || j.key AS name, j.value {present}"
 
 
 _FOLD_AND_REFRESH = (
@@ -257,18 +271,22 @@ _FOLD_AND_REFRESH = (
             {_PRESENT.format(ids="SELECT unnest(ids)")};
         INSERT INTO version_numbers (version_id, name, value)
             SELECT id, name, (CASE WHEN abs(value::numeric) < 1e-300 THEN 0 ELSE value::numeric END)::double precision
-            FROM ({" UNION ALL ".join((
+            FROM ({
+        " UNION ALL ".join(
+            (
                 _number_postgresql("metric.", "v.metrics"),
                 _number_postgresql("lora.", "v.spec -> 'lora'"),
                 _number_postgresql("training.", "v.spec -> 'training'"),
-            ))}) AS found
+            )
+        )
+    }) AS found
             WHERE CASE WHEN jsonb_typeof(value) = 'number' THEN abs(value::numeric) < 1e300 ELSE false END
                 AND length(name) < 200;
         INSERT INTO version_numbers (version_id, name, value)
             SELECT version_id, 'lora.rank', value FROM version_numbers
             WHERE version_id = ANY (ids) AND name = 'metric.rank'
             ON CONFLICT DO NOTHING;
-    END $$""",
+    END $$""",  # noqa: S608
 )
 
 

@@ -39,7 +39,7 @@ texts = sa.table("version_texts", sa.column("rowid", BigId))  # on SQLite only
 
 _tags, _lineage = tables.Tag.__table__, tables.Parent.__table__
 _versions, _adapters, _bases = tables.AdapterVersion.__table__, tables.Adapter.__table__, tables.Base.__table__
-_COLUMNS = {"name": "name", "preset": "preset", "kind": "kind", "state": "state", "owner": "owner"}
+_COLUMNS = ("name", "preset", "kind", "state", "owner")
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
 _MAX_DIGESTS = 100
 _LAST = "\U0010ffff"  # no name has it
@@ -100,11 +100,15 @@ def build_filters(session: Session, terms: Sequence[Term]) -> list[Filter]:
 
 
 def _of_entry(
-    column: sa.ColumnElement[Any], test: Callable[[sa.ColumnElement[Any]], Condition], **fields: Any
+    name: str,
+    test: Callable[[sa.ColumnElement[Any]], Condition],
+    *,
+    column: str | None = None,
+    order: str | None = None,
 ) -> Filter:
-    seek = test(column)
+    seek = test(entries.c[name])
     ids = sa.select(entries.c.version_id).where(seek)
-    return Filter(condition=test(unindexed(column)), ids=ids, seek=seek, **fields)
+    return Filter(condition=test(unindexed(entries.c[name])), ids=ids, seek=seek, column=column, order=order)
 
 
 def _build_texts(words: Sequence[Words]) -> Filter:
@@ -147,28 +151,25 @@ def _build_words(words: Sequence[Words]) -> Filter:
     condition: Condition = entries.c.words.op("@@", is_comparison=True)(wanted)
     if all(term.negated for term in words):
         return Filter(condition=condition, ids=None)
-    return Filter(condition=condition, ids=sa.select(entries.c.version_id).where(condition), seek=condition, is_text=True)
+    ids = sa.select(entries.c.version_id).where(condition)
+    return Filter(condition=condition, ids=ids, seek=condition, is_text=True)
 
 
 def _build_column(_: Session, term: TextFilter) -> Filter:
-    column = entries.c[_COLUMNS[term.field]]
     if term.field == "name" and term.text.endswith("*"):
         begin = term.text.removesuffix("*")
-        return _of_entry(column, lambda name: sa.and_(name >= begin, name < begin + _LAST), order="name")
-    return _of_entry(column, lambda value: value == term.text, column=column.name)
+        return _of_entry("name", lambda name: sa.and_(name >= begin, name < begin + _LAST), order="name")
+    return _of_entry(term.field, lambda value: value == term.text, column=term.field)
 
 
 def _build_base(session: Session, term: TextFilter) -> Filter:
-    is_named = sa.or_(
-        _bases.c.name == term.text, _bases.c.fingerprint == term.text, _bases.c.public_id == term.text
-    )
+    is_named = sa.or_(_bases.c.name == term.text, _bases.c.fingerprint == term.text, _bases.c.public_id == term.text)
     ids = session.scalars(sa.select(_bases.c.id).where(is_named)).all()
     if not ids:
         raise errors.NotFound("base", term.text, session.scalars(sa.select(_bases.c.name).limit(1000)))
-    column = entries.c.base_id
     if len(ids) == 1:
-        return _of_entry(column, lambda value: value == ids[0], column=column.name)
-    return _of_entry(column, lambda value: value.in_(ids))
+        return _of_entry("base_id", lambda value: value == ids[0], column="base_id")
+    return _of_entry("base_id", lambda value: value.in_(ids))
 
 
 def _build_tag(_: Session, term: TextFilter) -> Filter:
@@ -187,7 +188,7 @@ def _build_parent(session: Session, term: TextFilter) -> Filter:
         parents = query.where(_adapters.c.name == term.text)
         if session.execute(parents.limit(1)).first() is None:
             adapter_versions.require(session, reference)  # which tells similar names
-        is_link = _lineage.c.parent_id.in_(parents)
+        is_link: Condition = _lineage.c.parent_id.in_(parents)
     else:
         is_link = _lineage.c.parent_id == adapter_versions.get_row(session, reference, deleted=True).id
     links = sa.select(sa.func.count()).where(_lineage.c.version_id == entries.c.version_id, is_link)
@@ -206,7 +207,7 @@ def _build_data(session: Session, term: TextFilter) -> Filter:
 def _find_digests(session: Session, text: str) -> list[str]:
     stored = datasets.datasets
     digests = list(session.scalars(sa.select(stored.c.digest).where(stored.c.name == text)))
-    if not digests and len(text) == 64 and _PREFIX.fullmatch(text):  # noqa: PLR2004 - a whole digest
+    if not digests and len(text) == 64 and _PREFIX.fullmatch(text):
         return [text]  # of data that may not be stored any more
     if not digests and _PREFIX.fullmatch(text):
         is_near = sa.and_(stored.c.digest >= text, stored.c.digest < f"{text}g")
@@ -219,13 +220,11 @@ def _build_time(term: TimeFilter) -> Filter:
         limits = [time >= term.begin] if term.begin is not None else []
         return sa.and_(*limits, *([time < term.end] if term.end is not None else []))
 
-    return _of_entry(entries.c[f"{term.field}_at"], test, order=term.field)
+    return _of_entry(f"{term.field}_at", test, order=term.field)
 
 
 def _build_number(term: NumberFilter) -> Filter:
-    value = sa.select(numbers.c.value).where(
-        numbers.c.version_id == entries.c.version_id, numbers.c.name == term.name
-    )
+    value = sa.select(numbers.c.value).where(numbers.c.version_id == entries.c.version_id, numbers.c.name == term.name)
     of_row = value.correlate(entries).scalar_subquery()
     compare = _OPERATORS[term.operator]
     is_met = compare(numbers.c.value, term.number)

@@ -19,10 +19,9 @@ from finch_hub.registry import adapter_versions, values
 from finch_hub.registry.tables import AdapterVersion
 from finch_hub.registry.types import one_of
 from finch_hub.registry.version_filters import Filter, build_filters, entries, numbers, unindexed
-from finch_hub.specs.cursors import Key, read_cursor, write_cursor
+from finch_hub.specs.cursors import Key, check_limit, read_cursor, write_cursor
 from finch_hub.specs.queries import Sort, parse_query, parse_sort
 
-MAX_PAGE = 1000
 _FEW = 20_000  # rows that are read and sorted; reading in order may pass over as many for a page
 _COLUMNS = {
     "created": ("created_at", "version_id"),
@@ -52,9 +51,7 @@ def find(
     """
     terms = parse_query(query)
     order = parse_sort(sort)
-    if not 1 <= limit <= MAX_PAGE:
-        what, fix = f"{limit} is not the size of a page", f"use 1 to {MAX_PAGE}"
-        raise errors.InvalidSpec(what, where="limit", fix=fix)
+    check_limit(limit)
     scope = f"versions\n{query}\n{order}"
     key = _read_key(scope, after, order)
     if not _is_sqlite(session):
@@ -182,5 +179,5 @@ def _read_key(scope: str, after: str | None, order: Sort) -> tuple[Any, ...] | N
 
 
 def _to_key(row: sa.Row[Any]) -> Key:
-    first, second = row[1:3]
+    _, first, second = tuple(row)
     return (first.isoformat() if isinstance(first, datetime) else first), second

@@ -10,8 +10,20 @@ from finch_hub import errors
 from finch_hub.specs.value import MAX_INTEGER
 
 Key = tuple[str | int | float, ...]
+MAX_PAGE = 1000
 _MAX_LENGTH = 1000
 _CHECK = 12  # characters of the hash
+
+
+def check_limit(limit: int) -> None:
+    """Refuse a number that is not the size of a page.
+
+    Raises:
+        InvalidSpec: it is not.
+    """
+    if not 1 <= limit <= MAX_PAGE:
+        what = f"{limit} is not the size of a page"
+        raise errors.InvalidSpec(what, where="limit", fix=f"use 1 to {MAX_PAGE:,}, and take the next pages with after")
 
 
 def write_cursor(scope: str, key: Key) -> str:

@@ -35,9 +35,7 @@ _SORTS = ("created", "updated", "name")
 _EARLIER_NAMES = {"lora.r": "lora.rank", "lora.lora_alpha": "lora.alpha"}  # PEFT's, which users know
 _FILTER = re.compile(r"(?P<field>[A-Za-z_][\w.-]*)(?P<operator><=|>=|[<>=:])", re.ASCII)
 _PUNCTUATION = {ord(character): " " for character in string.punctuation}
-_TIME = re.compile(
-    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d))?Z?)?)?)?", re.ASCII
-)
+_TIME = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d))?Z?)?)?)?", re.ASCII)
 
 
 class Words(NamedTuple):
