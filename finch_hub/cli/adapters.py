@@ -31,9 +31,8 @@ def list_(limit: int, after: str | None, as_json: bool) -> None:
     rows = []
     for summary in page.adapters:
         v, aliases = summary.newest, [f"{alias}={number}" for alias, number in summary.aliases.items()]
-        reference = f"{summary.name}/{v.number}"
         rows.append(
-            (reference, summary.versions, v.kind, v.state, v.base, format_evidence(v.metrics), aliases, v.created_at)
+            (v.reference, summary.versions, v.kind, v.state, v.base, format_evidence(v.metrics), aliases, v.created_at)
         )
     columns = ("newest", "versions", "made by", "state", "base", "evidence", "aliases", "made")
     output.emit(page, as_json, lambda: tables.draw_table(columns, rows))

@@ -33,12 +33,13 @@ def find(session: Session, *, limit: int = 100, after: str | None = None) -> val
     """
     check_limit(limit)
     own = entries.c.name == _adapters.c.name
-    numbers = sa.select(entries.c.number).where(own).order_by(entries.c.number.desc()).limit(1).correlate(_adapters)
+    newest = sa.select(entries.c.version_id).where(own).order_by(entries.c.number.desc()).limit(1).correlate(_adapters)
+    ready = newest.where(entries.c.state == "ready").with_only_columns(entries.c.number)
     query = sa.select(
         _adapters.c.id,
         _adapters.c.name,
-        numbers.scalar_subquery().label("newest"),
-        numbers.where(entries.c.state == "ready").scalar_subquery().label("latest"),
+        newest.scalar_subquery().label("newest"),
+        ready.scalar_subquery().label("latest"),
         sa.select(sa.func.count()).where(own).correlate(_adapters).scalar_subquery().label("versions"),
     ).where(sa.exists().where(own).correlate(_adapters))
     if after is not None:
@@ -46,15 +47,15 @@ def find(session: Session, *, limit: int = 100, after: str | None = None) -> val
         query = query.where(_adapters.c.name > last)
     rows = session.execute(query.order_by(_adapters.c.name).limit(limit + 1)).all()
     shown = rows[:limit]
-    newest = _load_newest(session, shown)
+    found = _load_newest(session, shown)
     aliases = _load_aliases(session, [row.id for row in shown])
     return values.AdapterPage(
         adapters=tuple(
             values.AdapterSummary(
-                name=row.name, versions=row.versions, newest=newest[row.id], latest=row.latest, aliases=aliases[row.id]
+                name=row.name, versions=row.versions, newest=found[row.id], latest=row.latest, aliases=aliases[row.id]
             )
             for row in shown
-            if row.id in newest
+            if row.id in found
         ),
         next=write_cursor(_SCOPE, (shown[-1].name,)) if len(rows) > limit else None,
     )
@@ -128,15 +129,13 @@ def delete_version(session: Session, name: str, number: int) -> values.AdapterVe
 
 
 def _load_newest(session: Session, rows: Sequence[Any]) -> dict[int, values.NewestVersion]:
-    """Return what is shown of versions, by their adapters. Most of their rows is left where it is."""
-    columns = (
-        *(_versions.c[name] for name in ("number", "state", "kind", "metrics", "created_at")),
-        _versions.c.adapter_id,
-    )
-    is_newest = sa.tuple_(_versions.c.adapter_id, _versions.c.number).in_([(row.id, row.newest) for row in rows])
+    """Return what is shown of the newest versions, by their adapters. The rest of their rows is not read."""
+    names = {row.id: row.name for row in rows}
+    columns = [_versions.c[name] for name in ("adapter_id", "number", "state", "kind", "metrics", "created_at")]
     query = sa.select(*columns, _bases.c.name.label("base")).join(_bases, _bases.c.id == _versions.c.base_id)
     return {
         row.adapter_id: values.NewestVersion(
+            reference=f"{names[row.adapter_id]}/{row.number}",
             number=row.number,
             state=row.state,
             kind=row.kind,
@@ -144,7 +143,7 @@ def _load_newest(session: Session, rows: Sequence[Any]) -> dict[int, values.Newe
             metrics=read_document(row.metrics),
             created_at=row.created_at,
         )
-        for row in session.execute(query.where(is_newest))
+        for row in session.execute(query.where(one_of(_versions.c.id, [row.newest for row in rows])))
     }
 
 

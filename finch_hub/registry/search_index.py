@@ -63,10 +63,10 @@ _CHANGED = (
     "adapter_id, number, base_id, kind, state, preset, owner, spec, metrics, train_digest, validation_digest, card,"
     " notes, created_at, updated_at, deleted_at"
 )
-_OF_ADAPTER = "SELECT id FROM adapter_versions WHERE adapter_id = NEW.id"
+_OF_ADAPTER = "SELECT x.id FROM adapter_versions x WHERE x.adapter_id = NEW.id"
 _OF_DATASET = (
-    "SELECT id FROM adapter_versions WHERE train_digest = {row}.digest"
-    " UNION SELECT id FROM adapter_versions WHERE validation_digest = {row}.digest"
+    "SELECT x.id FROM adapter_versions x WHERE x.train_digest = {row}.digest"
+    " UNION SELECT x.id FROM adapter_versions x WHERE x.validation_digest = {row}.digest"
 )
 # Trigger, event, condition, and the versions whose entries are made anew.
 _TRIGGERS = (
@@ -120,8 +120,8 @@ def list_indexes(dialect: str, *, concurrently: bool = False) -> list[str]:
 
 
 def analyze(connection: sa.Connection) -> None:
-    """Let the database count the rows, on which its plans depend."""
-    for table in TABLES:
+    """Let PostgreSQL count the rows, on which its plans depend. Those of SQLite are chosen by the searches."""
+    for table in TABLES if connection.dialect.name != "sqlite" else ():
         connection.exec_driver_sql(f"ANALYZE {table}")
 
 

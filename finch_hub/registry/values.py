@@ -268,6 +268,7 @@ class VersionPage(Value):
 class NewestVersion(Value):
     """What a list of adapters shows of the newest version of one."""
 
+    reference: str
     number: int
     state: VersionState
     kind: str
