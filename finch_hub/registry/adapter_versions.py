@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from finch_hub import errors
-from finch_hub.registry import tables, values
+from finch_hub.registry import tables, values, version_loading
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Tag
-from finch_hub.registry.types import Columns, insert_new, one_of, read_document
+from finch_hub.registry.types import Columns, build_insert_new, insert_new, one_of, read_document
 from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import LATEST, AdapterReference, check_name
 from finch_hub.specs.value import JsonObject
@@ -59,33 +60,37 @@ def create(
         NotFound: a parent does not exist.
     """
     check_name(name)
-    session.execute(insert_new(session, _adapters, "name").values(name=name))
-    adapter = session.execute(
-        sa.update(_adapters)
-        .where(_adapters.c.name == name)
-        .values(versions_made=_adapters.c.versions_made + 1)
-        .returning(_adapters.c.id, _adapters.c.versions_made)
-    ).one()
-    version = AdapterVersion(
-        adapter_id=adapter.id,
-        number=adapter.versions_made,
-        digest=digest,
-        identity=identity,
-        base_id=base_id,
-        kind=kind,
-        state=state,
-        job_id=job_id,
-        spec=spec or {},
-        metrics=metrics or {},
-        card=card,
+    numbered = session.execute(_number_version(), {"of_name": name}).one_or_none()
+    if numbered is None:
+        session.execute(_insert_adapter(session.get_bind().dialect.name), {"name": name})
+        numbered = session.execute(_number_version(), {"of_name": name}).one()
+    of_parents = [get_row(session, parent.reference, deleted=True).id for parent in lineage.parents]
+    row = {
+        "adapter_id": numbered.id,
+        "number": numbered.versions_made,
+        "digest": digest,
+        "identity": identity,
+        "base_id": base_id,
+        "kind": kind,
+        "state": state,
+        "job_id": job_id,
+        "spec": spec or {},
+        "metrics": metrics or {},
+        "card": card,
         **lineage.model_dump(exclude={"parents"}),
-    )
-    for position, parent in enumerate(lineage.parents):
-        row = get_row(session, parent.reference, deleted=True)
-        version.parents.append(Parent(position=position, parent_id=row.id, weight=parent.weight))
-    session.add(version)
-    session.flush()
-    return resolve(session, AdapterReference(name, version=adapter.versions_made))
+    }
+    version_id = session.scalars(_insert_version(), row).one()
+    if of_parents:
+        weights = [parent.weight for parent in lineage.parents]
+        links = enumerate(zip(of_parents, weights, strict=True))
+        session.execute(
+            sa.insert(Parent.__table__),
+            [
+                {"version_id": version_id, "position": position, "parent_id": parent_id, "weight": weight}
+                for position, (parent_id, weight) in links
+            ],
+        )
+    return version_loading.load(session, [version_id])[0]
 
 
 def resolve(session: Session, reference: AdapterReference | str) -> values.AdapterVersion:
@@ -95,7 +100,12 @@ def resolve(session: Session, reference: AdapterReference | str) -> values.Adapt
         NotFound: the adapter, version or alias does not exist.
         Conflict: the reference is a bare name, and the adapter has no ready version.
     """
-    return to_value(get_row(session, reference))
+    if isinstance(reference, str):
+        reference = AdapterReference.parse(reference)
+    row = session.execute(_select_value(_key_of(reference)), _parameters(reference)).first()
+    if row is None:
+        raise _explain_missing(session, reference)
+    return version_loading.to_values(session, [row])[0]
 
 
 def resolve_usable(session: Session, reference: AdapterReference | str) -> values.AdapterVersion:
@@ -150,15 +160,15 @@ def find(session: Session, name: str, *, limit: int = 100, after: str | None = N
     """
     check_limit(limit)
     scope = f"versions of {name}"
-    query = select_versions().where(Adapter.name == name, AdapterVersion.deleted_at.is_(None))
+    query = version_loading.select_versions().where(_adapters.c.name == name, _versions.c.deleted_at.is_(None))
     if after is not None:
         (last,) = read_cursor(scope, after, (int,))
-        query = query.where(AdapterVersion.number < last)
-    rows = session.scalars(query.order_by(AdapterVersion.number.desc()).limit(limit + 1)).all()
+        query = query.where(_versions.c.number < last)
+    rows = session.execute(query.order_by(_versions.c.number.desc()).limit(limit + 1)).all()
     if not rows and after is None:
         raise _adapter_not_found(session, name)
-    more = write_cursor(scope, (rows[limit - 1].number,)) if len(rows) > limit else None
-    return values.VersionPage(versions=tuple(map(to_value, rows[:limit])), next=more)
+    more = write_cursor(scope, (rows[limit - 1].v_number,)) if len(rows) > limit else None
+    return values.VersionPage(versions=tuple(version_loading.to_values(session, rows[:limit])), next=more)
 
 
 def find_by_identity(session: Session, identity: str, base_id: int) -> values.AdapterVersion | None:
@@ -319,6 +329,28 @@ def _parameters(reference: AdapterReference) -> Columns:
 @functools.cache
 def _select_one(key: _Key, *, deleted: bool) -> sa.Select[AdapterVersion]:
     return _where_key(select_versions(), key, deleted=deleted)
+
+
+@functools.cache
+def _number_version() -> ReturningUpdate[Any]:
+    numbered = sa.update(_adapters).where(_adapters.c.name == sa.bindparam("of_name"))
+    numbered = numbered.values(versions_made=_adapters.c.versions_made + 1)
+    return numbered.returning(_adapters.c.id, _adapters.c.versions_made)
+
+
+@functools.cache
+def _insert_adapter(dialect: str) -> sa.Insert:
+    return build_insert_new(dialect, _adapters, "name")
+
+
+@functools.cache
+def _insert_version() -> ReturningInsert[Any]:
+    return sa.insert(_versions).returning(_versions.c.id)
+
+
+@functools.cache
+def _select_value(key: _Key) -> sa.Select[Any]:
+    return _where_key(version_loading.select_versions(), key, deleted=False)
 
 
 @functools.cache

@@ -81,7 +81,7 @@ _TRIGGERS = (
     ("dataset_changed", "UPDATE OF name, purged_at ON datasets", "TRUE", _OF_DATASET.format(row="NEW")),
     ("dataset_removed", "DELETE ON datasets", "OLD.name IS NOT NULL", _OF_DATASET.format(row="OLD")),
 )
-_PRESENT = """FROM adapter_versions v JOIN adapters a ON a.id = v.adapter_id
+_PRESENT = """FROM adapter_versions v JOIN adapters a ON a.id = v.adapter_id {more}
     WHERE v.deleted_at IS NULL AND a.deleted_at IS NULL AND v.id IN ({ids})"""
 _ENTRY = """v.id, v.adapter_id, a.name, v.number, v.base_id, v.kind, v.state, v.preset, coalesce(v.owner, ''),
     v.created_at, coalesce(v.updated_at, v.created_at)"""
@@ -219,7 +219,7 @@ def _refresh_sqlite(ids: str) -> list[str]:
 
 
 def _insert_sqlite(ids: str) -> list[str]:
-    present = _PRESENT.format(ids=ids)
+    present = _PRESENT.format(ids=ids, more="")
     metrics, spec = (f"iif(json_valid({column}), {column}, '{{}}')" for column in ("v.metrics", "v.spec"))
     rank = f"json_extract({metrics}, '$.rank')"
     sources = (
@@ -236,7 +236,7 @@ def _insert_sqlite(ids: str) -> list[str]:
         f" SELECT v.id, 'lora.rank', {rank} {present} AND typeof({rank}) = 'integer'",
         *(
             f"INSERT OR REPLACE INTO version_numbers SELECT v.id, '{group}' || j.key, CAST(j.value AS REAL)"
-            f" {present.replace('WHERE', f', {source} j WHERE')} AND {is_number}"
+            f" {_PRESENT.format(ids=ids, more=f', {source} j')} AND {is_number}"
             for group, source in sources
         ),
         f"INSERT INTO {TEXTS} (rowid, text) SELECT v.id, {_TEXT.format(join='group_concat')} {present}",
@@ -251,7 +251,7 @@ def _trigger_sqlite(name: str, event: str, condition: str, ids: str) -> str:
 
 def _number_postgresql(group: str, document: str) -> str:
     fields = f"jsonb_each(CASE jsonb_typeof({document}) WHEN 'object' THEN {document} END)"
-    present = _PRESENT.format(ids="SELECT unnest(ids)").replace("WHERE", f"CROSS JOIN LATERAL {fields} j WHERE")
+    present = _PRESENT.format(ids="SELECT unnest(ids)", more=f"CROSS JOIN LATERAL {fields} j")
     return f"SELECT v.id, '{group}' || j.key AS name, j.value {present}"
 
 
@@ -268,7 +268,7 @@ _FOLD_AND_REFRESH = (
         DELETE FROM searched_versions WHERE version_id = ANY (ids);
         INSERT INTO searched_versions ({_NAMES}, words)
             SELECT {_ENTRY}, to_tsvector('simple', fold_text({_TEXT.format(join="string_agg")}))
-            {_PRESENT.format(ids="SELECT unnest(ids)")};
+            {_PRESENT.format(ids="SELECT unnest(ids)", more="")};
         INSERT INTO version_numbers (version_id, name, value)
             SELECT id, name, (CASE WHEN abs(value::numeric) < 1e-300 THEN 0 ELSE value::numeric END)::double precision
             FROM ({

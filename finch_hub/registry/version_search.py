@@ -15,9 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, values
-from finch_hub.registry.tables import AdapterVersion
-from finch_hub.registry.types import one_of
+from finch_hub.registry import values, version_loading
 from finch_hub.registry.version_filters import Filter, build_filters, entries, numbers, unindexed
 from finch_hub.specs.cursors import Key, check_limit, read_cursor, write_cursor
 from finch_hub.specs.queries import Sort, parse_query, parse_sort
@@ -65,16 +63,9 @@ def find(
         statement = statement.where(here < last if order.descending else here > last)
     statement = statement.order_by(*(column.desc() if order.descending else column.asc() for column in keys))
     rows = session.execute(statement.limit(limit + 1)).all()
-    versions = load(session, [row.version_id for row in rows[:limit]])
+    versions = version_loading.load(session, [row.version_id for row in rows[:limit]])
     more = write_cursor(scope, _to_key(rows[limit - 1])) if len(rows) > limit else None
     return values.VersionPage(versions=versions, next=more)
-
-
-def load(session: Session, ids: Sequence[int]) -> tuple[values.AdapterVersion, ...]:
-    """Return versions in the order of their ids, with a fixed number of statements."""
-    rows = session.scalars(adapter_versions.select_versions().where(one_of(AdapterVersion.id, ids)))
-    found = {row.id: row for row in rows}
-    return tuple(adapter_versions.to_value(found[number]) for number in ids if number in found)
 
 
 def _build(
