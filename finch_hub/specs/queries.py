@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from finch_hub import errors
 from finch_hub.errors import Problem
+from finch_hub.specs.references import AdapterReference
 
 MAX_LENGTH = 2000
 MAX_TERMS = 40
@@ -239,6 +240,12 @@ def _parse_text(piece: _Piece) -> TextFilter:
         raise _InvalidTermError(f"{text!r} is not a {piece.field}", f"known: {', '.join(choices)}")
     if "\0" in text or not text.isprintable() or not (value or "").replace("\t", " ").isprintable():
         raise _InvalidTermError("has a character that cannot be printed", "remove it")
+    if piece.field == "parent":
+        try:
+            AdapterReference.parse(text)
+        except errors.InvalidReference as error:
+            problem = error.problems[0]
+            raise _InvalidTermError(problem.what, problem.fix) from None
     return TextFilter(piece.field, text, value, piece.negated)
 
 
