@@ -7,7 +7,7 @@ the triggers of a table with the table. A migration that changes the index keeps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -82,7 +82,7 @@ _TRIGGERS = (
     ("dataset_removed", "DELETE ON datasets", "OLD.name IS NOT NULL", _OF_DATASET.format(row="OLD")),
 )
 _PRESENT = """FROM adapter_versions v JOIN adapters a ON a.id = v.adapter_id {more}
-    WHERE v.deleted_at IS NULL AND a.deleted_at IS NULL AND v.id IN ({ids})"""
+    WHERE v.deleted_at IS NULL AND a.deleted_at IS NULL AND {which}"""
 _ENTRY = """v.id, v.adapter_id, a.name, v.number, v.base_id, v.kind, v.state, v.preset, coalesce(v.owner, ''),
     v.created_at, coalesce(v.updated_at, v.created_at)"""
 _TEXT = f"""substr(a.name || ' '
@@ -125,21 +125,14 @@ def analyze(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"ANALYZE {table}")
 
 
-def fill(connection: sa.Connection, *, after_batch: Callable[[], None] = lambda: None) -> None:
-    """Index all versions, in batches. It can be repeated.
-
-    Args:
-        after_batch: called after each batch, for example to commit it.
-    """
+def fill(connection: sa.Connection) -> None:
+    """Index all versions that triggers have not indexed since `create`, in batches."""
     is_sqlite = connection.dialect.name == "sqlite"
     for first, last in _list_batches(connection):
-        ids = f"SELECT id FROM adapter_versions WHERE id BETWEEN {first} AND {last}"  # noqa: S608 - numbers
-        if is_sqlite:
-            for statement in _refresh_sqlite(ids):
-                connection.exec_driver_sql(statement)
-        else:
-            connection.exec_driver_sql(f"SELECT refresh_searched_versions(ARRAY({ids}))")
-        after_batch()
+        which = f"v.id BETWEEN {first} AND {last}"
+        statements = _insert_sqlite(which) if is_sqlite else [_fill_postgresql(which)]
+        for statement in statements:
+            connection.exec_driver_sql(statement)
 
 
 def drop(connection: sa.Connection) -> None:
@@ -214,12 +207,12 @@ def _refresh_sqlite(ids: str) -> list[str]:
         f"DELETE FROM version_numbers WHERE version_id IN ({ids})",  # noqa: S608 - no input of users
         f"DELETE FROM searched_versions WHERE version_id IN ({ids})",  # noqa: S608
         f"DELETE FROM {TEXTS} WHERE rowid IN ({ids})",  # noqa: S608
-        *_insert_sqlite(ids),
+        *_insert_sqlite(f"v.id IN ({ids})"),
     ]
 
 
-def _insert_sqlite(ids: str) -> list[str]:
-    present = _PRESENT.format(ids=ids, more="")
+def _insert_sqlite(which: str) -> list[str]:
+    present = _PRESENT.format(which=which, more="")
     metrics, spec = (f"iif(json_valid({column}), {column}, '{{}}')" for column in ("v.metrics", "v.spec"))
     rank = f"json_extract({metrics}, '$.rank')"
     sources = (
@@ -236,7 +229,7 @@ def _insert_sqlite(ids: str) -> list[str]:
         f" SELECT v.id, 'lora.rank', {rank} {present} AND typeof({rank}) = 'integer'",
         *(
             f"INSERT OR REPLACE INTO version_numbers SELECT v.id, '{group}' || j.key, CAST(j.value AS REAL)"
-            f" {_PRESENT.format(ids=ids, more=f', {source} j')} AND {is_number}"
+            f" {_PRESENT.format(which=which, more=f', {source} j')} AND {is_number}"
             for group, source in sources
         ),
         f"INSERT INTO {TEXTS} (rowid, text) SELECT v.id, {_TEXT.format(join='group_concat')} {present}",
@@ -244,15 +237,46 @@ def _insert_sqlite(ids: str) -> list[str]:
 
 
 def _trigger_sqlite(name: str, event: str, condition: str, ids: str) -> str:
-    statements = _insert_sqlite(ids) if name == "version_added" else _refresh_sqlite(ids)
+    statements = _insert_sqlite("v.id = NEW.id") if name == "version_added" else _refresh_sqlite(ids)
     body = ";\n".join(statements)
     return f"CREATE TRIGGER search_{name} AFTER {event} WHEN {condition} BEGIN\n{body};\nEND"
 
 
-def _number_postgresql(group: str, document: str) -> str:
+def _insert_postgresql(which: str) -> str:
+    return f"""
+        INSERT INTO searched_versions ({_NAMES}, words)
+            SELECT {_ENTRY}, to_tsvector('simple', fold_text({_TEXT.format(join="string_agg")}))
+            {_PRESENT.format(which=which, more="")}
+            ON CONFLICT DO NOTHING;
+        INSERT INTO version_numbers (version_id, name, value)
+            SELECT id, name, (CASE WHEN abs(value::numeric) < 1e-300 THEN 0 ELSE value::numeric END)::double precision
+            FROM (
+                {_number_postgresql("metric.", "v.metrics", which)} UNION ALL
+                {_number_postgresql("lora.", "v.spec -> 'lora'", which)} UNION ALL
+                {_number_postgresql("training.", "v.spec -> 'training'", which)}
+            ) AS found
+            WHERE CASE WHEN jsonb_typeof(value) = 'number' THEN abs(value::numeric) < 1e300 ELSE false END
+                AND length(name) < 200
+            ON CONFLICT DO NOTHING;
+        INSERT INTO version_numbers (version_id, name, value)
+            SELECT v.id, 'lora.rank', n.value
+            {_PRESENT.format(which=f"{which} AND n.name = 'metric.rank'", more=_NUMBERS_OF_VERSION)}
+            ON CONFLICT DO NOTHING;"""  # noqa: S608
+
+
+_NUMBERS_OF_VERSION = "JOIN version_numbers n ON n.version_id = v.id"
+
+
+def _number_postgresql(group: str, document: str, which: str) -> str:
     fields = f"jsonb_each(CASE jsonb_typeof({document}) WHEN 'object' THEN {document} END)"
-    present = _PRESENT.format(ids="SELECT unnest(ids)", more=f"CROSS JOIN LATERAL {fields} j")
+    present = _PRESENT.format(which=which, more=f"CROSS JOIN LATERAL {fields} j")
     return f"SELECT v.id, '{group}' || j.key AS name, j.value {present}"
+
+
+def _fill_postgresql(which: str) -> str:
+    """Return a block that indexes versions which nobody changes at that time."""
+    lock = f"PERFORM 1 FROM adapter_versions v WHERE {which} ORDER BY v.id FOR NO KEY UPDATE;"
+    return f"DO $$ BEGIN {lock} {_insert_postgresql(which)} END $$"
 
 
 _FOLD_AND_REFRESH = (
@@ -260,32 +284,15 @@ _FOLD_AND_REFRESH = (
     """CREATE FUNCTION fold_text(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         SELECT translate(regexp_replace(normalize(given, NFD), '[\u0300-\u036f]', '', 'g'),
             '!"#$%%&''()*+,-./:;<=>?@[\\]^_`{|}~', '                                ') $$""",
-    # The lock lets changes of one version follow each other, so that each sees what the one before wrote.
-    f"""CREATE FUNCTION refresh_searched_versions(ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+    # The lock lets changes of one version follow each other, so that each sees what the one before wrote. A connection
+    # keeps the plans of a function, so they must not be those of an empty table.
+    f"""CREATE FUNCTION refresh_searched_versions(ids bigint[]) RETURNS void LANGUAGE plpgsql
+    SET enable_seqscan = off AS $$
     BEGIN
         PERFORM 1 FROM adapter_versions WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
         DELETE FROM version_numbers WHERE version_id = ANY (ids);
         DELETE FROM searched_versions WHERE version_id = ANY (ids);
-        INSERT INTO searched_versions ({_NAMES}, words)
-            SELECT {_ENTRY}, to_tsvector('simple', fold_text({_TEXT.format(join="string_agg")}))
-            {_PRESENT.format(ids="SELECT unnest(ids)", more="")};
-        INSERT INTO version_numbers (version_id, name, value)
-            SELECT id, name, (CASE WHEN abs(value::numeric) < 1e-300 THEN 0 ELSE value::numeric END)::double precision
-            FROM ({
-        " UNION ALL ".join(
-            (
-                _number_postgresql("metric.", "v.metrics"),
-                _number_postgresql("lora.", "v.spec -> 'lora'"),
-                _number_postgresql("training.", "v.spec -> 'training'"),
-            )
-        )
-    }) AS found
-            WHERE CASE WHEN jsonb_typeof(value) = 'number' THEN abs(value::numeric) < 1e300 ELSE false END
-                AND length(name) < 200;
-        INSERT INTO version_numbers (version_id, name, value)
-            SELECT version_id, 'lora.rank', value FROM version_numbers
-            WHERE version_id = ANY (ids) AND name = 'metric.rank'
-            ON CONFLICT DO NOTHING;
+        {_insert_postgresql("v.id = ANY (ids)")}
     END $$""",  # noqa: S608
 )
 
