@@ -129,6 +129,7 @@ class CommandWalk:
         self.run("quantize", "finch", "--scheme", "int8")
         self.run("adapters", "list")
         self.run("adapters", "versions", "finch")
+        self.run("adapters", "find", "finch", "kind:train")
         self.run("adapters", "show", "both/1")
         self.run("adapters", "lineage", "both/1")
         self.run("adapters", "alias", "both/1", "best")

@@ -50,7 +50,7 @@ class Filter:
     """What a term says about a row of `entries`.
 
     Attributes:
-        condition: it for one row that was found in another way. SQLite uses no index of `entries` for it.
+        condition: it for one row that was found in another way, so that no index of `entries` is used for it.
         ids: query of the versions that meet it, by an index; None if it would list most of them.
         seek: the condition for an index of `entries`, if there is one.
         column: column that `seek` compares with one value. Its index is in the order of creation.
@@ -148,11 +148,12 @@ def _build_words(words: Sequence[Words]) -> Filter:
         if term.negated:
             query = sa.func.tsquery_not(query)
         wanted = query if wanted is None else wanted.op("&&")(query)
-    condition: Condition = entries.c.words.op("@@", is_comparison=True)(wanted)
+    seek: Condition = entries.c.words.op("@@", is_comparison=True)(wanted)
+    condition: Condition = unindexed(entries.c.words).op("@@", is_comparison=True)(wanted)
     if all(term.negated for term in words):
         return Filter(condition=condition, ids=None)
-    ids = sa.select(entries.c.version_id).where(condition)
-    return Filter(condition=condition, ids=ids, seek=condition, is_text=True)
+    ids = sa.select(entries.c.version_id).where(seek)
+    return Filter(condition=condition, ids=ids, seek=seek, is_text=True)
 
 
 def _build_column(_: Session, term: TextFilter) -> Filter:

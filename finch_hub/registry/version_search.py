@@ -77,13 +77,13 @@ def _build(
     """Return the statement that finds the versions, and what it is to be sorted by."""
     listed = [item for item in filters if item.ids is not None]
     if len(listed) == 1 and _is_in_order(listed[0], order):
-        return _read_in_order(session, filters, listed[0], order)
+        return _read_in_order(filters, listed[0], order)
     sizes = [_measure(session, item) for item in listed]
     least = min(zip(sizes, range(len(listed)), strict=True), default=None)
     if least is not None and least[0] < 1 and not _is_in_order(listed[least[1]], order):
-        return _read_few(session, filters, listed[least[1]], order)
+        return _read_few(filters, listed[least[1]], order)
     ordered = [(size, place) for place, size in enumerate(sizes) if _is_in_order(listed[place], order)]
-    return _read_in_order(session, filters, listed[min(ordered)[1]] if ordered else None, order)
+    return _read_in_order(filters, listed[min(ordered)[1]] if ordered else None, order)
 
 
 def _is_in_order(item: Filter, order: Sort) -> bool:
@@ -120,16 +120,16 @@ def _estimate(session: Session, query: sa.Select[Any]) -> int:
 
 
 def _read_few(
-    session: Session, filters: Sequence[Filter], few: Filter, order: Sort
+    filters: Sequence[Filter], few: Filter, order: Sort
 ) -> tuple[Statement, tuple[sa.ColumnElement[Any], ...]]:
     """Read the versions of one filter, of which there are few, and sort them."""
     source: sa.FromClause = entries
-    conditions = _list_conditions(session, filters, {id(few)})
+    conditions = _list_conditions(filters, {id(few)})
     if few.seek is None:
         assert few.ids is not None  # noqa: S101 - the caller looks
         ids = few.ids.subquery("few")
         source = ids.join(entries, entries.c.version_id == ids.c.version_id)
-        conditions = _list_conditions(session, [item for item in filters if item is not few], set())
+        conditions = _list_conditions([item for item in filters if item is not few], set())
     if order.field not in _COLUMNS:
         source = source.join(numbers, numbers.c.version_id == entries.c.version_id)
         conditions.append(numbers.c.name == order.field)
@@ -138,7 +138,7 @@ def _read_few(
 
 
 def _read_in_order(
-    session: Session, filters: Sequence[Filter], first: Filter | None, order: Sort
+    filters: Sequence[Filter], first: Filter | None, order: Sort
 ) -> tuple[Statement, tuple[sa.ColumnElement[Any], ...]]:
     """Read the versions in the wanted order, from an index, and pass over those that a filter leaves out.
 
@@ -148,23 +148,20 @@ def _read_in_order(
     keys = _list_keys(order)
     if order.field in _COLUMNS:
         sought = {id(item) for item in filters if item is first or item.order == order.field}
-        return sa.select(entries.c.version_id, *keys).where(*_list_conditions(session, filters, sought)), keys
+        return sa.select(entries.c.version_id, *keys).where(*_list_conditions(filters, sought)), keys
     others = [item for item in filters if item.number is None or item.number[0] != order.field or item.ids is None]
     conditions = [
         numbers.c.name == order.field,
         *(item.number[1] for item in filters if item.number is not None and item not in others),
-        *_list_conditions(session, others, set()),
+        *_list_conditions(others, set()),
     ]
     source = numbers.join(entries, entries.c.version_id == numbers.c.version_id)
     return sa.select(entries.c.version_id, *keys).select_from(source).where(*conditions), keys
 
 
-def _list_conditions(session: Session, filters: Sequence[Filter], sought: set[int]) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions of filters. SQLite, which does not know how many rows they leave, is told what to seek."""
-    is_free = not _is_sqlite(session)
-    return [
-        item.seek if item.seek is not None and (is_free or id(item) in sought) else item.condition for item in filters
-    ]
+def _list_conditions(filters: Sequence[Filter], sought: set[int]) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of filters, of which an index serves those that are sought."""
+    return [item.seek if item.seek is not None and id(item) in sought else item.condition for item in filters]
 
 
 def _list_keys(order: Sort) -> tuple[sa.ColumnElement[Any], ...]:
