@@ -129,6 +129,7 @@ class CommandWalk:
         self.run("quantize", "finch", "--scheme", "int8")
         self.run("adapters", "list")
         self.run("adapters", "versions", "finch")
+        self.run("adapters", "find", "finch", "kind:train")
         self.run("adapters", "show", "both/1")
         self.run("adapters", "evidence", "both/1")
         self.run("adapters", "samples", "finch/1")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import adapter_evidence, following, output
+from finch_hub.cli import adapter_evidence, following, output, paging
 from finch_hub.display import tables
 from finch_hub.display.adapters import draw_version, format_evidence, format_import
 from finch_hub.display.inspections import describe_inspection
@@ -28,28 +28,62 @@ def adapters() -> None:
 
 @adapters.command("list")
 @click.option("--deleted", is_flag=True, help="List what is deleted and can be restored.")
-@click.option("--name", help="Text that the adapter's name contains.")
-@click.option("--tag", help="Tag of a version of the adapter.")
-@click.option("--base", help="Base of the adapter.")
-@click.option(
-    "--limit", type=click.IntRange(1, 10**9), default=100, show_default=True, help="Maximum number of adapters."
-)
+@paging.page_options(100, "adapters")
 @output.json_option
-def list_(deleted: bool, name: str | None, tag: str | None, base: str | None, limit: int, as_json: bool) -> None:
-    """List the adapters with their newest versions."""
+def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
+    """List the adapters by name with their newest versions.
+
+    `finch-hub adapters find` searches all versions.
+    """
     if deleted:
-        if name is not None or tag is not None or base is not None:
-            raise errors.InvalidSpec("has no filter", where="--deleted", fix="leave out --name, --tag and --base")
         _list_deleted(limit, as_json)
         return
     with output.open_hub() as hub:
-        summaries = hub.adapters.find(name=name, tag=tag, base=base, limit=limit)
+        page = hub.adapters.overview(limit=limit, after=after)
     rows = []
-    for summary in summaries:
+    for summary in page.adapters:
         v, aliases = summary.newest, [f"{alias}={number}" for alias, number in summary.aliases.items()]
-        rows.append((v.reference, v.kind, v.state, v.base.name, format_evidence(v), aliases, v.created_at))
-    columns = ("newest", "made by", "state", "base", "evidence", "aliases", "made")
-    output.emit(summaries, as_json, lambda: tables.draw_table(columns, rows))
+        rows.append(
+            (v.reference, summary.versions, v.kind, v.state, v.base, format_evidence(v.metrics), aliases, v.created_at)
+        )
+    columns = ("newest", "versions", "made by", "state", "base", "evidence", "aliases", "made")
+    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    paging.suggest_next(page.next, "list", as_json=as_json)
+
+
+@adapters.command()
+@click.argument("query", nargs=-1)
+@click.option(
+    "--sort",
+    default="-created",
+    show_default=True,
+    help="created, updated, name, or a number such as metric.loss_after. With - in front, the largest is first.",
+)
+@paging.page_options(50, "versions")
+@output.json_option
+def find(query: tuple[str, ...], sort: str, limit: int, after: str | None, as_json: bool) -> None:
+    """Find versions by words and filters.
+
+    A version must meet all of them. Words are searched in names, descriptions, notes, cards, tags and names of data
+    sets. Quote a phrase, end the beginning of a word with *, and put - in front of what must not be there.
+
+    \b
+    base: preset: kind: state: owner:   tag:owner  tag:owner=ana
+    name:triage  name:tri*              parent:legal/2  data:NAME-OR-DIGEST
+    created>2026-01  updated:2026-01-31 metric.loss_after<2.1  lora.r=16  training.epochs>=3
+
+    The shell needs quotes around < and >, and a query that begins with - follows on --.
+    """
+    text = " ".join(query)
+    with output.open_hub() as hub:
+        page = hub.adapters.find(text, sort=sort, limit=limit, after=after)
+    rows = [
+        (v.reference, v.kind, v.state, v.base.name, format_evidence(v.metrics), v.aliases, v.tags, v.created_at)
+        for v in page.versions
+    ]
+    columns = ("version", "made by", "state", "base", "evidence", "aliases", "tags", "made")
+    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    paging.suggest_next(page.next, "find", "--sort", sort, "--", text, as_json=as_json)
 
 
 def _list_deleted(limit: int, as_json: bool) -> None:
@@ -77,14 +111,19 @@ def show(reference: str, as_json: bool) -> None:
 
 @adapters.command()
 @click.argument("name")
+@paging.page_options(100, "versions")
 @output.json_option
-def versions(name: str, as_json: bool) -> None:
-    """List the versions of one adapter."""
+def versions(name: str, limit: int, after: str | None, as_json: bool) -> None:
+    """List the versions of one adapter, newest first."""
     with output.open_hub() as hub:
-        versions = hub.adapters.versions(name)
-    rows = [(v.reference, v.kind, v.state, format_evidence(v), v.aliases, v.tags, v.created_at) for v in versions]
+        page = hub.adapters.versions(name, limit=limit, after=after)
+    rows = [
+        (v.reference, v.kind, v.state, format_evidence(v.metrics), v.aliases, v.tags, v.created_at)
+        for v in page.versions
+    ]
     columns = ("version", "made by", "state", "evidence", "aliases", "tags", "made")
-    output.emit(versions, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    paging.suggest_next(page.next, "versions", name, as_json=as_json)
 
 
 @adapters.command()

@@ -74,9 +74,8 @@ def format_deletion(version: AdapterVersion) -> str | None:
     return "deleted" if version.deleted_at is not None else None
 
 
-def format_evidence(version: AdapterVersion) -> str:
+def format_evidence(metrics: Mapping[str, Any]) -> str:
     """Format the measurement that tells most about a version, which depends on its kind."""
-    metrics = version.metrics
     if "loss_before" in metrics and "loss_after" in metrics:
         return f"loss {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f}"
     if metrics.get("mean_retention") is not None:

@@ -48,7 +48,7 @@ def format_mermaid(graph: LineageGraph) -> list[str]:
 
 
 def _describe(version: AdapterVersion) -> str:
-    return f"({version.kind}, {format_deletion(version) or format_evidence(version)})"
+    return f"({version.kind}, {format_deletion(version) or format_evidence(version.metrics)})"
 
 
 def _draw_tree(root: str, ahead: dict[str, list[tuple[str, str]]], labels: dict[str, str], *, note: str = "") -> Tree:

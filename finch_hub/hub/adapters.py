@@ -20,6 +20,7 @@ from finch_hub.registry import (
     lineage,
     metric_history,
     values,
+    version_search,
 )
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
@@ -44,11 +45,33 @@ class Adapters:
         self._stores = stores
 
     def find(
-        self, *, name: str | None = None, tag: str | None = None, base: str | None = None, limit: int = 100
-    ) -> list[values.AdapterSummary]:
-        """Return the adapters whose name contains `name`, with this tag and base."""
+        self, query: str = "", *, sort: str = "-created", limit: int = 50, after: str | None = None
+    ) -> values.VersionPage:
+        """Return a page of the versions that meet a query.
+
+        Args:
+            query: words and filters, all of which a version must meet: ``contract base:llama metric.loss_after<2.1``.
+            sort: ``created``, ``updated``, ``name``, or a number such as ``metric.loss_after``, with a leading ``-``
+                for the largest first. Versions without the number are left out.
+            limit: largest number of versions of the page, 1 to 1,000.
+            after: `next` of the page before, of the same query and order.
+
+        Raises:
+            InvalidSpec: the query, the order, the limit or the cursor is invalid; says where, and what is known.
+            NotFound: a base, data set or parent that the query names does not exist; offers similar names.
+        """
         with self._stores.database.read() as session:
-            return adapters.find(session, name=name, tag=tag, base=base, limit=limit)
+            return version_search.find(session, query, sort=sort, limit=limit, after=after)
+
+    def overview(self, *, limit: int = 100, after: str | None = None) -> values.AdapterPage:
+        """Return a page of the adapters by name, each with its newest version.
+
+        Args:
+            limit: largest number of adapters of the page, 1 to 1,000.
+            after: `next` of the page before.
+        """
+        with self._stores.database.read() as session:
+            return adapters.find(session, limit=limit, after=after)
 
     def get(self, reference: str) -> values.AdapterVersion:
         """Return the version that the reference names.
@@ -59,10 +82,15 @@ class Adapters:
         with self._stores.database.read() as session:
             return adapter_versions.resolve(session, reference)
 
-    def versions(self, name: str) -> list[values.AdapterVersion]:
-        """Return the versions of an adapter, newest first."""
+    def versions(self, name: str, *, limit: int = 100, after: str | None = None) -> values.VersionPage:
+        """Return a page of the versions of an adapter, newest first.
+
+        Args:
+            limit: largest number of versions of the page, 1 to 1,000.
+            after: `next` of the page before.
+        """
         with self._stores.database.read() as session:
-            return adapter_versions.find(session, name)
+            return adapter_versions.find(session, name, limit=limit, after=after)
 
     def folder(self, reference: str) -> Path:
         """Return a local folder with the version's files in PEFT's format. It is shared, so do not change it."""

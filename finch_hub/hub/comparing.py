@@ -60,7 +60,7 @@ def compare(references: Sequence[str], stores: Stores, *, all: bool, modules: bo
 def _resolve(session: Session, references: Sequence[str]) -> list[values.AdapterVersion]:
     parsed = [AdapterReference.parse(reference) for reference in references]
     if len(parsed) == 1 and parsed[0].version is None and parsed[0].alias is None:
-        versions = adapter_versions.find(session, parsed[0].name)[::-1]
+        versions = list(adapter_versions.find(session, parsed[0].name, limit=MAX_VERSIONS + 1).versions[::-1])
         if len(versions) == 1:
             what = f"{versions[0].reference} is the only version of its adapter"
             raise errors.InvalidSpec(what, fix="name another version")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.sql.dml import ReturningInsert
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, audit, tables, values
+from finch_hub.registry import adapter_names, audit, tables, values, version_loading
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent
 from finch_hub.registry.types import Columns, now, read_document
 from finch_hub.specs.annotations import Tag, check_notes
+from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import LATEST, AdapterReference, check_adapter_name
 from finch_hub.specs.value import JsonObject
 
@@ -67,32 +70,37 @@ def create(
     """
     check_adapter_name(name)
     adapter_id, number = adapter_names.take_number(session, name)
-    version = AdapterVersion(
-        adapter_id=adapter_id,
-        number=number,
-        digest=digest,
-        identity=identity,
-        base_id=base_id,
-        kind=kind,
-        state=state,
-        job_id=job_id,
-        spec=spec or {},
-        metrics=metrics or {},
-        card=card,
-        owner=owner,
-        preset=_text_or_none((spec or {}).get("preset")),
+    row = {
+        "adapter_id": adapter_id,
+        "number": number,
+        "digest": digest,
+        "identity": identity,
+        "base_id": base_id,
+        "kind": kind,
+        "state": state,
+        "job_id": job_id,
+        "spec": spec or {},
+        "metrics": metrics or {},
+        "card": card,
+        "owner": owner,
+        "preset": _text_or_none((spec or {}).get("preset")),
         **lineage.model_dump(exclude={"parents"}),
-    )
-    for position, parent in enumerate(lineage.parents):
-        row = get_row(session, parent.reference, deleted=True)
-        if row.purged_at is not None:
-            raise errors.Deleted("adapter version", parent.reference, is_purged=True)
-        version.parents.append(Parent(position=position, parent_id=row.id, weight=parent.weight))
-    session.add(version)
-    session.flush()
+    }
+    parents = [_find_parent(session, parent) for parent in lineage.parents]
+    version_id = session.scalars(_insert_version(), row).one()
+    if parents:
+        links = [{"version_id": version_id, "position": place, **parent} for place, parent in enumerate(parents)]
+        session.execute(sa.insert(Parent.__table__), links)
     if evidence is not None:
-        session.execute(sa.insert(_evidence).values(version_id=version.id, document=evidence, samples=samples))
-    return resolve(session, AdapterReference(name, version=number))
+        session.execute(sa.insert(_evidence).values(version_id=version_id, document=evidence, samples=samples))
+    return version_loading.load(session, [version_id])[0]
+
+
+def _find_parent(session: Session, parent: values.ParentVersion) -> Columns:
+    row = get_row(session, parent.reference, deleted=True)
+    if row.purged_at is not None:
+        raise errors.Deleted("adapter version", parent.reference, is_purged=True)
+    return {"parent_id": row.id, "weight": parent.weight}
 
 
 def _text_or_none(value: Any) -> str | None:
@@ -106,7 +114,12 @@ def resolve(session: Session, reference: AdapterReference | str) -> values.Adapt
         NotFound: the adapter, version or alias does not exist.
         Conflict: the reference is a bare name, and the adapter has no ready version.
     """
-    return to_value(get_row(session, reference))
+    if isinstance(reference, str):
+        reference = AdapterReference.parse(reference)
+    row = _find_row(session, reference, _select_value)
+    if row is None:
+        raise _explain_missing(session, reference)
+    return version_loading.to_values(session, [row])[0]
 
 
 def resolve_usable(session: Session, reference: AdapterReference | str) -> values.AdapterVersion:
@@ -150,25 +163,42 @@ def require(session: Session, reference: AdapterReference) -> None:
 
 
 def _find_files(session: Session, reference: AdapterReference) -> sa.Row[Any] | None:
+    return _find_row(session, reference, _select_files)
+
+
+def _find_row(
+    session: Session, reference: AdapterReference, select: Callable[..., sa.Select[Any]]
+) -> sa.Row[Any] | None:
+    """Return the row of a version, by the name of its adapter, or by a former one."""
     key = _key_of(reference)
-    row = session.execute(_select_files(key, by_id=False), _parameters(reference)).first()
+    row = session.execute(select(key, by_id=False), _parameters(reference)).first()
     if row is None and (adapter_id := adapter_names.find_id(session, reference.name)) is not None:
-        row = session.execute(_select_files(key, by_id=True), _parameters(reference, adapter_id)).first()
+        row = session.execute(select(key, by_id=True), _parameters(reference, adapter_id)).first()
     return row
 
 
-def find(session: Session, name: str) -> list[values.AdapterVersion]:
-    """Return the versions of an adapter, newest first.
+def find(session: Session, name: str, *, limit: int = 100, after: str | None = None) -> values.VersionPage:
+    """Return a page of the versions of an adapter, newest first.
+
+    Args:
+        after: cursor of the page before, None for the first page.
 
     Raises:
         NotFound: the adapter does not exist.
+        InvalidSpec: the limit or the cursor is invalid.
     """
+    check_limit(limit)
     current = adapter_names.find_current(session, name)
-    query = select_versions().where(Adapter.name == current, AdapterVersion.deleted_at.is_(None))
-    rows = session.scalars(query.order_by(AdapterVersion.number.desc())).all()
-    if not rows:
+    scope = f"versions of {current}"
+    query = version_loading.select_versions().where(_adapters.c.name == current, _versions.c.deleted_at.is_(None))
+    if after is not None:
+        (last,) = read_cursor(scope, after, (int,))
+        query = query.where(_versions.c.number < last)
+    rows = session.execute(query.order_by(_versions.c.number.desc()).limit(limit + 1)).all()
+    if not rows and after is None:
         raise _find_deletion(session, AdapterReference(current)) or adapter_names.not_found(session, name)
-    return [to_value(row) for row in rows]
+    more = write_cursor(scope, (rows[limit - 1].v_number,)) if len(rows) > limit else None
+    return values.VersionPage(versions=tuple(version_loading.to_values(session, rows[:limit])), next=more)
 
 
 def find_by_identity(session: Session, identity: str, base_id: int) -> values.AdapterVersion | None:
@@ -335,6 +365,16 @@ def _parameters(reference: AdapterReference, adapter_id: int | None = None) -> C
 @functools.cache
 def _select_one(key: _Key, *, deleted: bool, by_id: bool) -> sa.Select[AdapterVersion]:
     return _where_key(select_versions(), key, deleted=deleted, by_id=by_id)
+
+
+@functools.cache
+def _insert_version() -> ReturningInsert[Any]:
+    return sa.insert(_versions).returning(_versions.c.id)
+
+
+@functools.cache
+def _select_value(key: _Key, *, by_id: bool) -> sa.Select[Any]:
+    return _where_key(version_loading.select_versions(), key, deleted=False, by_id=by_id)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from finch_hub import errors
+from finch_hub.registry import search_index
 from finch_hub.registry.tables import Table, jobs
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def query_tables(connection: sa.Connection) -> None:
     Raises:
         DBAPIError: one is missing.
     """
-    for table in Table.metadata.sorted_tables:
+    for table in (*Table.metadata.sorted_tables, *search_index.list_tables(connection)):
         connection.execute(sa.select(table).where(sa.false()))
 
 

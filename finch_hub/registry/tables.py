@@ -354,6 +354,10 @@ class AdapterVersion(Table):
     )
 
     __table_args__ = (
+        _partial("ix_adapter_versions_train_digest", "train_digest", "id", where="train_digest IS NOT NULL"),
+        _partial(
+            "ix_adapter_versions_validation_digest", "validation_digest", "id", where="validation_digest IS NOT NULL"
+        ),
         sa.UniqueConstraint("adapter_id", "number"),
         sa.CheckConstraint("state IN ('ready', 'quarantined', 'below_retention', 'unchecked')", name="state"),
         _partial("ix_adapter_versions_deleted", "deleted_at", where="deleted_at IS NOT NULL AND purged_at IS NULL"),
@@ -443,6 +447,8 @@ class Tag(Table):
     value: Mapped[str] = mapped_column(sa.String(MAX_TAG_VALUE), server_default="")
 
     version: Mapped[AdapterVersion] = relationship(back_populates="tags", lazy="raise")
+
+    __table_args__ = (Index("ix_tags_name_value", "name", "value", "version_id"),)
 
 
 class Evaluation(Table):

@@ -8,7 +8,16 @@ from pathlib import Path
 from finch_hub import errors, progress
 from finch_hub.artifacts.store import blob_path
 from finch_hub.formats.atomic_writes import scratch_folder, translate_write_errors
-from finch_hub.registry import artifact_references, audit, bases, registry_file, row_copies, schema_revisions, workers
+from finch_hub.registry import (
+    artifact_references,
+    audit,
+    bases,
+    registry_file,
+    row_copies,
+    schema_revisions,
+    search_index,
+    workers,
+)
 from finch_hub.registry.database import Session
 from finch_hub.registry.tables import Announcement, AuditRow, Deployment, Listener, Measurement, Worker
 from finch_hub.specs.backups import RestoreReport
@@ -61,10 +70,12 @@ def restore_backup(folder: BackupFolder, change: Change, stores: Stores) -> Rest
             _refuse_used(target, stores)  # again, since the work took a while
             audit.clear(target)  # of refusals, whose numbers the entries of the backup may have
             meter = progress.Meter("storing rows", sum(folder.backup.rows.values()))
+            search_index.drop(target.connection())  # it would be changed for each row
             for table in row_copies.list_tables():
                 if table.name not in _OWN:
                     row_copies.copy_rows(source, target, table, count=meter.add)
             row_copies.advance_sequences(target)
+            search_index.build(target.connection())
     return RestoreReport(
         folder=str(folder.path),
         database=str(stores.database),

@@ -12,7 +12,7 @@ from finch_hub.registry import index_builds
 from finch_hub.registry.types import BigId, Instant, Json
 
 revision: str = "0019"
-down_revision: str | Sequence[str] | None = "0017"
+down_revision: str | Sequence[str] | None = "0018"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 is_additive: bool = True

@@ -405,8 +405,8 @@ class Fleet:
         with self.database.read() as session:
             made = [
                 version
-                for summary in adapters.find(session)
-                for version in adapter_versions.find(session, summary.name)
+                for summary in adapters.find(session, limit=1000).adapters
+                for version in adapter_versions.find(session, summary.name, limit=1000).versions
                 if version.job_id == job.id
             ]
         makes = job.kind in ("train", "compose", "quantize") and job.state is JobState.SUCCEEDED

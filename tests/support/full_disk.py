@@ -146,7 +146,7 @@ def check(hub: Hub) -> None:
     for dataset in hub.datasets.find():
         if dataset.purged_at is None:
             assert len(list(hub._stores.artifacts.read_lines(dataset.digest))) == dataset.examples
-    for adapter in hub.adapters.find():
+    for adapter in hub.adapters.overview().adapters:
         hub.adapters.folder(adapter.newest.reference)
     for job in hub.jobs.find(kind="train"):
         assert job.state == "queued"

@@ -157,9 +157,9 @@ def resolve(database: Database, reference: str) -> values.AdapterVersion:
         return adapter_versions.resolve(session, reference)
 
 
-def list_versions(database: Database, name: str = "medical") -> list[values.AdapterVersion]:
+def list_versions(database: Database, name: str = "medical") -> tuple[values.AdapterVersion, ...]:
     with database.read() as session:
-        return adapter_versions.find(session, name)
+        return adapter_versions.find(session, name).versions
 
 
 def made_from(*references: str) -> values.Lineage:

@@ -142,8 +142,9 @@ def test_purges_beside_registrations_of_the_same_bytes_leave_each_version_its_fi
         for done in (threads.map(register, range(2)), threads.map(purge, range(3))):
             list(done)
     with stores.database.read() as session:
-        present = adapters.find(session)
-    assert all(inventory.has_tree(stores.artifacts, found.newest.digest) for found in present)
+        names = [summary.name for summary in adapters.find(session).adapters]
+        present = [adapter_versions.resolve_files(session, name).digest for name in names]
+    assert all(inventory.has_tree(stores.artifacts, digest) for digest in present)
 
 
 def test_concurrent_moves_of_an_alias_leave_a_history_without_gaps(database: Database) -> None:
@@ -163,7 +164,7 @@ def test_concurrent_moves_of_an_alias_leave_a_history_without_gaps(database: Dat
         list(threads.map(move, range(4)))
     with database.read() as session:
         history = alias_moves.find(session, "medical@best")[::-1]
-        row = adapters.find(session)[0].aliases.get("best")
+        row = adapters.find(session).adapters[0].aliases.get("best")
     assert len(history) > 4
     assert [move.from_number for move in history] == [None, *(move.to_number for move in history[:-1])]
     assert history[-1].to_number == row

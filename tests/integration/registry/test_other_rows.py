@@ -301,10 +301,10 @@ _RUNNING = ("running", "other running", "expired")
 
 def test_queries_about_one_adapter_return_nothing_of_others(world: World) -> None:
     with world.database.read() as session:
-        (found,) = adapters.find(session, name="medical")
+        (found,) = (found for found in adapters.find(session).adapters if found.name == "medical")
         assert (found.newest.reference, found.versions, found.latest) == ("medical/2", 2, 2)
         assert found.aliases == {"best": 1, "stable": 1}
-        assert [version.reference for version in adapter_versions.find(session, "medical")] == [
+        assert [version.reference for version in adapter_versions.find(session, "medical").versions] == [
             "medical/2",
             "medical/1",
         ]

@@ -28,9 +28,12 @@ def test_adapters_are_listed_tagged_aliased_and_deleted(run: Run, database: Data
     assert run("adapters", "alias", "medical/2", "best", "--expected", 2).status == 4
     assert run("adapters", "tag", "medical@best", "gold", "checked").out == "Tagged medical/1: checked, gold\n"
     assert run("adapters", "tag", "medical/1", "gold", "--remove").out == "Tagged medical/1: checked\n"
-    (listed,) = run("adapters", "list", "--json").json
+    (listed,) = run("adapters", "list", "--json").json["adapters"]
     assert (listed["newest"]["number"], listed["aliases"]) == (2, {"best": 1})
-    assert [version["number"] for version in run("adapters", "versions", "medical", "--json").json] == [2, 1]
+    assert [version["number"] for version in run("adapters", "versions", "medical", "--json").json["versions"]] == [
+        2,
+        1,
+    ]
     assert "medical/2" in run("adapters", "lineage", "medical").out
     assert run("adapters", "delete", "medical/1").status == 4  # an alias points at it
     assert run("adapters", "alias", "medical", "best", "--delete").out == "Deleted alias medical@best\n"

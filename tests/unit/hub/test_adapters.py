@@ -196,7 +196,7 @@ def test_import_for_another_base_is_refused(hub: Hub, tiny_folder: Path, tmp_pat
     made = save_adapter(other, tmp_path / "made", r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
     with pytest.raises(errors.Incompatible, match="tiny"):
         hub.import_adapter(made, name="guest", base="tiny")
-    assert hub.adapters.find() == []
+    assert hub.adapters.overview().adapters == ()
 
 
 def test_import_of_a_pickle_is_refused_and_leaves_nothing(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_import_of_a_pickle_is_refused_and_leaves_nothing(hub: Hub, tiny_folder:
     shutil.move(made / "adapter_model.safetensors", made / "adapter_model.bin")
     with pytest.raises(errors.RefusedArtifact):
         hub.import_adapter(made, name="guest", base="tiny")
-    assert hub.adapters.find() == []
+    assert hub.adapters.overview().adapters == ()
     assert not list(hub.settings.home.glob(".*.part"))
 
 

@@ -41,7 +41,7 @@ def test_deleted_adapter_is_hidden_and_restored_with_the_versions_of_that_moment
     with pytest.raises(errors.Deleted):
         registry.list_versions(versions, "legal")
     with versions.read() as session:
-        assert [summary.name for summary in adapters.find(session)] == ["medical"]
+        assert [summary.name for summary in adapters.find(session).adapters] == ["medical"]
     assert find(versions) == [("legal", 2), ("legal/1", 1)]
     assert find(versions, limit=1) == [("legal", 2)]
     with pytest.raises(errors.Deleted):

@@ -38,7 +38,7 @@ def test_renamed_adapter_is_found_by_each_of_its_names(database: Database) -> No
         assert {registry.resolve(database, text).reference for text in references} == {"team/c/1"}
     with database.read() as session:
         assert adapter_versions.resolve_files(session, "a/1").reference == "team/c/1"
-        assert [version.reference for version in adapter_versions.find(session, "b")] == ["team/c/1"]
+        assert [version.reference for version in adapter_versions.find(session, "b").versions] == ["team/c/1"]
         assert adapter_names.list_names(session, 1) == ["team/c", "a", "b"]
 
 
@@ -59,7 +59,7 @@ def test_changes_under_a_former_name_reach_the_renamed_adapter(database: Databas
         adapter_deletion.delete(session, AdapterReference("a", version=1))
         adapter_names.describe(session, "a", "Names birds.")
     with database.read() as session:
-        (summary,) = adapters.find(session)
+        (summary,) = adapters.find(session).adapters
     assert (summary.name, summary.description, summary.versions) == ("b", "Names birds.", 1)
 
 

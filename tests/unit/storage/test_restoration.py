@@ -176,7 +176,7 @@ def test_report_names_bases_whose_files_are_elsewhere(backup: Path, target: Stor
 def test_purged_text_and_deleted_versions_stay_so(backup: Path, target: Stores) -> None:
     restore(backup, target)
     with target.database.read() as session:
-        assert [row.number for row in adapter_versions.find(session, "birds")] == [1]
+        assert [row.number for row in adapter_versions.find(session, "birds").versions] == [1]
     purged = [row for row in full_hub.read_all(target.database)["datasets"] if row["purged_at"] is not None]
     assert len(purged) == 1
     assert not target.artifacts.has(purged[0]["digest"])
