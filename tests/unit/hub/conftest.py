@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from finch_hub.specs.jobs import TrainSpec
 
 
 @pytest.fixture
-def hub(tmp_path: Path, valkey_url: str, layout_cache: Path) -> Iterator[Hub]:
+def hub(tmp_path: Path, valkey_url: str, layout_cache: Path, new_file: Path) -> Iterator[Hub]:
     (tmp_path / "home").mkdir()
+    shutil.copy(new_file, tmp_path / "home")
     (tmp_path / "home" / "bases").symlink_to(layout_cache)
     with Hub(settings.load(home=tmp_path / "home", broker_url=valkey_url)) as made:
         yield made
@@ -25,7 +27,7 @@ def hub(tmp_path: Path, valkey_url: str, layout_cache: Path) -> Iterator[Hub]:
 @pytest.fixture
 def database(hub: Hub) -> Iterator[Database]:
     """The hub's database, for writing what workers write."""
-    hub._stores.artifacts.check()  # creates it, and marks the store
+    hub._stores.artifacts.check()  # marks the store
     database = Database(hub.settings.database)
     yield database
     database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from finch_hub.storage.stores import Stores
 
 
 @pytest.fixture
-def open_hub(tmp_path: Path) -> Iterator[Open]:
+def open_hub(tmp_path: Path, new_file: Path) -> Iterator[Open]:
     """Return the function that opens a hub of a name; None for its database takes the SQLite file of its home."""
     opened: list[Stores] = []
 
     def call(name: str, database_url: str | None = None, **changes: Any) -> Stores:
-        (tmp_path / name).mkdir(exist_ok=True)
+        home = tmp_path / name / "home"
+        if not home.exists():
+            home.mkdir(parents=True, mode=0o700)
+            shutil.copy(new_file, home)
         opened.append(full_hub.open_hub(tmp_path / name, database_url, **changes))
         return opened[-1]
 
