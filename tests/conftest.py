@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -75,23 +79,44 @@ def valkey_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Databases]:
-    """Maker of databases on one engine; whatever uses it runs on both."""
-    server = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
-    made = services.Databases(tmp_path_factory.mktemp("databases"), server)
+@pytest.fixture(scope="session")
+def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Databases]:
+    """Maker of databases on SQLite."""
+    made = services.Databases(tmp_path_factory.mktemp("databases"))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="session")
-def new_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SQLite file of a new hub, for tests to copy into their homes: the migrations take a tenth of a second."""
-    file = tmp_path_factory.mktemp("new") / "finch.db"
-    database = Database(f"sqlite:///{file}")
+def postgresql_databases(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[services.Databases]:
+    """Maker of databases on PostgreSQL."""
+    made = services.Databases(tmp_path_factory.mktemp("databases"), postgres_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest) -> services.Databases:
+    """Maker of databases on one engine; whatever uses it runs on both."""
+    made: services.Databases = request.getfixturevalue(f"{request.param}_databases")
+    return made
+
+
+@pytest.fixture(scope="session")
+def make_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Return the function that makes a home with a new database, by a copy, since the migrations take longer."""
+    template = tmp_path_factory.mktemp("template") / "finch.db"
+    database = Database(f"sqlite:///{template}")
     database.upgrade(is_private=True)
     database.close()
-    return file
+
+    def call(home: Path) -> None:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copy(template, home)
+        with contextlib.closing(sqlite3.connect(home / template.name)) as connection, connection:
+            connection.execute("UPDATE deployment SET id = ?", (secrets.token_hex(16),))
+
+    return call
 
 
 @pytest.fixture

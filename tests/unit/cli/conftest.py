@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,11 +54,10 @@ def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def database(home: Path, new_file: Path) -> Database:
+def database(home: Path, make_home: Callable[[Path], None]) -> Database:
     """The database of the home."""
-    home.mkdir(mode=0o700, exist_ok=True)
     if not (home / "finch.db").exists():
-        shutil.copy(new_file, home)
+        make_home(home)
     with Hub() as hub:
         hub._stores.artifacts.check()  # marks the store
     return Database(f"sqlite:///{home / 'finch.db'}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ from finch_hub.specs.jobs import TrainSpec
 
 
 @pytest.fixture
-def hub(tmp_path: Path, valkey_url: str, layout_cache: Path, new_file: Path) -> Iterator[Hub]:
-    (tmp_path / "home").mkdir()
-    shutil.copy(new_file, tmp_path / "home")
+def hub(tmp_path: Path, valkey_url: str, layout_cache: Path, make_home: Callable[[Path], None]) -> Iterator[Hub]:
+    make_home(tmp_path / "home")
     (tmp_path / "home" / "bases").symlink_to(layout_cache)
     with Hub(settings.load(home=tmp_path / "home", broker_url=valkey_url)) as made:
         yield made

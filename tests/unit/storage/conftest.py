@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,14 @@ from finch_hub.storage.stores import Stores
 
 
 @pytest.fixture
-def open_hub(tmp_path: Path, new_file: Path) -> Iterator[Open]:
+def open_hub(tmp_path: Path, make_home: Callable[[Path], None]) -> Iterator[Open]:
     """Return the function that opens a hub of a name; None for its database takes the SQLite file of its home."""
     opened: list[Stores] = []
 
     def call(name: str, database_url: str | None = None, **changes: Any) -> Stores:
         home = tmp_path / name / "home"
         if not home.exists():
-            home.mkdir(parents=True, mode=0o700)
-            shutil.copy(new_file, home)
+            make_home(home)
         opened.append(full_hub.open_hub(tmp_path / name, database_url, **changes))
         return opened[-1]
 

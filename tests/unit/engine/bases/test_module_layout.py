@@ -125,7 +125,7 @@ def test_a_model_that_transformers_does_not_know_is_refused(tmp_path: Path) -> N
 def test_config_of_a_billion_layers_is_refused(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module_layout, "_LIMITS", Limits(memory=2**28))
+    monkeypatch.setattr(module_layout, "_LIMITS", Limits(memory=2**27))
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
     (folder / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1000000000, "n_embd": 8, "n_head": 1}')
     with pytest.raises(errors.Incompatible, match=r"takes more than|cannot build it: std::bad_alloc"):
