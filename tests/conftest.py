@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -151,6 +152,17 @@ def store_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
 def layout_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the layouts of bases, since a process of transformers takes seconds for each."""
     return tmp_path_factory.mktemp("layouts")
+
+
+@pytest.fixture
+def parsing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process read GGUF files and build layouts. A child imports transformers for seconds, each time."""
+
+    def parse(function: Callable[..., Iterator[str]], *arguments: Any, **_: Any) -> Iterator[str]:
+        yield from function(*arguments)
+
+    for module in ("gguf", "module_layout"):
+        monkeypatch.setattr(f"finch_hub.engine.bases.{module}.parse", parse)
 
 
 @pytest.fixture
