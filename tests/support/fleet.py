@@ -389,14 +389,13 @@ class Fleet:
 
     def check_nothing_left(self) -> None:
         """Check that no process of the fleet runs after its workers have ended."""
-        wait_until(lambda: not self.processes(), "all processes to end", 15.0, self._describe_left)
+        wait_until(lambda: not self.processes(), "all processes to end", report=self._describe_left)
 
     def close(self) -> None:
         for worker in self.workers:
             worker.end()
-        wait = 10.0
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not self.processes(), "", wait)
+            wait_until(lambda: not self.processes(), "", 60.0)
         left = self.processes()
         for process in left:
             with contextlib.suppress(psutil.Error):
