@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import secrets
 import shutil
@@ -38,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide the user's settings before any test module is imported; libraries read some of them at import."""
+    gc.disable()  # until all modules are imported, since they stay
     isolation = Isolation()
     config.add_cleanup(isolation.leave)
     config.stash[_ISOLATION] = isolation
@@ -56,6 +58,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:], dropped = shares.split(items, config.getoption("--share"))
     if dropped:
         config.hook.pytest_deselected(items=dropped)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over the modules and the tests: a million objects, for a second each time."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
