@@ -50,6 +50,7 @@ def find(
     return [
         values.AdapterSummary(
             name=row.adapter.name,
+            description=row.adapter.description,
             versions=counts[row.adapter_id].present,
             newest=to_value(row),
             latest=counts[row.adapter_id].latest,
@@ -72,7 +73,7 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
         InvalidReference: the alias is reserved or not well formed.
     """
     check_name(alias, kind="alias")
-    lock_adapter(session, name)
+    name = lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, version=version))
     if row.state != "ready":
         raise errors.Conflict(f"cannot set alias {name}@{alias}: adapter {name}/{version} is {row.state}")
@@ -91,6 +92,7 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
             .where(Alias.adapter_id == row.adapter_id, Alias.name == alias)
             .values(version_id=row.id, moved_at=now())
         )
+    row.updated_at = session.scalar(sa.select(now()))
     session.flush()
 
 
@@ -101,9 +103,9 @@ def delete_alias(session: Session, name: str, alias: str) -> None:
         NotFound: the alias does not exist.
         Conflict: an unfinished job names it.
     """
-    lock_adapter(session, name)
+    name = lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, alias=alias))
-    adapter_needs.refuse_needed_alias(session, name, alias)
+    adapter_needs.refuse_needed_alias(session, row, alias)
     session.execute(sa.delete(Alias).where(Alias.adapter_id == row.adapter_id, Alias.name == alias))
 
 
@@ -114,7 +116,7 @@ def delete_version(session: Session, name: str, number: int) -> values.AdapterVe
         NotFound: the version does not exist.
         Conflict: the version has an alias, or an unfinished job reads it.
     """
-    lock_adapter(session, name)
+    name = lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, version=number))
     if row.aliases:
         aliases = ", ".join(f"{name}@{alias.name}" for alias in row.aliases)
