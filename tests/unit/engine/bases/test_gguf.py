@@ -16,6 +16,7 @@ from support.models import DEFAULT, save_model
 from finch_hub import errors
 from finch_hub.engine.bases import gguf, sources
 from finch_hub.engine.bases.base import load_base
+from finch_hub.formats import parsing_process
 from finch_hub.progress import Advance
 from finch_hub.specs.jobs import BaseModelSource
 
@@ -77,13 +78,12 @@ def test_conversion_tells_its_tensors(tiny_folder: Path, tmp_path: Path, told: l
     assert last.done == last.total != 0
 
 
-@pytest.mark.usefixtures("parsing_here")
 def test_file_that_changes_while_it_is_converted_is_refused(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the next conversion of the first file would find the folder of another one."""
     file = save_gguf(tiny_folder, tmp_path / "tiny.gguf")
-    parse = gguf.parse
+    parse = parsing_process.parse
 
     def change_and_parse(*arguments: Any, **options: Any) -> Any:
         content = bytearray(file.read_bytes())
