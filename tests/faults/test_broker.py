@@ -268,7 +268,12 @@ _TROUBLES = {
 }
 
 
-@pytest.mark.parametrize("trouble", _TROUBLES)
+_LIKE_FULL = ("replica", "wrong key")  # they refuse commands as a full broker does
+
+
+@pytest.mark.parametrize(
+    "trouble", [pytest.param(name, marks=pytest.mark.slow if name in _LIKE_FULL else ()) for name in _TROUBLES]
+)
 def test_worker_outlives_a_broker_that_refuses(trouble: str, workers: Fleet) -> None:
     this, key = _TROUBLES[trouble], workers.key(queue_name("default"))
     worker = workers.start(slots=2, impatient="1")

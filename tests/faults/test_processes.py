@@ -182,7 +182,7 @@ def test_worker_that_was_stopped_for_longer_than_its_lease_writes_nothing(worker
     workers.check(job)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signal_hands_the_job_back_without_using_up_an_attempt(workers: Fleet, number: signal.Signals) -> None:
     first = workers.start("first")
     job = workers.probe("sleep", seconds=60, once=True)
