@@ -16,7 +16,7 @@ from finch_hub.registry import attempts, jobs, settlements, tables, types, value
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import FINAL, Job, JobState
 
-MANY = 300  # more than one transaction settles, and more than Python's recursion would reach
+MANY = 160  # more than one transaction settles, and more than Python's recursion would reach
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,8 @@ def settle_all(database: Database) -> int:
 
 
 def states(database: Database, of: Sequence[Job]) -> list[JobState]:
-    return [registry.get(database, job).state for job in of]
+    with database.read() as session:
+        return [jobs.get(session, job.id).state for job in of]
 
 
 def end(database: Database, job: Job, how: str) -> None:

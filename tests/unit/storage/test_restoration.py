@@ -36,19 +36,19 @@ from finch_hub.storage.stores import Stores
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def target_databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databases]:
-    """Maker of databases for restored hubs, on both engines in turn."""
-    server = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
-    made = Databases(tmp_path, server)
-    yield made
-    made.close()
+def target_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a new database for a restored hub, on both engines in turn."""
+    databases: Databases = request.getfixturevalue(f"{request.param}_databases")
+    url = databases.new()
+    yield url
+    databases.drop(url)
 
 
 def test_hub_moves_between_databases_with_all_rows_and_artifacts(
-    database_url: str, target_databases: Databases, open_hub: Open, tmp_path: Path
+    database_url: str, target_url: str, open_hub: Open, tmp_path: Path
 ) -> None:
     """Both databases restore what each of them backed up."""
-    source, target = open_hub("from", database_url), open_hub("to", target_databases.new())
+    source, target = open_hub("from", database_url), open_hub("to", target_url)
     full_hub.fill(source, tmp_path / "from")
     before = full_hub.read_all(source.database)
     taken = take_backup(tmp_path / "moved", source)
@@ -106,9 +106,9 @@ def test_every_table_has_rows_in_the_full_hub(source: Stores) -> None:
 
 
 def test_new_rows_are_numbered_behind_the_restored_ones(
-    source: Stores, backup: Path, target_databases: Databases, open_hub: Open
+    source: Stores, backup: Path, target_url: str, open_hub: Open
 ) -> None:
-    target = open_hub("to", target_databases.new())
+    target = open_hub("to", target_url)
     restore(backup, target)
     numbers = [job["number"] for job in full_hub.read_all(target.database)["jobs"]]
     registry.submit(target.database)

@@ -167,7 +167,7 @@ def test_files_tell_whether_a_worker_is_alive_and_ready(database: Database, tmp_
     (folder / "alive").unlink()
     worker.is_answered = False
     worker.maintenance.start()
-    wait_until(lambda: (folder / "alive").exists(), "the worker to go on without its database", 20.0)
+    wait_until(lambda: (folder / "alive").exists(), "the worker to go on without its database")
     worker.maintenance.close()
 
 
@@ -184,7 +184,7 @@ def test_health_folder_that_is_lost_later_ends_no_work(
     with database.write() as session:
         workers.request_state(session, "one", "stopping")
     worker.maintenance.start()
-    wait_until(lambda: worker.ended > 0, "the worker to hear that it is to stop", 20.0)
+    wait_until(lambda: worker.ended > 0, "the worker to hear that it is to stop")
     worker.maintenance.close()
     assert [said["action"] for said in list_said(caplog)] == ["report_health"]
 
