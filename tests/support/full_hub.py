@@ -12,6 +12,7 @@ from support.fleet import write_adapter
 
 from finch_hub import settings
 from finch_hub.registry import (
+    adapter_names,
     audit,
     datasets,
     deployment,
@@ -60,6 +61,8 @@ def fill(stores: Stores, folder: Path) -> None:
     add_evidence(stores, first)
     registry.delete_version(database, "birds", deleted.number)
     registry.set_alias(database, "birds", "best", 1)
+    with database.write() as session:
+        adapter_names.rename(session, "both", "team/both")
     add_version(stores, folder, "gone", base, text="gone")
     registry.purge(database, "gone/1")
     add_version(stores, folder, "hidden", base, text="hidden")

@@ -16,7 +16,7 @@ from finch_hub.registry import attempts, jobs, settlements, tables, types, value
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import FINAL, Job, JobState
 
-MANY = 160  # more than one transaction settles, and more than Python's recursion would reach
+MANY = 300  # more than one transaction settles, and more than Python's recursion would reach
 
 
 @pytest.fixture(scope="module")
