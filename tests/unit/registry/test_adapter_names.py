@@ -4,7 +4,7 @@ import pytest
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_deletion, adapter_names, adapter_versions, adapters
+from finch_hub.registry import adapter_deletion, adapter_names, adapter_versions, adapters, audit
 from finch_hub.registry.database import Database
 from finch_hub.specs.references import AdapterReference
 
