@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("data")
 @click.option("--adapter", required=True, help="Name of the adapter. Each run makes a new version of it.")
-@click.option("--base", required=True, help="Name of a base, a folder, a GGUF file, or a Hugging Face id.")
+@click.option("--base", help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --from]")
+@click.option("--from", "start", metavar="REFERENCE", help="Version of an adapter to train further, as name/3.")
 @click.option("--revision", help="Revision of a Hugging Face model.")
 @click.option("--preset", help="Preset plugin. `finch-hub plugins list --kind preset` lists them.")
 @click.option(
@@ -50,8 +51,9 @@ def train(
     hub: Hub,
     data: str,
     adapter: str,
-    base: str,
+    base: str | None,
     revision: str | None,
+    start: str | None,
     preset: str | None,
     validation: str | None,
     system: str | None,
@@ -67,6 +69,7 @@ def train(
     """Train an adapter on a data set.
 
     DATA is the name of a stored data set, a JSON Lines, CSV or Parquet file, a folder of them, or - for standard input.
+    With --from, the adapter of a version is trained further: the new version has its base, its shape and its prompts.
     Rows have prompt and completion, messages, Alpaca, ShareGPT or text fields.
     """
     modules: tuple[str, ...] | str | None = None
@@ -79,6 +82,7 @@ def train(
         adapter=adapter,
         base=base,
         revision=revision,
+        start=start,
         preset=preset,
         validation=options.parse_validation(validation),
         system=system,

@@ -1,4 +1,4 @@
-"""Drawings of adapter versions and their lineage."""
+"""Drawings of adapter versions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finch_hub.display.tables import Lines, draw_fields, format_value
-from finch_hub.texts.visible_text import to_line
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.tree import Tree
 
-    from finch_hub.registry.values import AdapterVersion, Ancestry, Evaluation, ParentLink
+    from finch_hub.registry.values import AdapterVersion, Evaluation
 
 _SHOWN = 12  # files that an import left out
 # Fields of a specification that are shown on lines of their own, or name what the lineage has.
@@ -33,6 +31,8 @@ def draw_version(
             "state": version.state,
             "made by": f"{version.kind}{f', job {version.job_id}' if version.job_id else ''}",
             "made": version.created_at,
+            "changed": version.updated_at if version.updated_at != version.created_at else None,
+            "owner": version.owner or None,
             "base": f"{version.base.name} ({version.base.architecture}, {version.base.fingerprint[:12]})",
             "parents": [f"{parent.reference} x {parent.weight:g}" for parent in lineage.parents] or None,
             "data": data if lineage.train_digest else None,
@@ -42,6 +42,7 @@ def draw_version(
             "seed": lineage.seed,
             "aliases": version.aliases or None,
             "tags": version.tags or None,
+            "notes": Lines.of(version.notes or None),
             "limits": Lines(_format_limits(limits)) or None,
             "imported": Lines(_format_origin(version)) or None,
             "metrics": _format_metrics(version.metrics),
@@ -57,32 +58,6 @@ def format_import(version: AdapterVersion, limits: Mapping[str, Sequence[str]]) 
     parents = ", ".join(parent.reference for parent in version.lineage.parents)
     known = [f"It is the same adapter as {parents}"] if parents else []
     return [*known, *_format_origin(version), *(f"It has {line}" for line in _format_limits(limits))]
-
-
-def draw_lineage(ancestry: Ancestry) -> Tree:
-    """Draw a version with its ancestors as a tree. What an ancestor was made from is drawn once."""
-    from rich.tree import Tree
-
-    labels = {v.reference: f"({v.kind}, {format_evidence(v.metrics)})" for v in ancestry.versions}
-    parents: dict[str, list[ParentLink]] = {reference: [] for reference in labels}
-    for link in ancestry.links:
-        parents[link.version].append(link)
-    root = ancestry.versions[0].reference
-    tree = Tree(to_line(f"{root} {labels[root]}"))
-    drawn: set[str] = set()
-    waiting = [(root, tree)]
-    while waiting:
-        reference, branch = waiting.pop()
-        if reference in drawn:
-            branch.label = f"{branch.label}, as above"
-            continue
-        drawn.add(reference)
-        added = [
-            (link.parent, branch.add(to_line(f"{link.parent} x {link.weight:g} {labels[link.parent]}")))
-            for link in parents[reference]
-        ]
-        waiting += [(parent, tree) for parent, tree in reversed(added) if parents[parent]]
-    return tree
 
 
 def format_evidence(metrics: Mapping[str, Any]) -> str:

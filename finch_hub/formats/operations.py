@@ -9,12 +9,12 @@ from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.peft_config import BEYOND_LOW_RANK
 
 OPERATIONS = (
-    "generate", "evaluate", "compose", "merge", "quantize", "export peft", "export merged", "export vllm",
+    "generate", "evaluate", "compose", "train", "merge", "quantize", "export peft", "export merged", "export vllm",
     "export gguf", "export ollama",
 )  # fmt: skip
 _OTHER_FORMATS = ("export vllm", "export gguf", "export ollama")
-# Engines of answers and compositions know low-rank updates of linear modules only. Merges know all weights.
-_WEIGHTS_ONLY = ("generate", "evaluate", "compose", *_OTHER_FORMATS)
+# Engines of answers, compositions and trainings know low-rank updates of linear modules only. Merges know all weights.
+_WEIGHTS_ONLY = ("generate", "evaluate", "compose", "train", *_OTHER_FORMATS)
 UNSUPPORTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         BEYOND_LOW_RANK["use_dora"].name: ("compose", *_OTHER_FORMATS),

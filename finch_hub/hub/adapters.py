@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from finch_hub import errors, settings
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.hub.bases import Bases
-from finch_hub.registry import adapter_versions, adapters, evaluations, values, version_search
+from finch_hub.registry import adapter_names, adapter_versions, adapters, evaluations, lineage, values, version_search
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
-from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.specs.references import AdapterReference
 
 if TYPE_CHECKING:
     from finch_hub.artifacts.gate import AdmittedAdapter
     from finch_hub.formats.base_layout import BaseLayout
+    from finch_hub.specs.inspections import InspectionReport
     from finch_hub.specs.value import JsonObject
     from finch_hub.storage.stores import Stores
 
@@ -78,10 +79,21 @@ class Adapters:
         """Return a local folder with the version's files in PEFT's format. It is shared, so do not change it."""
         return self._stores.artifacts.fetch_tree(self.get(reference).digest)
 
-    def lineage(self, reference: str) -> values.Ancestry:
-        """Return the version with its ancestors."""
+    def verify(self, reference: str) -> InspectionReport:
+        """Hold every stored byte of the version against its hash, and its files against its identity.
+
+        Raises:
+            NotFound: there is no such version.
+            Unavailable: the store does not answer.
+        """
+        from finch_hub.storage.inspection import inspect_version
+
+        return inspect_version(self.get(reference), self._stores)
+
+    def lineage(self, reference: str, direction: values.Direction = "ancestors") -> values.LineageGraph:
+        """Return the version with its ancestors, its descendants or both, including deleted ones."""
         with self._stores.database.read() as session:
-            return adapter_versions.get_ancestry(session, reference)
+            return lineage.read_graph(session, reference, direction)
 
     def evaluations(self, reference: str) -> list[values.Evaluation]:
         """Return the version's evaluations, newest first."""
@@ -110,14 +122,39 @@ class Adapters:
             adapters.delete_alias(session, name, alias)
 
     def tag(self, reference: str, *names: str) -> values.AdapterVersion:
-        """Add tags to the version."""
+        """Add tags to the version, as `name` or `name=value`. A tag that it has takes the new value."""
         with self._stores.database.write() as session:
             return adapter_versions.add_tags(session, reference, *names)
 
     def untag(self, reference: str, *names: str) -> values.AdapterVersion:
-        """Remove tags from the version."""
+        """Remove tags from the version, as `name`, or as `name=value` if they have that value."""
         with self._stores.database.write() as session:
             return adapter_versions.remove_tags(session, reference, *names)
+
+    def rename(self, name: str, new: str) -> None:
+        """Rename an adapter. References with its former name go on naming it.
+
+        Raises:
+            NotFound: there is no such adapter.
+            InvalidReference: the new name is not well formed.
+            Conflict: another adapter has or had the new name, or a base has it.
+        """
+        with self._stores.database.write() as session:
+            adapter_names.rename(session, name, new)
+
+    def describe(self, name: str, text: str) -> None:
+        """Replace the description of an adapter, which says what it is for.
+
+        Raises:
+            NotFound: there is no such adapter.
+        """
+        with self._stores.database.write() as session:
+            adapter_names.describe(session, name, text)
+
+    def note(self, reference: str, text: str) -> values.AdapterVersion:
+        """Replace the notes of the version."""
+        with self._stores.database.write() as session:
+            return adapter_versions.edit_notes(session, reference, text)
 
     def edit_card(self, reference: str, card: str) -> values.AdapterVersion:
         """Replace the text of the version's model card. Its identity stays."""
@@ -180,7 +217,8 @@ class Adapters:
         from finch_hub.artifacts import gate
         from finch_hub.storage import publishing
 
-        check_name(name)
+        with self._stores.database.read() as session:
+            adapter_names.check_free(session, name)
         if source == "":  # as a path, it would be the working directory
             raise errors.NotFound("file or folder", "")
         if ADDRESS.match(str(source)) and not settings.expand_home(source).exists():
@@ -200,6 +238,7 @@ class Adapters:
                 kind="import",
                 base=registered,
                 state=state,
+                owner=self._stores.settings.owner_name,
                 lineage=_lineage_of(known),
                 spec={
                     **(known.prompting if known else {}),
@@ -208,6 +247,7 @@ class Adapters:
             )
             register = publishing.publish(folder, self._stores, description, environment={})
         with self._stores.database.write() as session:
+            adapter_names.check_free(session, name)
             return register(session, registered)
 
     def check(self, reference: str) -> values.AdapterVersion:

@@ -17,10 +17,10 @@ from finch_hub.formats.atomic_writes import scratch_folder, temporary_place
 from finch_hub.hub.bases import load_base
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.plugins import trials
-from finch_hub.registry import adapter_versions, jobs, values
+from finch_hub.registry import adapter_names, adapter_versions, jobs, values
 from finch_hub.specs.jobs import ComposeOptions, ComposeSpec, Parent
 from finch_hub.specs.reading import DataWarning
-from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.specs.references import AdapterReference
 from finch_hub.storage.shared_rows import find_shared_rows
 from finch_hub.workers.runs import inputs
 
@@ -50,7 +50,9 @@ def check_composition(
     # A placeholder stands in for a refused name or parent, so that the other fields are checked too.
     name = "refused"
     with collector.collect():
-        name = check_name(adapter)
+        with stores.database.read() as session:
+            adapter_names.check_free(session, adapter)
+        name = adapter
     spec: ComposeSpec | None = None
     with collector.collect():
         prompts = {"system": _common(versions, "system"), "thinking": bool(_common(versions, "thinking"))}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.backups import BackupReport, RestoreReport
     from finch_hub.specs.collections import CollectionReport
+    from finch_hub.specs.inspections import InspectionReport
     from finch_hub.specs.reports import ConflictReport
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
@@ -127,8 +128,9 @@ class Hub:
         data: DataSource,
         *,
         adapter: str,
-        base: str | Path,
+        base: str | Path | None = None,
         revision: str | None = None,
+        start: str | None = None,
         preset: str | None = None,
         validation: DataSource | float | None = None,
         system: str | None = None,
@@ -145,8 +147,10 @@ class Hub:
             data: a file or folder, "-" for standard input, the name of a stored data set, or rows: (prompt, completion)
                 pairs, mappings, examples, an iterator or a table of them.
             adapter: name of the adapter, which need not exist.
-            base: a registered base, a folder, a GGUF file, a Hugging Face id, or a plugin's source.
+            base: a registered base, a folder, a GGUF file, a Hugging Face id, or a plugin's source; None takes that of
+                `start`.
             revision: revision of a Hugging Face id.
+            start: version of an adapter to train further. The new version has its shape. None makes a new adapter.
             preset: name of a preset plugin, which gives system prompt, shape and training.
             validation: validation data in the same forms, or the share of `data` to hold out. None takes the validation
                 split of a folder that has one, otherwise the preset's share.
@@ -172,6 +176,7 @@ class Hub:
             adapter=adapter,
             base=base,
             revision=revision,
+            start=start,
             preset=preset,
             validation=validation,
             system=system,
@@ -452,6 +457,18 @@ class Hub:
         if unused_days is not None and not 0 <= unused_days < _MAX_DAYS:
             raise errors.InvalidSpec("is not an age in days", where="unused_days", fix="give 0 or more days")
         return collect(self._stores, unused_days=unused_days, dry_run=dry_run)
+
+    def fsck(self) -> InspectionReport:
+        """Read every stored byte and every row, and report what is damaged, and what nobody refers to.
+
+        It changes nothing, and the hub may run meanwhile.
+
+        Raises:
+            Unavailable: the database or the store does not answer.
+        """
+        from finch_hub.storage.inspection import inspect_hub
+
+        return inspect_hub(self._stores)
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
         """Yield a job's events with numbers over `after`. With `follow`, continue until the job has ended.

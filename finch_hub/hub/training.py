@@ -29,11 +29,13 @@ from finch_hub.hub.examples import (
     store_examples,
 )
 from finch_hub.hub.problems import ProblemCollector
+from finch_hub.hub.starting_version import StartingVersion, read_start
+from finch_hub.registry import adapter_names
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
 from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig
+from finch_hub.specs.options import name_option
 from finch_hub.specs.reading import LIMITS, ReadingConfig
-from finch_hub.specs.references import check_name
 from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig
 
@@ -49,8 +51,9 @@ def check_training(
     data: DataSource,
     *,
     adapter: str,
-    base: str | Path,
+    base: str | Path | None,
     revision: str | None,
+    start: str | None,
     preset: str | None,
     validation: DataSource | float | None,
     system: str | None,
@@ -64,8 +67,8 @@ def check_training(
     Nothing is stored if the request has problems. The requirements are returned with the estimated memory.
     """
     collector = ProblemCollector("this training")
-    with collector.collect():
-        check_name(adapter)
+    with collector.collect(), stores.database.read() as session:
+        adapter_names.check_free(session, adapter)
     with collector.collect():
         check_system(system)
     chosen: Preset | None = None
@@ -80,20 +83,34 @@ def check_training(
     if chosen is None or "max_bad_rows" not in chosen.training.model_fields_set:
         overrides = {"max_bad_rows": stores.settings.max_bad_rows, **overrides}
     lora, training = _apply_overrides(chosen, overrides, collector)
+    started: StartingVersion | None = None
+    with collector.collect():
+        started = read_start(start, stores) if start is not None else None
+    if started is not None:
+        for problem in started.find_problems(overrides):
+            collector.add(problem)
+        lora = started.lora
     limits = {name: getattr(training, name) for name in LIMITS}
     reading = ReadingConfig()
     with collector.collect():
         options = {name: value for name, value in overrides.items() if name in ReadingConfig.model_fields}
         reading = ReadingConfig.of({**options, **limits}, subject="the data")
     if requirements.together:
-        _check_together(lora, training, collector)
-    source = BaseModelSource(source=str(base) or "?", revision=revision)
+        _check_together(lora, training, collector, starts=start is not None)
+    source = BaseModelSource(source=str(base or "?"), revision=revision)
     folder: Path | None = None
     layout: BaseLayout | None = None
     with collector.collect():
-        source, folder = Bases(stores).resolve(base, revision)
+        if started is not None:
+            source, folder = started.find_base(base, revision, stores)
+        elif base is not None:
+            source, folder = Bases(stores).resolve(base, revision)
+        elif start is None:
+            what = f"neither {name_option('base')} nor {name_option('start')} is given"
+            fix = "name the base of the new adapter, or a version to train further"
+            raise errors.InvalidSpec(what, where="base", fix=fix)
         if folder is not None:
-            layout = module_layout.read_layout(folder, name=str(base), cache=stores.bases)
+            layout = module_layout.read_layout(folder, name=str(base or source.source), cache=stores.bases)
             target_modules.match(lora, layout)
             if requirements.together and target_modules.names_head(lora, layout):
                 what = "an adapter of the head cannot be combined with together"
@@ -114,13 +131,19 @@ def check_training(
         stored = tuple(store_examples(part, stores, read, made_of=made_of) for part in (train, held_out) if part)
         longest = max(map(_max_tokens, itertools.chain(train, held_out)))
         thinking = any(has_reasoning(message) for example in train for message in example.messages)
+    if system is None and chosen is not None:
+        system = chosen.system
+    if started is not None:
+        system = started.version.spec.get("system") if system is None else system
+        thinking = thinking or bool(started.version.spec.get("thinking"))
     spec = TrainSpec(
         adapter=adapter,
         base=source,
         train=stored[0].digest,
         validation=stored[1].digest if len(stored) > 1 else None,
+        start=started.reference if started is not None else None,
         preset=preset,
-        system=system if system is not None else chosen.system if chosen else None,
+        system=system,
         lora=lora,
         training=training,
         thinking=thinking,
@@ -208,7 +231,7 @@ def _apply_overrides(
     return lora, training
 
 
-def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: ProblemCollector) -> None:
+def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: ProblemCollector, *, starts: bool) -> None:
     """Collect settings that rule out training in one step with other jobs. The base may rule out more."""
     obstacles = {
         "use_dora": lora.use_dora,
@@ -216,6 +239,7 @@ def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: Probl
         "rank=auto": lora.rank == "auto",
         "gradient_checkpointing": training.gradient_checkpointing,
         "packing=false": not training.packing,
+        "start": starts,
     }
     for setting, is_set in obstacles.items():
         if is_set:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import collections
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload, selectinload
-from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.dml import ReturningInsert
 
 from finch_hub import errors
-from finch_hub.registry import tables, values, version_loading
-from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Tag
-from finch_hub.registry.types import Columns, build_insert_new, insert_new, one_of, read_document
+from finch_hub.registry import adapter_names, tables, values, version_loading
+from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent
+from finch_hub.registry.types import Columns, now, read_document
+from finch_hub.specs.annotations import Tag, check_notes
 from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
-from finch_hub.specs.references import LATEST, AdapterReference, check_name
+from finch_hub.specs.references import LATEST, AdapterReference, check_adapter_name
 from finch_hub.specs.value import JsonObject
 
 _Key = Literal["number", "alias", "latest"]
 
 # Core tables: SQLAlchemy prepares the relations of an entity anew for each query.
 _adapters, _versions = Adapter.__table__, AdapterVersion.__table__
-_bases, _aliases = tables.Base.__table__, Alias.__table__
+_bases, _aliases, _tags = tables.Base.__table__, Alias.__table__, tables.Tag.__table__
 
-_VERSION_COLUMNS = values.AdapterVersion.model_fields.keys() & _versions.c.keys()
+_VERSION_COLUMNS = (values.AdapterVersion.model_fields.keys() & _versions.c.keys()) - {"updated_at"}
 _LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
 _DOCUMENTS = frozenset({"spec", "metrics", "versions", "environment"})
 _SINGLE = (AdapterVersion.adapter, AdapterVersion.base)
@@ -47,11 +48,12 @@ def create(
     spec: JsonObject | None = None,
     metrics: JsonObject | None = None,
     card: str = "",
+    owner: str = "",
 ) -> values.AdapterVersion:
     """Add the next version of an adapter. Its number is never reused, not even after a deletion.
 
     Args:
-        name: adapter, which need not exist yet.
+        name: adapter, which need not exist yet; a former name stands for the adapter that had it.
         digest: digest of the stored tree of files.
         identity: hash of the cleaned configuration and the tensors.
 
@@ -59,15 +61,12 @@ def create(
         InvalidReference: the name is not well formed.
         NotFound: a parent does not exist.
     """
-    check_name(name)
-    numbered = session.execute(_number_version(), {"of_name": name}).one_or_none()
-    if numbered is None:
-        session.execute(_insert_adapter(session.get_bind().dialect.name), {"name": name})
-        numbered = session.execute(_number_version(), {"of_name": name}).one()
+    check_adapter_name(name)
+    adapter_id, number = adapter_names.take_number(session, name)
     of_parents = [get_row(session, parent.reference, deleted=True).id for parent in lineage.parents]
     row = {
-        "adapter_id": numbered.id,
-        "number": numbered.versions_made,
+        "adapter_id": adapter_id,
+        "number": number,
         "digest": digest,
         "identity": identity,
         "base_id": base_id,
@@ -77,6 +76,8 @@ def create(
         "spec": spec or {},
         "metrics": metrics or {},
         "card": card,
+        "owner": owner,
+        "preset": _text_or_none((spec or {}).get("preset")),
         **lineage.model_dump(exclude={"parents"}),
     }
     version_id = session.scalars(_insert_version(), row).one()
@@ -93,6 +94,10 @@ def create(
     return version_loading.load(session, [version_id])[0]
 
 
+def _text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 def resolve(session: Session, reference: AdapterReference | str) -> values.AdapterVersion:
     """Return the version for `name/3`, `name@alias` or `name`, which means its newest ready version.
 
@@ -102,7 +107,7 @@ def resolve(session: Session, reference: AdapterReference | str) -> values.Adapt
     """
     if isinstance(reference, str):
         reference = AdapterReference.parse(reference)
-    row = session.execute(_select_value(_key_of(reference)), _parameters(reference)).first()
+    row = _find(session, reference, _select_value)
     if row is None:
         raise _explain_missing(session, reference)
     return version_loading.to_values(session, [row])[0]
@@ -128,7 +133,7 @@ def resolve_files(session: Session, text: str) -> values.VersionFiles:
         Conflict: the version is unchecked, or the reference is a bare name, and the adapter has no ready version.
     """
     reference = AdapterReference.parse(text)
-    row = session.execute(_select_files(_key_of(reference)), _parameters(reference)).one_or_none()
+    row = _find_files(session, reference)
     if row is None:
         raise _explain_missing(session, reference)
     base = values.Base(**{name: getattr(row, f"base_{name}") for name in values.Base.model_fields})
@@ -144,8 +149,21 @@ def require(session: Session, reference: AdapterReference) -> None:
         NotFound: the adapter, version or alias does not exist.
         Conflict: the reference is a bare name, and the adapter has no ready version.
     """
-    if session.execute(_select_files(_key_of(reference)), _parameters(reference)).first() is None:
+    if _find_files(session, reference) is None:
         raise _explain_missing(session, reference)
+
+
+def _find_files(session: Session, reference: AdapterReference) -> sa.Row[Any] | None:
+    return _find(session, reference, _select_files)
+
+
+def _find(session: Session, reference: AdapterReference, select: Callable[..., sa.Select[Any]]) -> sa.Row[Any] | None:
+    """Return the row that a reference names, by the adapter's name or by a former one."""
+    key = _key_of(reference)
+    row = session.execute(select(key, by_id=False), _parameters(reference)).first()
+    if row is None and (adapter_id := adapter_names.find_id(session, reference.name)) is not None:
+        row = session.execute(select(key, by_id=True), _parameters(reference, adapter_id)).first()
+    return row
 
 
 def find(session: Session, name: str, *, limit: int = 100, after: str | None = None) -> values.VersionPage:
@@ -159,14 +177,15 @@ def find(session: Session, name: str, *, limit: int = 100, after: str | None = N
         InvalidSpec: the limit or the cursor is invalid.
     """
     check_limit(limit)
-    scope = f"versions of {name}"
-    query = version_loading.select_versions().where(_adapters.c.name == name, _versions.c.deleted_at.is_(None))
+    current = adapter_names.find_current(session, name)
+    scope = f"versions of {current}"
+    query = version_loading.select_versions().where(_adapters.c.name == current, _versions.c.deleted_at.is_(None))
     if after is not None:
         (last,) = read_cursor(scope, after, (int,))
         query = query.where(_versions.c.number < last)
     rows = session.execute(query.order_by(_versions.c.number.desc()).limit(limit + 1)).all()
     if not rows and after is None:
-        raise _adapter_not_found(session, name)
+        raise adapter_names.not_found(session, name)
     more = write_cursor(scope, (rows[limit - 1].v_number,)) if len(rows) > limit else None
     return values.VersionPage(versions=tuple(version_loading.to_values(session, rows[:limit])), next=more)
 
@@ -206,30 +225,31 @@ def quarantine(session: Session, reference: str) -> values.AdapterVersion:
     return to_value(row)
 
 
-def add_tags(session: Session, reference: str, *names: str) -> values.AdapterVersion:
-    """Add tags to a version.
+def add_tags(session: Session, reference: str, *texts: str) -> values.AdapterVersion:
+    """Add tags to a version, as `name` or `name=value`. A tag that it has takes the new value.
 
     Raises:
         NotFound: the version does not exist.
         InvalidReference: a tag is not well formed.
     """
-    version = get_row(session, reference)
-    for name in names:
-        check_name(name, kind="tag")
-        insert = insert_new(session, Tag.__table__, "version_id", "name")
-        session.execute(insert.values(version_id=version.id, name=name))
-    return _reload(session, version)
+    row = get_row(session, reference)
+    for tag in map(Tag.parse, texts):
+        session.execute(sa.delete(_tags).where(_tags.c.version_id == row.id, _tags.c.name == tag.name))
+        session.execute(_tags.insert().values(version_id=row.id, name=tag.name, value=tag.value))
+    return _conclude_change(session, row)
 
 
-def remove_tags(session: Session, reference: str, *names: str) -> values.AdapterVersion:
-    """Remove tags from a version. Ignore tags that the version does not have.
+def remove_tags(session: Session, reference: str, *texts: str) -> values.AdapterVersion:
+    """Remove tags from a version, as `name`, or as `name=value` if they have that value. Ignore others.
 
     Raises:
         NotFound: the version does not exist.
     """
-    version = get_row(session, reference)
-    session.execute(sa.delete(Tag).where(Tag.version_id == version.id, one_of(Tag.name, names)))
-    return _reload(session, version)
+    row = get_row(session, reference)
+    for name, has_value, value in (text.partition("=") for text in texts):
+        is_tag = _tags.c.version_id == row.id, _tags.c.name == name
+        session.execute(sa.delete(_tags).where(*is_tag, *([_tags.c.value == value] if has_value else [])))
+    return _conclude_change(session, row)
 
 
 def edit_card(session: Session, reference: str, card: str) -> values.AdapterVersion:
@@ -240,40 +260,37 @@ def edit_card(session: Session, reference: str, card: str) -> values.AdapterVers
     """
     row = get_row(session, reference)
     row.card = card
-    session.flush()
-    return to_value(row)
+    return _conclude_change(session, row)
 
 
-def get_ancestry(session: Session, reference: str) -> values.Ancestry:
-    """Return a version with all its ancestors, including deleted ones.
+def edit_notes(session: Session, reference: str, notes: str) -> values.AdapterVersion:
+    """Replace the notes of a version.
 
     Raises:
         NotFound: the version does not exist.
+        InvalidInput: the text is too long.
     """
-    root = get_row(session, reference)
-    ancestors = sa.select(Parent.parent_id).where(Parent.version_id == root.id).cte(recursive=True)
-    ancestors = ancestors.union(sa.select(Parent.parent_id).join(ancestors, Parent.version_id == ancestors.c.parent_id))
-    others = select_versions().where(AdapterVersion.id.in_(sa.select(ancestors.c.parent_id)))
-    rows = {row.id: row for row in session.scalars(others)} | {root.id: root}
-    found = {root.id: root}  # in the order in which they are reached
-    waiting = collections.deque([root])
-    while waiting:
-        for parent in waiting.popleft().parents:
-            if parent.parent_id not in found:
-                found[parent.parent_id] = rows[parent.parent_id]
-                waiting.append(rows[parent.parent_id])
-    versions = tuple(map(to_value, found.values()))
-    links = tuple(
-        values.ParentLink(version=version.reference, parent=parent.reference, weight=parent.weight)
-        for version in versions
-        for parent in version.lineage.parents
-    )
-    return values.Ancestry(versions=versions, links=links)
+    row = get_row(session, reference)
+    row.notes = check_notes(notes)
+    return _conclude_change(session, row)
 
 
-def lock_adapter(session: Session, name: str) -> None:
-    """Lock the adapter until the commit, so that no alias is set to a version that is being deleted."""
-    session.execute(sa.select(Adapter.id).where(Adapter.name == name).with_for_update())
+def _conclude_change(session: Session, row: AdapterVersion) -> values.AdapterVersion:
+    row.updated_at = session.scalar(sa.select(now()))
+    session.flush()
+    return resolve(session, AdapterReference(row.adapter.name, version=row.number))
+
+
+def lock_adapter(session: Session, name: str) -> str:
+    """Lock the adapter until the commit, so that no alias is set to a version that is being deleted.
+
+    Return the name that it has now.
+    """
+    current = adapter_names.find_current(session, name)
+    locked = session.scalar(sa.select(Adapter.id).where(Adapter.name == current).with_for_update())
+    if locked is None and adapter_names.find_current(session, current) != current:  # it was renamed meanwhile
+        return lock_adapter(session, current)
+    return current
 
 
 def select_versions() -> sa.Select[AdapterVersion]:
@@ -286,8 +303,11 @@ def get_row(session: Session, reference: AdapterReference | str, *, deleted: boo
     """Return the row of a version, with the errors of `resolve`. `deleted` allows deleted versions."""
     if isinstance(reference, str):
         reference = AdapterReference.parse(reference)
-    query = _select_one(_key_of(reference), deleted=deleted)
-    row = session.scalars(query, _parameters(reference)).first()
+    key = _key_of(reference)
+    row = session.scalars(_select_one(key, deleted=deleted, by_id=False), _parameters(reference)).first()
+    if row is None and (adapter_id := adapter_names.find_id(session, reference.name)) is not None:
+        query = _select_one(key, deleted=deleted, by_id=True)
+        row = session.scalars(query, _parameters(reference, adapter_id)).first()
     if row is None:
         raise _explain_missing(session, reference)
     return row
@@ -299,10 +319,11 @@ def to_value(row: AdapterVersion) -> values.AdapterVersion:
     return values.AdapterVersion(
         **{column: _read_column(row, column) for column in _VERSION_COLUMNS},
         name=row.adapter.name,
+        updated_at=row.updated_at or row.created_at,
         base=values.Base(**{name: getattr(row.base, name) for name in values.Base.model_fields}),
         lineage=values.Lineage(parents=parents, **{column: _read_column(row, column) for column in _LINEAGE_COLUMNS}),
         aliases=tuple(alias.name for alias in row.aliases),
-        tags=tuple(tag.name for tag in row.tags),
+        tags=tuple(str(Tag(tag.name, tag.value)) for tag in row.tags),
     )
 
 
@@ -311,36 +332,22 @@ def _read_column(row: AdapterVersion, column: str) -> Any:
     return read_document(value) if column in _DOCUMENTS else value
 
 
-def _reload(session: Session, row: AdapterVersion) -> values.AdapterVersion:
-    return resolve(session, AdapterReference(row.adapter.name, version=row.number))
-
-
 def _key_of(reference: AdapterReference) -> _Key:
     return "number" if reference.version is not None else "alias" if reference.alias is not None else "latest"
 
 
-def _parameters(reference: AdapterReference) -> Columns:
-    return {"of_name": reference.name, "of_number": reference.version, "of_alias": reference.alias}
+def _parameters(reference: AdapterReference, adapter_id: int | None = None) -> Columns:
+    adapter: Columns = {"of_name": reference.name} if adapter_id is None else {"of_id": adapter_id}
+    return adapter | {"of_number": reference.version, "of_alias": reference.alias}
 
 
 # Most jobs begin with one of these statements. They are cached, because building one takes longer than running it.
+# Only a former name of an adapter needs its id.
 
 
 @functools.cache
-def _select_one(key: _Key, *, deleted: bool) -> sa.Select[AdapterVersion]:
-    return _where_key(select_versions(), key, deleted=deleted)
-
-
-@functools.cache
-def _number_version() -> ReturningUpdate[Any]:
-    numbered = sa.update(_adapters).where(_adapters.c.name == sa.bindparam("of_name"))
-    numbered = numbered.values(versions_made=_adapters.c.versions_made + 1)
-    return numbered.returning(_adapters.c.id, _adapters.c.versions_made)
-
-
-@functools.cache
-def _insert_adapter(dialect: str) -> sa.Insert:
-    return build_insert_new(dialect, _adapters, "name")
+def _select_one(key: _Key, *, deleted: bool, by_id: bool) -> sa.Select[AdapterVersion]:
+    return _where_key(select_versions(), key, deleted=deleted, by_id=by_id)
 
 
 @functools.cache
@@ -349,21 +356,23 @@ def _insert_version() -> ReturningInsert[Any]:
 
 
 @functools.cache
-def _select_value(key: _Key) -> sa.Select[Any]:
-    return _where_key(version_loading.select_versions(), key, deleted=False)
+def _select_value(key: _Key, *, by_id: bool) -> sa.Select[Any]:
+    return _where_key(version_loading.select_versions(), key, deleted=False, by_id=by_id)
 
 
 @functools.cache
-def _select_files(key: _Key) -> sa.Select[Any]:
+def _select_files(key: _Key, *, by_id: bool) -> sa.Select[Any]:
     columns = [*(_versions.c[name] for name in ("number", "digest", "state", "spec")), _adapters.c.name]
     base = [_bases.c[name].label(f"base_{name}") for name in values.Base.model_fields]
     joined = _versions.join(_adapters, _adapters.c.id == _versions.c.adapter_id)
     query = sa.select(*columns, *base).select_from(joined.join(_bases, _bases.c.id == _versions.c.base_id))
-    return _where_key(query, key, deleted=False)
+    return _where_key(query, key, deleted=False, by_id=by_id)
 
 
-def _where_key(query: sa.Select[Any], key: _Key, *, deleted: bool) -> sa.Select[Any]:
-    query = query.where(_adapters.c.name == sa.bindparam("of_name"))
+def _where_key(query: sa.Select[Any], key: _Key, *, deleted: bool, by_id: bool) -> sa.Select[Any]:
+    query = query.where(
+        _adapters.c.id == sa.bindparam("of_id") if by_id else _adapters.c.name == sa.bindparam("of_name")
+    )
     if not deleted:
         query = query.where(_versions.c.deleted_at.is_(None))
     if key == "number":
@@ -377,7 +386,7 @@ def _where_key(query: sa.Select[Any], key: _Key, *, deleted: bool) -> sa.Select[
 
 
 def _explain_missing(session: Session, reference: AdapterReference) -> errors.FinchError:
-    name = reference.name
+    name = adapter_names.find_current(session, reference.name)
     rows = session.execute(
         sa.select(AdapterVersion.number, AdapterVersion.state)
         .join(AdapterVersion.adapter)
@@ -385,7 +394,7 @@ def _explain_missing(session: Session, reference: AdapterReference) -> errors.Fi
         .order_by(AdapterVersion.number.desc())
     ).all()
     if not rows:
-        return _adapter_not_found(session, name)
+        return adapter_names.not_found(session, reference.name)
     if reference.version is not None:
         return errors.NotFound("adapter version", str(reference), [f"{name}/{row.number}" for row in rows])
     if reference.alias is not None:
@@ -406,7 +415,3 @@ def _require_checked(reference: str, state: str, base: str) -> None:
             f"adapter {reference} is unchecked: the files of its base {base} were not there when it was imported"
             f" (run `finch-hub adapters check {reference}` where they are)"
         )
-
-
-def _adapter_not_found(session: Session, name: str) -> errors.NotFound:
-    return errors.NotFound("adapter", name, session.scalars(sa.select(Adapter.name).limit(1000)))

@@ -38,6 +38,7 @@ def find(session: Session, *, limit: int = 100, after: str | None = None) -> val
     query = sa.select(
         _adapters.c.id,
         _adapters.c.name,
+        _adapters.c.description,
         newest.scalar_subquery().label("newest"),
         ready.scalar_subquery().label("latest"),
         sa.select(sa.func.count()).where(own).correlate(_adapters).scalar_subquery().label("versions"),
@@ -52,7 +53,12 @@ def find(session: Session, *, limit: int = 100, after: str | None = None) -> val
     return values.AdapterPage(
         adapters=tuple(
             values.AdapterSummary(
-                name=row.name, versions=row.versions, newest=found[row.id], latest=row.latest, aliases=aliases[row.id]
+                name=row.name,
+                description=row.description,
+                versions=row.versions,
+                newest=found[row.id],
+                latest=row.latest,
+                aliases=aliases[row.id],
             )
             for row in shown
             if row.id in found
@@ -74,7 +80,7 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
         InvalidReference: the alias is reserved or not well formed.
     """
     check_name(alias, kind="alias")
-    lock_adapter(session, name)
+    name = lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, version=version))
     if row.state != "ready":
         raise errors.Conflict(f"cannot set alias {name}@{alias}: adapter {name}/{version} is {row.state}")
@@ -93,6 +99,7 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
             .where(Alias.adapter_id == row.adapter_id, Alias.name == alias)
             .values(version_id=row.id, moved_at=now())
         )
+    row.updated_at = session.scalar(sa.select(now()))
     session.flush()
 
 
@@ -103,9 +110,9 @@ def delete_alias(session: Session, name: str, alias: str) -> None:
         NotFound: the alias does not exist.
         Conflict: an unfinished job names it.
     """
-    lock_adapter(session, name)
+    name = lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, alias=alias))
-    adapter_needs.refuse_needed_alias(session, name, alias)
+    adapter_needs.refuse_needed_alias(session, row, alias)
     session.execute(sa.delete(Alias).where(Alias.adapter_id == row.adapter_id, Alias.name == alias))
 
 
@@ -116,7 +123,7 @@ def delete_version(session: Session, name: str, number: int) -> values.AdapterVe
         NotFound: the version does not exist.
         Conflict: the version has an alias, or an unfinished job reads it.
     """
-    lock_adapter(session, name)
+    name = lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, version=number))
     if row.aliases:
         aliases = ", ".join(f"{name}@{alias.name}" for alias in row.aliases)

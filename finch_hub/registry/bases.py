@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import tables, values
+from finch_hub.registry import adapter_names, tables, values
 from finch_hub.registry.types import insert_new, now
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.options import write_options
@@ -74,6 +74,8 @@ def _free_name(session: Session, base: BaseDescription, *, replace: bool) -> Non
     taken = bases.c.name == base.name, bases.c.fingerprint != base.fingerprint
     is_freed = (*taken,) if replace else (*taken, bases.c.source == base.source, bases.c.source == base.name)
     session.execute(sa.update(bases).where(*is_freed).values(name=bases.c.fingerprint))
+    if session.scalar(sa.select(bases.c.id).where(bases.c.name == base.name)) is None:
+        adapter_names.check_free_of_adapters(session, base.name)
     if other := session.scalar(sa.select(bases.c.fingerprint).where(*taken)):
         raise errors.Conflict(
             f"base name {base.name!r} is taken: another base with fingerprint {other[:12]}… has it"

@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_colu
 
 from finch_hub.registry import values
 from finch_hub.registry.types import BigId, Instant, Json, Prose, now
+from finch_hub.specs.annotations import MAX_TAG_VALUE
 from finch_hub.specs.bases import MAX_ARCHITECTURE, MAX_ID, MAX_NAME, MAX_REVISION
 from finch_hub.specs.jobs import JobState
 from finch_hub.specs.value import JsonObject
@@ -295,16 +296,26 @@ class Adapter(Table):
 
     id: Mapped[Key]
     name: Mapped[Name] = mapped_column(unique=True)
+    description: Mapped[Text] = mapped_column(server_default="")
     versions_made: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[Created]
-    description: Mapped[Text] = mapped_column(server_default="")
     deleted_at: Mapped[Moment | None]
 
     versions: Mapped[list[AdapterVersion]] = relationship(back_populates="adapter", lazy="raise")
 
 
+class FormerName(Table):
+    """A name that an adapter had before it was renamed. It still stands for the adapter, and for no other one."""
+
+    __tablename__ = "former_names"
+
+    name: Mapped[Name] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapters.id"), index=True)
+    renamed_at: Mapped[Created]
+
+
 class AdapterVersion(Table):
-    """An immutable version of an adapter. Only its card, tags and aliases change."""
+    """An immutable version of an adapter. Only its card, notes, tags and aliases change."""
 
     __tablename__ = "adapter_versions"
 
@@ -325,12 +336,12 @@ class AdapterVersion(Table):
     versions: Mapped[Document]
     environment: Mapped[Document]
     card: Mapped[Text]
-    created_at: Mapped[Created]
-    deleted_at: Mapped[Moment | None]
     notes: Mapped[Text] = mapped_column(server_default="")
-    owner: Mapped[Name] = mapped_column(server_default="")
-    preset: Mapped[Name | None]
-    updated_at: Mapped[Moment | None]
+    owner: Mapped[Name] = mapped_column(server_default="")  # of the job that made it, or who imported it
+    preset: Mapped[str | None] = mapped_column(sa.String(96))
+    created_at: Mapped[Created]
+    updated_at: Mapped[Moment | None]  # when card, notes, tags or aliases changed last; null if they never did
+    deleted_at: Mapped[Moment | None]
 
     adapter: Mapped[Adapter] = relationship(back_populates="versions", lazy="raise")
     base: Mapped[Base] = relationship(lazy="raise")
@@ -383,13 +394,13 @@ class Alias(Table):
 
 
 class Tag(Table):
-    """A label of an adapter version, for searches."""
+    """A label of an adapter version, for searches. Its value may be empty."""
 
     __tablename__ = "tags"
 
     version_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapter_versions.id"), primary_key=True)
     name: Mapped[Name] = mapped_column(primary_key=True, index=True)
-    value: Mapped[str] = mapped_column(sa.String(200), server_default="")
+    value: Mapped[str] = mapped_column(sa.String(MAX_TAG_VALUE), server_default="")
 
     version: Mapped[AdapterVersion] = relationship(back_populates="tags", lazy="raise")
 

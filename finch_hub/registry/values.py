@@ -219,7 +219,12 @@ class Lineage(Value):
 
 
 class AdapterVersion(Value):
-    """An immutable version of an adapter."""
+    """An immutable version of an adapter.
+
+    Attributes:
+        owner: who made it: the owner of its job, or who imported it; empty if an earlier hub did not record it.
+        updated_at: when its card, notes, tags or aliases changed last; when it was made, if they never did.
+    """
 
     name: str
     number: int
@@ -233,9 +238,13 @@ class AdapterVersion(Value):
     metrics: JsonObject = pydantic.Field(default={})
     lineage: Lineage = Lineage()
     card: str = ""
+    notes: str = ""
+    owner: str = ""
+    preset: str | None = None
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     created_at: datetime
+    updated_at: datetime
     deleted_at: datetime | None = None
 
     @property
@@ -281,6 +290,7 @@ class AdapterSummary(Value):
     """An adapter with its newest version. `latest` is its newest ready version, for which the bare name stands."""
 
     name: str
+    description: str = ""
     versions: int
     newest: NewestVersion
     latest: int | None = None
@@ -302,12 +312,16 @@ class ParentLink(Value):
     weight: float
 
 
-class Ancestry(Value):
-    """A version with all its ancestors, as a graph, because many versions may share an ancestor.
+Direction = Literal["ancestors", "descendants", "both"]
+"""Which relatives of a version a graph of its lineage has."""
+
+
+class LineageGraph(Value):
+    """A version with all its ancestors, descendants or both, as a graph, because versions may share relatives.
 
     Attributes:
-        versions: the version first, then its ancestors, nearest first, each once.
-        links: links from each of these versions to its parents.
+        versions: the version first, then its relatives, nearest first, each once.
+        links: links between these versions.
     """
 
     versions: tuple[AdapterVersion, ...]

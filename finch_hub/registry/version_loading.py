@@ -23,7 +23,7 @@ _adapters, _versions = tables.Adapter.__table__, tables.AdapterVersion.__table__
 _bases, _aliases = tables.Base.__table__, tables.Alias.__table__
 _tags, _lineage = tables.Tag.__table__, tables.Parent.__table__
 
-_VERSION_COLUMNS = values.AdapterVersion.model_fields.keys() & _versions.c.keys()
+_VERSION_COLUMNS = (values.AdapterVersion.model_fields.keys() & _versions.c.keys()) - {"updated_at"}
 _LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
 _DOCUMENTS = frozenset({"spec", "metrics", "versions", "environment"})
 _BASE_COLUMNS = tuple(values.Base.model_fields)
@@ -50,11 +50,14 @@ def _collect_postgresql(element: _collect, compiler: SQLCompiler, **kw: Any) -> 
 @functools.cache
 def select_versions() -> sa.Select[Any]:
     """Return a query of what `to_values` needs. Building one takes longer than running it."""
-    columns = [_versions.c[name].label(f"v_{name}") for name in sorted(_VERSION_COLUMNS | _LINEAGE_COLUMNS)]
+    columns = [
+        _versions.c[name].label(f"v_{name}") for name in sorted(_VERSION_COLUMNS | _LINEAGE_COLUMNS | {"updated_at"})
+    ]
     base = [_bases.c[name].label(f"base_{name}") for name in _BASE_COLUMNS]
+    tag = sa.case((_tags.c.value != "", _tags.c.name + "=" + _tags.c.value), else_=_tags.c.name)
     of_version = [
-        sa.select(_collect(table.c.name)).where(table.c.version_id == _versions.c.id).correlate(_versions)
-        for table in (_aliases, _tags)
+        sa.select(_collect(text)).where(table.c.version_id == _versions.c.id).correlate(_versions)
+        for table, text in ((_aliases, _aliases.c.name), (_tags, tag))
     ]
     joined = _versions.join(_adapters, _adapters.c.id == _versions.c.adapter_id)
     return sa.select(
@@ -93,6 +96,7 @@ def _to_value(
     return values.AdapterVersion(
         **{name: _read(row, name) for name in _VERSION_COLUMNS},
         name=row["adapter"],
+        updated_at=row["v_updated_at"] or row["v_created_at"],
         base=bases[row["base_id"]],
         lineage=values.Lineage(parents=parents, **{name: _read(row, name) for name in _LINEAGE_COLUMNS}),
         aliases=tuple(sorted(json.loads(row["aliases"] or "[]"))),

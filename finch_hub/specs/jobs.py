@@ -16,12 +16,12 @@ from finch_hub.specs.bases import MAX_NAME, BareAddress, Revision
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
 from finch_hub.specs.outputs import OutputPlace, StoredOutput
 from finch_hub.specs.reading import ReadingOptions
-from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.specs.references import AdapterReference, check_adapter_name
 from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
 from finch_hub.specs.value import Digest, JsonObject, NonNegativeInt, PositiveInt, Value
 
-AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_name(name))]
+AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_adapter_name(name))]
 Label = Annotated[str, pydantic.AfterValidator(lambda text: check_label(text))]
 AdapterRef = Annotated[str, pydantic.AfterValidator(lambda text: str(AdapterReference.parse(text)))]
 
@@ -88,6 +88,7 @@ class TrainSpec(JobSpec):
     Attributes:
         train: digest of the stored examples.
         validation: digest of stored held-out examples; None holds out a share of `train`.
+        start: version with whose weights the training starts, and whose shape `lora` has; None for a new adapter.
         thinking: whether answers have reasoning, so that prompts to the adapter ask for it.
         reading: how the rows of the data were read; None for examples that were stored before.
     """
@@ -97,6 +98,7 @@ class TrainSpec(JobSpec):
     base: BaseModelSource
     train: Digest
     validation: Digest | None = None
+    start: AdapterRef | None = None
     preset: str | None = None
     system: str | None = None
     lora: LoRAConfig = LoRAConfig()
@@ -105,7 +107,9 @@ class TrainSpec(JobSpec):
     reading: ReadingReport | None = None
 
     @property
-    def group_key(self) -> str:  # noqa: D102 - see the base class
+    def group_key(self) -> str | None:  # noqa: D102 - see the base class
+        if self.start is not None:
+            return None
         return f"{self.base.key} {self.training.dtype} {self.training.threads}"
 
 
@@ -256,6 +260,7 @@ def list_adapters(spec: JsonObject) -> list[AdapterReference]:
     named += [parent.get("adapter") for parent in parents if isinstance(parent, dict)]
     if spec.get("kind") not in _MAKERS:
         named.append(spec.get("adapter"))
+    named += [spec["start"]] if spec.get("start") is not None else []
     references = []
     for text in named:
         with contextlib.suppress(errors.InvalidReference):

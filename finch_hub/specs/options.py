@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
 _IN_COMMAND: ContextVar[bool] = ContextVar("in_command", default=False)
-# A command repeats these options for each item of a list.
-_REPEATED = {"ignore_columns": "ignore_column"}
+# Options that a command names otherwise: it repeats one for each item of a list, and `from` is no argument in Python.
+_COMMAND_NAMES = {"ignore_columns": "ignore_column", "start": "from"}
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def in_command() -> Iterator[None]:
 
 def name_option(name: str) -> str:
     """Return the name of an option, such as `file_format` or `--file-format`."""
-    return f"--{_REPEATED.get(name, name).replace('_', '-')}" if _IN_COMMAND.get() else name
+    return f"--{_COMMAND_NAMES.get(name, name).replace('_', '-')}" if _IN_COMMAND.get() else name
 
 
 def write_options(options: Mapping[str, str | float | Sequence[str]]) -> str:

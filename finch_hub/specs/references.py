@@ -1,4 +1,4 @@
-"""Names of adapters and references to their versions: `name`, `name/3`, `name@alias`."""
+"""Names of adapters and references to their versions: `name`, `name/3`, `name@alias`, `team/name`, `team/name/3`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from finch_hub import errors
 
 LATEST = "latest"
+_MAX_LENGTH = 96
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 _RESERVED = frozenset(
     {LATEST, "base", "none", "con", "prn", "aux", "nul"}
@@ -35,6 +36,41 @@ def check_name(name: str, *, kind: str = "adapter") -> str:
     return name
 
 
+def check_adapter_name(name: str) -> str:
+    """Return the name of an adapter, `name` or `team/name`, where each part is a name as `check_name` takes it.
+
+    The part after a slash is not all digits, since `name/3` is a version.
+
+    Raises:
+        InvalidReference: the name has another form.
+    """
+    namespace, slash, rest = name.partition("/")
+    if not slash:
+        return check_name(name)
+    if "/" in rest:
+        what = f"{errors.shorten(name)!r} has more than one slash"
+        raise errors.InvalidReference(what, where="adapter", fix="write name or team/name")
+    if len(name) > _MAX_LENGTH:
+        what = f"{errors.shorten(name)!r} has more than {_MAX_LENGTH} characters"
+        raise errors.InvalidReference(what, where="adapter", fix="choose a shorter name")
+    for part in (namespace, rest):
+        check_name(part)
+        check_new_name(part)
+    return name
+
+
+def check_new_name(name: str) -> str:
+    """Return the name of an adapter that does not exist yet. Earlier hubs allowed names of digits only.
+
+    Raises:
+        InvalidReference: the name is all digits.
+    """
+    if name.isdigit():
+        what = f"{name!r} is all digits, which is how versions are written"
+        raise errors.InvalidReference(what, where="adapter", fix=f"put a letter into it, such as v{name}")
+    return name
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterReference:
     """A reference to an adapter version. Without version and alias it means the latest."""
@@ -45,21 +81,23 @@ class AdapterReference:
 
     @classmethod
     def parse(cls, text: str) -> AdapterReference:
-        """Read `name`, `name/3` or `name@alias`.
+        """Read `name`, `name/3` or `name@alias`, where a name may be `team/name`.
 
         Raises:
             InvalidReference: the text has another form.
         """
-        name, slash, version = text.partition("/")
-        if slash:
-            if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
-                what, fix = "what follows the slash is not a version number", "write name/3 or name@alias"
-                raise errors.InvalidReference(what, where=errors.shorten(text), fix=fix)
-            return cls(check_name(name), version=int(version))
         name, at, alias = text.partition("@")
-        if not at or alias == LATEST:
-            return cls(check_name(name))
-        return cls(check_name(name), alias=check_name(alias, kind="alias"))
+        before, slash, last = name.rpartition("/")
+        if at and slash and last.isdigit():
+            what, fix = "it has both a version and an alias", f"write {name} or {before}@{alias}"
+            raise errors.InvalidReference(what, where=errors.shorten(text), fix=errors.shorten(fix))
+        if at or not slash or not (last.isdigit() or not last or "/" in before):
+            is_latest = not at or alias == LATEST
+            return cls(check_adapter_name(name), alias=None if is_latest else check_name(alias, kind="alias"))
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", last):
+            what, fix = "what follows the last slash is not a version number", "write name/3 or name@alias"
+            raise errors.InvalidReference(what, where=errors.shorten(text), fix=fix)
+        return cls(check_adapter_name(before), version=int(last))
 
     def __str__(self) -> str:
         if self.version is not None:

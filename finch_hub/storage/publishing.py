@@ -42,6 +42,7 @@ class Description:
     metrics: JsonObject = field(default_factory=dict)
     state: values.VersionState = "ready"
     job_id: str | None = None
+    owner: str = ""
 
 
 CreateVersion = Callable[[Session, values.Base], values.AdapterVersion]
@@ -108,6 +109,7 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             spec=description.spec,
             metrics=metrics,
             card=card,
+            owner=description.owner,
         )
 
     return create_version

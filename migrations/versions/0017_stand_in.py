@@ -8,20 +8,12 @@ from alembic import op
 from finch_hub.registry.types import Instant
 
 revision: str = "0017"
-down_revision: str | Sequence[str] | None = "0015"
+down_revision: str | Sequence[str] | None = "0016"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 is_additive: bool = True
 
-COLUMNS = (
-    ("adapters", "description", sa.Text, ""),
-    ("adapters", "deleted_at", Instant, None),
-    ("adapter_versions", "notes", sa.Text, ""),
-    ("adapter_versions", "owner", lambda: sa.String(96), ""),
-    ("adapter_versions", "preset", lambda: sa.String(96), None),
-    ("adapter_versions", "updated_at", Instant, None),
-    ("tags", "value", lambda: sa.String(200), ""),
-)
+COLUMNS = (("adapters", "deleted_at", Instant, None),)
 
 
 def upgrade() -> None:

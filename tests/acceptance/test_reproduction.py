@@ -41,6 +41,13 @@ def trained(hub: Hub, base: Path, name: str, **options: Any) -> AdapterVersion:
     return made
 
 
+def trained_further(hub: Hub, start: str) -> AdapterVersion:
+    """Train a version further on the same rows, whose held-out loss is thus known."""
+    made = hub.train(PAIRS, adapter="birds", start=start, epochs=1, batch_size=4, threads=1).result()
+    assert isinstance(made, AdapterVersion)
+    return made
+
+
 def altered(hub: Hub, version: AdapterVersion, folder: Path) -> AdapterVersion:
     """Register what was trained on another machine: one tensor is a little off, and so says its lineage."""
     shutil.copytree(hub.adapters.folder(version.reference), folder)
@@ -71,17 +78,20 @@ def test_what_was_made_comes_out_again_or_is_told_apart(
         composed = hub.compose(["birds", "finches"], adapter="both", strategy="dare", scale=0.7)
     both = composed.result()
     smaller = hub.quantize("birds", scheme="int8").result()
+    further = trained_further(hub, "birds/1")
     trained(hub, tiny_folder, "birds", seed=2)  # the bare name means another version from here on
     assert isinstance(both, AdapterVersion)
     assert isinstance(smaller, AdapterVersion)
     assert birds.lineage.environment["batch_tokens"] == [[0, 64]]
-    for version in (birds, both, smaller):
+    assert [parent.reference for parent in further.lineage.parents] == ["birds/1"]
+    assert further.metrics["loss_before"] == pytest.approx(birds.metrics["loss_after"], rel=1e-4)
+    for version in (birds, both, smaller, further):
         report = hub.reproduce(version.reference).report()
         assert isinstance(report, ReproductionReport)
         assert report.identical, (report.config, report.tensors[:3], report.causes)
         assert (report.kind, report.tensors, report.causes) == (version.kind, (), ())
         assert report.reproduced_identity == version.identity
-    assert [version.number for version in hub.adapters.versions("birds").versions] == [3, 2, 1]
+    assert [version.number for version in hub.adapters.versions("birds").versions] == [4, 3, 2, 1]
 
     altered(hub, birds, tmp_path / "elsewhere")
     capsys.readouterr()

@@ -108,9 +108,9 @@ def describe_base(name: str, **fields: Any) -> BaseDescription:
     return BaseDescription(name=name, architecture="LlamaForCausalLM", **fields)
 
 
-def add_base(database: Database, name: str = "tiny") -> values.Base:
+def add_base(database: Database, name: str = "tiny", *, rename: bool = False) -> values.Base:
     with database.write() as session:
-        return bases.add(session, describe_base(name))
+        return bases.add(session, describe_base(name), rename=rename)
 
 
 def add_version(

@@ -297,7 +297,7 @@ class TrainingRun:
             self._optimizer.set_parameters(self._best_parameters)
         progress = self._progress
         if progress.before and progress.after and progress.after.loss >= progress.before.loss:
-            self.reporter.warn("the held-out loss did not fall: the adapter is no better than the base on this data")
+            self.reporter.warn("the held-out loss did not fall: the adapter is no better on this data than at first")
         forgetting = self._measure_forgetting()
         if forgetting is not None and forgetting.warning:
             self.reporter.warn(forgetting.warning)

@@ -44,7 +44,7 @@ def _find_positions(parents: Sequence[str], order: Sequence[str]) -> list[int]:
     positions: list[int] = []
     problems: list[errors.Problem] = []
     for name in order:
-        matches = [t for t, parent in enumerate(parents) if name in (parent, parent.partition("/")[0])]
+        matches = [t for t, parent in enumerate(parents) if name in (parent, parent.rpartition("/")[0])]
         if len(matches) != 1:
             what = f"{name!r} matches {'several parents' if matches else 'no parent'}"
             problems.append(errors.Problem(what=what, where="order", fix=f"the parents are {', '.join(parents)}"))

@@ -117,6 +117,7 @@ def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores)
         kind="compose",
         base=base,
         job_id=job.id,
+        owner=job.owner,
         spec=spec.model_dump(mode="json"),
         lineage=values.Lineage(parents=outcome.parents, seed=spec.seed),
         metrics={

@@ -113,6 +113,7 @@ def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Store
         kind="quantize",
         base=parent.base,
         job_id=job.id,
+        owner=job.owner,
         spec=spec.model_dump(mode="json") | parent.prompting,
         lineage=parent.lineage.evolve(parents=(values.ParentVersion(reference=parent.reference),)),
         metrics=metrics,

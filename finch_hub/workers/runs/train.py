@@ -40,6 +40,7 @@ class TrainOrder(Value):
     Attributes:
         train: file of examples.
         validation: file of held-out examples; None holds some of `train` out.
+        start: folder of the adapter that is trained further; None for a new one.
         batch_tokens: sizes of micro-batches by step, to repeat an earlier training.
     """
 
@@ -47,6 +48,7 @@ class TrainOrder(Value):
     spec: TrainSpec
     train: Path
     validation: Path | None
+    start: Path | None = None
     batch_tokens: tuple[tuple[int, int | None], ...] | None = None
 
 
@@ -59,10 +61,15 @@ class TrainOutcome(AdapterOutcome[TrainingReport]):
 
 
 def prepare(spec: TrainSpec, job: Job, stores: Stores, workdir: Path) -> TrainOrder:
-    """Fetch the examples."""
+    """Fetch the examples, and the version that the training goes on from."""
     validation = workdir / "validation.jsonl"
+    base, start = model_cache.order_base(spec.base, stores), None
+    if spec.start is not None:
+        known, (start,) = inputs.fetch_files([spec.start], stores)
+        base = model_cache.pin_base(base, known)
     return TrainOrder(
-        base=model_cache.order_base(spec.base, stores),
+        base=base,
+        start=start,
         spec=spec,
         train=inputs.fetch_examples(spec.train, workdir / "train.jsonl", stores),
         validation=inputs.fetch_examples(spec.validation, validation, stores) if spec.validation else None,
@@ -77,6 +84,11 @@ def execute(order: TrainOrder, channel: Channel) -> TrainOutcome:
     spec = order.spec
     base = channel.bases.load(order.base, say=channel.phase, dtype=spec.training.dtype)
     examples, validation = _read_data(order, channel)
+    started = None
+    if order.start is not None:
+        from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
+
+        started = AttachableAdapter.load(order.start, base)
     trained = loop.train(
         base,
         spec.lora,
@@ -89,6 +101,7 @@ def execute(order: TrainOrder, channel: Channel) -> TrainOutcome:
         report=channel.report,
         should_stop=channel.should_stop,
         batch_tokens=order.batch_tokens,
+        adapter=started,
     )
     _compare_speed(trained.report, order, base)
     return _save(trained, order, channel, base, validation)
@@ -208,13 +221,17 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
     if validation is None and outcome.validation is not None:
         held_out = outcome.validation.read_bytes()
         validation = stores.artifacts.put(held_out)
+    parents = (values.ParentVersion(reference=spec.start),) if spec.start is not None else ()
     description = publishing.Description(
         name=spec.adapter,
         kind="train",
         base=outcome.base,
         job_id=job.id,
+        owner=job.owner,
         spec=spec.model_dump(mode="json"),
-        lineage=values.Lineage(train_digest=spec.train, validation_digest=validation, seed=spec.training.seed),
+        lineage=values.Lineage(
+            parents=parents, train_digest=spec.train, validation_digest=validation, seed=spec.training.seed
+        ),
         metrics=_metrics(outcome.report),
     )
     create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)
@@ -252,7 +269,8 @@ def _repeat(version: AdapterVersion) -> TrainSpec:
     changes: dict[str, Any] = {"threads": environment.get("threads")}
     if spec.training.dtype == "auto" and environment.get("dtype") in ("float32", "bfloat16"):
         changes["dtype"] = environment["dtype"]
-    return spec.evolve(training=spec.training.evolve(**changes))
+    start = next((parent.reference for parent in version.lineage.parents), None)
+    return spec.evolve(start=start, training=spec.training.evolve(**changes))
 
 
 def _pin(order: TrainOrder, version: AdapterVersion) -> TrainOrder:

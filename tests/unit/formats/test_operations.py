@@ -21,8 +21,11 @@ from finch_hub.engine.composition import parents
 from finch_hub.engine.export import gguf, merging, ollama, peft, quantization, vllm
 from finch_hub.engine.export import parameters as options
 from finch_hub.engine.inference.generator import GeneratorModel
+from finch_hub.engine.training import loop
 from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.operations import OPERATIONS, UNSUPPORTED, find_limits
+from finch_hub.specs.examples import Example
+from finch_hub.specs.training import TrainingConfig
 
 PAGE = Path(__file__).parents[3] / "docs" / "importing.md"
 PLAIN = "low-rank updates of linear modules"
@@ -49,11 +52,19 @@ def evaluate(base: Path, adapter: Path, out: Path) -> None:
     GeneratorModel(loaded).load_lora(adapter, "guest")
 
 
+def train(base: Path, adapter: Path, out: Path) -> None:
+    loaded = load_base(base, dtype="float32", device="cpu")
+    started = AttachableAdapter.load(adapter, loaded)
+    training = TrainingConfig(max_steps=1, validation=0.0)
+    loop.train(loaded, started.config, training, [Example.of_pair("Where?", "There.")], adapter=started)
+
+
 # Each operation as its job runs it, without the queue.
 RUN: dict[str, Callable[[Path, Path, Path], object]] = {
     "generate": generate,
     "evaluate": evaluate,
     "compose": lambda base, adapter, out: parents.read_parent(adapter, "guest"),
+    "train": train,
     "merge": lambda base, adapter, out: merging.merge(base, [(adapter, 1.0)], out),
     "quantize": lambda base, adapter, out: quantization.quantize(adapter, out, scheme="int8"),
     "export peft": lambda base, adapter, out: peft.export_peft(adapter, base, out, options.PEFTParameters()),

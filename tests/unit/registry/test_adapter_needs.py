@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapters, bases, jobs, tables
+from finch_hub.registry import adapter_names, adapters, bases, jobs, tables
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import (
     BaseModelSource,
@@ -42,6 +42,23 @@ def versions(database: Database) -> Database:
         registry.add_version(database, name)
     registry.add_version(database, "smaller", kind="quantize", lineage=registry.made_from("medical/1"))
     return database
+
+
+@pytest.mark.parametrize("submit_first", [True, False])
+def test_version_that_an_unfinished_job_reads_by_a_former_name_is_not_deleted(
+    versions: Database, submit_first: bool
+) -> None:
+    def rename() -> None:
+        with versions.write() as session:
+            adapter_names.rename(session, "medical", "team/medical")
+
+    if not submit_first:
+        rename()
+    job = registry.submit(versions, spec=registry.merge_spec("medical/1"))
+    if submit_first:
+        rename()
+    with pytest.raises(errors.Conflict, match=f"cannot delete adapter team/medical/1: job {job.id} needs it"):
+        registry.delete_version(versions, "medical", 1)
 
 
 def delete_alias(database: Database, name: str, alias: str) -> None:

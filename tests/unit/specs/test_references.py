@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finch_hub import errors
-from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.specs.references import AdapterReference, check_adapter_name, check_name, check_new_name
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,20}[a-z0-9])?", fullmatch=True).filter(
     lambda name: ".." not in name and name.split(".")[0] not in {"latest", "base", "none", "con", "prn", "aux", "nul"}
@@ -14,6 +14,7 @@ NAMES = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,20}[a-z0-9])?", fullmatch=True).f
 def test_parsed_text_of_a_reference_equals_it(name: str, version: int) -> None:
     for reference in (
         AdapterReference(name),
+        AdapterReference(f"team/{name}" if not name.isdigit() else name, version=version),
         AdapterReference(name, version=version),
         AdapterReference(name, alias="production"),
     ):
@@ -53,11 +54,58 @@ def test_unsafe_names_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["legal/0", "legal/-1", "legal/01", "legal/", "legal@", "legal@a/b", "@x", "/1", "a/1/2"]
+    "text",
+    [
+        "legal/0",
+        "legal/-1",
+        "legal/01",
+        "legal/",
+        "legal@",
+        "legal@a/b",
+        "@x",
+        "/1",
+        "a/1/2",
+        "a/b/c",
+        "a/b/",
+        "a/b/c/1",
+        "7/a",
+    ],
 )
 def test_malformed_references_are_refused(text: str) -> None:
     with pytest.raises(errors.InvalidReference):
         AdapterReference.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("2024", ("2024", None, None)),  # as earlier hubs allowed
+        ("2024/3", ("2024", 3, None)),
+        ("team/triage", ("team/triage", None, None)),
+        ("team/triage/3", ("team/triage", 3, None)),
+        ("team/triage@best", ("team/triage", None, "best")),
+    ],
+)
+def test_last_part_of_digits_is_a_version(text: str, parts: tuple[str, int | None, str | None]) -> None:
+    reference = AdapterReference.parse(text)
+    assert (reference.name, reference.version, reference.alias) == parts
+
+
+def test_reference_with_both_a_version_and_an_alias_is_refused() -> None:
+    with pytest.raises(errors.InvalidReference, match=r"both a version and an alias \(write a/b/3 or a/b@best\)"):
+        AdapterReference.parse("a/b/3@best")
+
+
+def test_new_name_is_not_all_digits() -> None:
+    assert check_new_name("v7") == "v7"
+    with pytest.raises(errors.InvalidReference, match=r"all digits.*\(put a letter into it, such as v7\)"):
+        check_new_name("7")
+
+
+def test_name_with_a_namespace_is_no_longer_than_another() -> None:
+    assert check_adapter_name(f"{'a' * 47}/{'b' * 48}")
+    with pytest.raises(errors.InvalidReference, match="more than 96 characters"):
+        check_adapter_name(f"{'a' * 48}/{'b' * 48}")
 
 
 def test_error_names_a_character_that_is_not_ascii() -> None:

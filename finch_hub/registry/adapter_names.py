@@ -1,0 +1,156 @@
+"""Names of adapters: new ones, former ones, and their changes. Adapters and bases share one space of names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from finch_hub import errors
+from finch_hub.registry import artifact_lock
+from finch_hub.registry.tables import Adapter, Base, FormerName
+from finch_hub.registry.types import insert_new
+from finch_hub.specs.annotations import check_description
+from finch_hub.specs.references import check_adapter_name, check_new_name
+
+_adapters, _bases, _former = Adapter.__table__, Base.__table__, FormerName.__table__
+
+
+def find_id(session: Session, name: str) -> int | None:
+    """Return the id of the adapter that has or had a name, None if there is none."""
+    current = sa.select(_adapters.c.id).where(_adapters.c.name == name).scalar_subquery()
+    former = sa.select(_former.c.adapter_id).where(_former.c.name == name).scalar_subquery()
+    adapter_id: int | None = session.scalar(sa.select(sa.func.coalesce(current, former)))
+    return adapter_id
+
+
+def find_current(session: Session, name: str) -> str:
+    """Return the name that an adapter has now, for one that it had earlier. Return any other name as it is."""
+    query = sa.select(_adapters.c.name).join(_former, _former.c.adapter_id == _adapters.c.id)
+    return session.scalar(query.where(_former.c.name == name)) or name
+
+
+def list_names(session: Session, adapter_id: int) -> Sequence[str]:
+    """Return the name of an adapter, then its former ones."""
+    current = sa.select(_adapters.c.name, sa.literal(0).label("rank")).where(_adapters.c.id == adapter_id)
+    former = sa.select(_former.c.name, sa.literal(1)).where(_former.c.adapter_id == adapter_id)
+    return session.scalars(current.union_all(former).order_by("rank", "name")).all()
+
+
+def check_free(session: Session, name: str) -> None:
+    """Refuse a name for a new version, unless it is that of an adapter, or a new adapter can have it.
+
+    Raises:
+        InvalidReference: the name is not well formed.
+        Conflict: a base has the name.
+    """
+    check_adapter_name(name)
+    if find_id(session, name) is None:
+        _check_new(session, name)
+
+
+def take_number(session: Session, name: str) -> tuple[int, int]:
+    """Return the id of an adapter and the number of its next version. Make the adapter if there is none.
+
+    It does not refuse the name of a base: whoever submits a job has checked the name, and what the job made counts.
+    """
+    taken = session.execute(_take_number(_adapters.c.name == name)).one_or_none()
+    if taken is None:
+        if find_id(session, name) is None:
+            session.execute(insert_new(session, _adapters, "name").values(name=name))
+        taken = session.execute(_take_number(_adapters.c.id == find_id(session, name))).one()
+    return taken.id, taken.versions_made
+
+
+def rename(session: Session, name: str, new: str) -> None:
+    """Rename an adapter. Its former names go on standing for it.
+
+    Raises:
+        NotFound: there is no such adapter.
+        InvalidReference: the new name is not well formed.
+        Conflict: another adapter has or had the new name, or a base has it.
+    """
+    check_adapter_name(new)
+    artifact_lock.own_name(session, new)
+    adapter_id = find_id(session, name)
+    query = sa.select(_adapters.c.name).where(_adapters.c.id == adapter_id).with_for_update()
+    current = session.scalar(query)
+    if adapter_id is None or current is None:
+        raise not_found(session, name)
+    if new == current:
+        return
+    former = session.scalar(sa.select(_former.c.adapter_id).where(_former.c.name == new))
+    is_taken = _is_adapter(session, new)
+    if is_taken or former not in (None, adapter_id):
+        had = "has" if is_taken else "had"
+        raise errors.Conflict(f"cannot rename adapter {current}: another adapter {had} the name {new} (choose another)")
+    if former is None:
+        _check_new(session, new)
+    session.execute(sa.delete(_former).where(_former.c.name == new))
+    session.execute(_former.insert().values(name=current, adapter_id=adapter_id))
+    session.execute(sa.update(_adapters).where(_adapters.c.id == adapter_id).values(name=new))
+    session.expire_all()
+
+
+def describe(session: Session, name: str, text: str) -> None:
+    """Replace the description of an adapter.
+
+    Raises:
+        NotFound: there is no such adapter.
+        InvalidInput: the text is too long.
+    """
+    text = check_description(text)
+    change = sa.update(_adapters).where(_adapters.c.id == find_id(session, name)).values(description=text)
+    if session.scalar(change.returning(_adapters.c.id)) is None:
+        raise not_found(session, name)
+
+
+def not_found(session: Session, name: str) -> errors.NotFound:
+    """Return the error for a name that no adapter has or had."""
+    return errors.NotFound("adapter", name, session.scalars(sa.select(_adapters.c.name).limit(1000)))
+
+
+def check_free_of_adapters(session: Session, name: str) -> None:
+    """Refuse a name that a user gives to a base, if an adapter has or had it.
+
+    Raises:
+        Conflict: an adapter has or had the name.
+    """
+    artifact_lock.own_name(session, name)
+    if find_id(session, name) is not None:
+        free = _find_free(session, name, "base")
+        raise errors.Conflict(f"base name {name!r} is taken: an adapter has or had it (use {free})")
+
+
+def _check_new(session: Session, name: str) -> None:
+    check_new_name(name)
+    artifact_lock.own_name(session, name)
+    if _is_base(session, name):
+        free = _find_free(session, name, "lora")
+        raise errors.Conflict(f"adapter name {name!r} is taken: a base has it (use {free})")
+
+
+def _is_base(session: Session, name: str) -> bool:
+    is_there = _bases.c.name == name, _bases.c.removed_at.is_(None)
+    return session.scalar(sa.select(_bases.c.id).where(*is_there).limit(1)) is not None
+
+
+def _is_adapter(session: Session, name: str) -> bool:
+    return session.scalar(sa.select(_adapters.c.id).where(_adapters.c.name == name)) is not None
+
+
+def _find_free(session: Session, name: str, ending: str) -> str:
+    """Return the first of `name-ending`, `name-ending-2` … that neither an adapter nor a base has."""
+    number, free = 1, f"{name}-{ending}"
+    while _is_base(session, free) or find_id(session, free) is not None:
+        number += 1
+        free = f"{name}-{ending}-{number}"
+    return free
+
+
+def _take_number(is_adapter: sa.ColumnElement[bool]) -> ReturningUpdate[Any]:
+    change = sa.update(_adapters).where(is_adapter).values(versions_made=_adapters.c.versions_made + 1)
+    return change.returning(_adapters.c.id, _adapters.c.versions_made)
