@@ -342,6 +342,10 @@ class IncompleteBackup(FinchError):
     """A backup was finished without artifacts that the store lacks or has damaged. The report lists them."""
 
 
+class Damaged(FinchError):
+    """An inspection found damage. The text names each place, and what mends it."""
+
+
 class NotReproduced(FinchError):
     """A version's job ran again and gave different bytes. The text counts the tensors that differ."""
 

@@ -136,7 +136,10 @@ class CommandWalk:
         self.run("adapters", "metric", "finch", "loss_after")
         self.run("adapters", "lineage", "both/1")
         self.run("adapters", "alias", "both/1", "best")
-        self.run("adapters", "tag", "both/1", "meadow")
+        self.run("adapters", "tag", "both/1", "meadow", "owner=ana")
+        self.run("adapters", "describe", "both", "Knows finches and birds.")
+        self.run("adapters", "note", "both@best", "Made by the walk.")
+        self.run("adapters", "verify", "both/1")
         self.run("adapters", "path", "both@best")
         self.run("adapters", "reproduce", "finch/1")
 
@@ -145,9 +148,11 @@ class CommandWalk:
         for form in ("peft", "vllm", "gguf", "ollama"):
             self.run("export", "finch/1", "--format", form, "--out", f"exported-{form}")
         self.run("adapters", "import", "exported-peft", "--name", "imported", "--base", "tiny")
+        self.run("adapters", "rename", "imported", "team/imported")
         self.run("adapters", "check", "imported/1")
         self.run("adapters", "delete", "imported/1")
         self.run("datasets", "purge", "finches")
+        self.run("fsck")
         self.run("gc", "--dry-run")
         self.run("gc")
         self.run("bases", "remove", "tiny-gguf", status=(4,))  # its adapter needs it

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from finch_hub import errors
 from finch_hub.cli import adapter_evidence, following, output
 from finch_hub.display import tables
-from finch_hub.display.adapters import draw_lineage, draw_version, format_evidence, format_import
+from finch_hub.display.adapters import draw_version, format_evidence, format_import
+from finch_hub.display.inspections import describe_inspection
+from finch_hub.display.lineage import draw_lineage, format_mermaid
+
+if TYPE_CHECKING:
+    from finch_hub.registry.values import Direction
 
 
 @click.group()
@@ -68,12 +75,35 @@ def versions(name: str, as_json: bool) -> None:
 
 @adapters.command()
 @click.argument("reference")
+@click.option(
+    "--direction",
+    type=click.Choice(["ancestors", "descendants", "both"]),
+    default="ancestors",
+    show_default=True,
+    help="Which relatives to show.",
+)
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart.")
 @output.json_option
-def lineage(reference: str, as_json: bool) -> None:
-    """Show the ancestors of a version."""
+def lineage(reference: str, direction: Direction, mermaid: bool, as_json: bool) -> None:
+    """Show what a version was made from, and what was made from it."""
     with output.open_hub() as hub:
-        ancestry = hub.adapters.lineage(reference)
-    output.emit(ancestry, as_json, lambda: draw_lineage(ancestry))
+        graph = hub.adapters.lineage(reference, direction)
+    output.emit(graph, as_json, lambda: format_mermaid(graph) if mermaid else draw_lineage(graph))
+
+
+@adapters.command()
+@click.argument("reference")
+@output.json_option
+def verify(reference: str, as_json: bool) -> None:
+    """Hold every stored byte of a version against its hash.
+
+    If something is damaged, the exit code is 11.
+    """
+    with output.open_hub() as hub:
+        version = hub.adapters.get(reference)
+        report = hub.adapters.verify(version.reference)
+    output.emit(report, as_json, lambda: describe_inspection(report))
+    report.raise_damage(f"adapter {version.reference}")
 
 
 @adapters.command()

@@ -37,6 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "datasets": ("finch_hub.cli.datasets:datasets", "Check, list and purge data sets."),
     "db": ("finch_hub.cli.db:db", "Upgrade and inspect the database."),
     "gc": ("finch_hub.cli.gc:gc", "Remove what nobody refers to, while the hub runs."),
+    "fsck": (
+        "finch_hub.cli.fsck:fsck",
+        "Read every stored byte and every row, and name what is damaged and what mends it.",
+    ),
     "backup": ("finch_hub.cli.backup:backup", "Back up the registry and the artifacts, while the hub runs."),
     "restore": ("finch_hub.cli.restore:restore", "Restore a backup into a new hub."),
     "doctor": (

@@ -44,6 +44,7 @@ EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
     (errors.PluginError, PLUGIN_FAILED, "a plugin cannot be loaded, or failed"),
     (errors.TimeLimitReached, PLUGIN_FAILED, "a plugin cannot be loaded or failed, or a chat template did not end"),
     (errors.NotReproduced, 9, "the job of a version was repeated and gave other bytes"),
+    (errors.Damaged, 11, "an inspection found damage"),
     (errors.IncompleteBackup, 10, "a backup was finished without artifacts that are missing or damaged"),
 )
 

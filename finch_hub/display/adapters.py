@@ -1,4 +1,4 @@
-"""Drawings of adapter versions and their lineage."""
+"""Drawings of adapter versions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from finch_hub.display.evidence import summarize_evidence
 from finch_hub.display.tables import Lines, draw_fields, format_value
-from finch_hub.texts.visible_text import to_line
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.tree import Tree
 
-    from finch_hub.registry.values import AdapterVersion, Ancestry, Evaluation, ParentLink
+    from finch_hub.registry.values import AdapterVersion, Evaluation
     from finch_hub.specs.evidence import Evidence
 
 _SHOWN = 12  # files that an import left out
@@ -67,32 +65,6 @@ def format_import(version: AdapterVersion, limits: Mapping[str, Sequence[str]]) 
     parents = ", ".join(parent.reference for parent in version.lineage.parents)
     known = [f"It is the same adapter as {parents}"] if parents else []
     return [*known, *_format_origin(version), *(f"It has {line}" for line in _format_limits(limits))]
-
-
-def draw_lineage(ancestry: Ancestry) -> Tree:
-    """Draw a version with its ancestors as a tree. What an ancestor was made from is drawn once."""
-    from rich.tree import Tree
-
-    labels = {v.reference: f"({v.kind}, {format_evidence(v)})" for v in ancestry.versions}
-    parents: dict[str, list[ParentLink]] = {reference: [] for reference in labels}
-    for link in ancestry.links:
-        parents[link.version].append(link)
-    root = ancestry.versions[0].reference
-    tree = Tree(to_line(f"{root} {labels[root]}"))
-    drawn: set[str] = set()
-    waiting = [(root, tree)]
-    while waiting:
-        reference, branch = waiting.pop()
-        if reference in drawn:
-            branch.label = f"{branch.label}, as above"
-            continue
-        drawn.add(reference)
-        added = [
-            (link.parent, branch.add(to_line(f"{link.parent} x {link.weight:g} {labels[link.parent]}")))
-            for link in parents[reference]
-        ]
-        waiting += [(parent, tree) for parent, tree in reversed(added) if parents[parent]]
-    return tree
 
 
 def format_evidence(version: AdapterVersion) -> str:

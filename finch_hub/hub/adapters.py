@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 from finch_hub import errors, settings
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.hub.bases import Bases
-from finch_hub.registry import adapter_names, adapter_versions, adapters, evaluations, evidence, metric_history, values
+from finch_hub.registry import (
+    adapter_names,
+    adapter_versions,
+    adapters,
+    evaluations,
+    evidence,
+    lineage,
+    metric_history,
+    values,
+)
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
 from finch_hub.specs.comparisons import Comparison, MetricPoint
@@ -18,6 +27,7 @@ from finch_hub.specs.references import AdapterReference
 if TYPE_CHECKING:
     from finch_hub.artifacts.gate import AdmittedAdapter
     from finch_hub.formats.base_layout import BaseLayout
+    from finch_hub.specs.inspections import InspectionReport
     from finch_hub.specs.value import JsonObject
     from finch_hub.storage.stores import Stores
 
@@ -53,10 +63,21 @@ class Adapters:
         """Return a local folder with the version's files in PEFT's format. It is shared, so do not change it."""
         return self._stores.artifacts.fetch_tree(self.get(reference).digest)
 
-    def lineage(self, reference: str) -> values.Ancestry:
-        """Return the version with its ancestors."""
+    def verify(self, reference: str) -> InspectionReport:
+        """Hold every stored byte of the version against its hash, and its files against its identity.
+
+        Raises:
+            NotFound: there is no such version.
+            Unavailable: the store does not answer.
+        """
+        from finch_hub.storage.inspection import inspect_version
+
+        return inspect_version(self.get(reference), self._stores)
+
+    def lineage(self, reference: str, direction: values.Direction = "ancestors") -> values.LineageGraph:
+        """Return the version with its ancestors, its descendants or both, including deleted ones."""
         with self._stores.database.read() as session:
-            return adapter_versions.get_ancestry(session, reference)
+            return lineage.read_graph(session, reference, direction)
 
     def evaluations(self, reference: str) -> list[values.Evaluation]:
         """Return the version's evaluations, newest first."""

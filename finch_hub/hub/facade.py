@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.backups import BackupReport, RestoreReport
     from finch_hub.specs.collections import CollectionReport
+    from finch_hub.specs.inspections import InspectionReport
     from finch_hub.specs.reports import ConflictReport
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
@@ -456,6 +457,18 @@ class Hub:
         if unused_days is not None and not 0 <= unused_days < _MAX_DAYS:
             raise errors.InvalidSpec("is not an age in days", where="unused_days", fix="give 0 or more days")
         return collect(self._stores, unused_days=unused_days, dry_run=dry_run)
+
+    def fsck(self) -> InspectionReport:
+        """Read every stored byte and every row, and report what is damaged, and what nobody refers to.
+
+        It changes nothing, and the hub may run meanwhile.
+
+        Raises:
+            Unavailable: the database or the store does not answer.
+        """
+        from finch_hub.storage.inspection import inspect_hub
+
+        return inspect_hub(self._stores)
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
         """Yield a job's events with numbers over `after`. With `follow`, continue until the job has ended.

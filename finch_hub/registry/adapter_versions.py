@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 from typing import Any, Literal
 
@@ -257,33 +256,6 @@ def _conclude_change(session: Session, row: AdapterVersion) -> values.AdapterVer
     row.updated_at = session.scalar(sa.select(now()))
     session.flush()
     return resolve(session, AdapterReference(row.adapter.name, version=row.number))
-
-
-def get_ancestry(session: Session, reference: str) -> values.Ancestry:
-    """Return a version with all its ancestors, including deleted ones.
-
-    Raises:
-        NotFound: the version does not exist.
-    """
-    root = get_row(session, reference)
-    ancestors = sa.select(Parent.parent_id).where(Parent.version_id == root.id).cte(recursive=True)
-    ancestors = ancestors.union(sa.select(Parent.parent_id).join(ancestors, Parent.version_id == ancestors.c.parent_id))
-    others = select_versions().where(AdapterVersion.id.in_(sa.select(ancestors.c.parent_id)))
-    rows = {row.id: row for row in session.scalars(others)} | {root.id: root}
-    found = {root.id: root}  # in the order in which they are reached
-    waiting = collections.deque([root])
-    while waiting:
-        for parent in waiting.popleft().parents:
-            if parent.parent_id not in found:
-                found[parent.parent_id] = rows[parent.parent_id]
-                waiting.append(rows[parent.parent_id])
-    versions = tuple(map(to_value, found.values()))
-    links = tuple(
-        values.ParentLink(version=version.reference, parent=parent.reference, weight=parent.weight)
-        for version in versions
-        for parent in version.lineage.parents
-    )
-    return values.Ancestry(versions=versions, links=links)
 
 
 def lock_adapter(session: Session, name: str) -> str:

@@ -90,6 +90,13 @@ def name_versions(session: Session, tree: str, *, limit: int = 5) -> list[str]:
     return [f"{row.name}/{row.number}" for row in rows]
 
 
+def name_datasets(session: Session, text: str, *, limit: int = 5) -> list[str]:
+    """Return the names of data sets that have a text and are not purged, or the digest if they have none."""
+    having = sa.select(Dataset.name).where(Dataset.digest == text, Dataset.purged_at.is_(None))
+    names = [name for name in session.scalars(having.order_by(Dataset.id).limit(limit)) if name]
+    return names or [text[:12]]
+
+
 def find_newest_version(session: Session) -> int:
     """Return the number of the registration of the newest version, 0 if there is none."""
     return session.scalar(sa.select(sa.func.max(AdapterVersion.id))) or 0

@@ -52,6 +52,20 @@ def copy_rows(source: Session, target: Session, table: sa.Table, *, count: Calla
     return damaged[:_MAX_DAMAGED]
 
 
+def list_damaged(session: Session, table: sa.Table, *, count: Callable[[int], None]) -> list[str]:
+    """Return a note for each value in a table that one of the databases would refuse.
+
+    Args:
+        count: called with the number of rows of each batch.
+    """
+    damaged: list[str] = []
+    for rows in read_rows(session, table):
+        for row in rows:
+            damaged += _repair(table, row)
+        count(len(rows))
+    return damaged[:_MAX_DAMAGED]
+
+
 def count_rows(session: Session) -> dict[str, int]:
     """Return the number of rows by table."""
     return {table.name: session.scalars(sa.select(sa.func.count()).select_from(table)).one() for table in list_tables()}

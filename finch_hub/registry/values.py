@@ -286,12 +286,16 @@ class ParentLink(Value):
     weight: float
 
 
-class Ancestry(Value):
-    """A version with all its ancestors, as a graph, because many versions may share an ancestor.
+Direction = Literal["ancestors", "descendants", "both"]
+"""Which relatives of a version a graph of its lineage has."""
+
+
+class LineageGraph(Value):
+    """A version with all its ancestors, descendants or both, as a graph, because versions may share relatives.
 
     Attributes:
-        versions: the version first, then its ancestors, nearest first, each once.
-        links: links from each of these versions to its parents.
+        versions: the version first, then its relatives, nearest first, each once.
+        links: links between these versions.
     """
 
     versions: tuple[AdapterVersion, ...]

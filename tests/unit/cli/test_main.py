@@ -87,6 +87,7 @@ def test_every_finch_error_has_an_exit_code() -> None:
         "PluginError": 8,
         "TimeLimitReached": 8,
         "NotReproduced": 9,
+        "Damaged": 11,
         "IncompleteBackup": 10,
     }
     assert (output.INTERNAL, output.exit_code(KeyError())) == (1, 1)

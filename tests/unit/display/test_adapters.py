@@ -1,4 +1,4 @@
-"""Adapter versions and their lineage as tables and trees."""
+"""Adapter versions as tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_version(name: str, **fields: Any) -> AdapterVersion:
         created_at=now,
     )
     required = {"number": 1, "digest": "d" * 64, "identity": "1" * 64, "kind": "train", "state": "ready"}
-    return AdapterVersion(name=name, base=base, created_at=now, **{**required, **fields})
+    return AdapterVersion(name=name, base=base, created_at=now, updated_at=now, **{**required, **fields})
 
 
 @pytest.mark.parametrize(
@@ -55,24 +55,6 @@ def test_version_shows_lineage_metrics_and_evaluations(drawn: Drawn) -> None:
     for shown in ("birds/1", "LlamaForCausalLM", "aaaaaaaaaaaa, held out -", "rank 16", "/folder"):
         assert shown in text
     assert "evaluations" not in text
-
-
-def test_lineage_shows_ancestors_with_their_weights(drawn: Drawn) -> None:
-    link = values.ParentLink(version="meadow/1", parent="birds/1", weight=0.5)
-    child = values.Ancestry(versions=(make_version("meadow", kind="compose"), make_version("birds")), links=(link,))
-    lines = drawn(adapters.draw_lineage(child)).splitlines()
-    assert lines[0].strip() == "meadow/1 (compose, -)"
-    assert "birds/1 x 0.5 (train, -)" in lines[1]
-
-
-def test_lineage_shows_once_what_a_shared_ancestor_was_made_from(drawn: Drawn) -> None:
-    pairs = [("d", "c"), ("d", "b"), ("c", "b"), ("b", "a")]
-    links = tuple(values.ParentLink(version=f"{one}/1", parent=f"{other}/1", weight=1) for one, other in pairs)
-    graph = values.Ancestry(versions=tuple(make_version(name) for name in "dcba"), links=links)
-    lines = [line.strip("│├└─ ") for line in drawn(adapters.draw_lineage(graph)).splitlines()]
-    assert [line.replace(" (train, -)", "") for line in lines] == [
-        "d/1", "c/1 x 1", "b/1 x 1", "a/1 x 1", "b/1 x 1, as above",
-    ]  # fmt: skip
 
 
 def test_version_shows_its_prompts_and_settings(drawn: Drawn) -> None:

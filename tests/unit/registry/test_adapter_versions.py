@@ -3,12 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.display.adapters import draw_lineage
-from finch_hub.registry import adapter_versions, tables, values
+from finch_hub.registry import adapter_versions, values
 from finch_hub.registry.database import Database
 
 
@@ -123,75 +121,12 @@ def test_unknown_parent_creates_no_version(database: Database) -> None:
     assert registry.add_version(database, "c", lineage=registry.made_from("a/1")).number == 1
 
 
-def test_ancestry_reaches_the_roots(database: Database) -> None:
-    registry.add_version(database, "a")
-    registry.add_version(database, "b")
-    registry.add_version(database, "c", kind="compose", lineage=registry.made_from("a/1", "b/1"))
-    registry.add_version(database, "d", kind="compose", lineage=registry.made_from("c/1", "a/1"))
-    with database.read() as session:
-        graph = adapter_versions.get_ancestry(session, "d")
-    assert [version.reference for version in graph.versions] == ["d/1", "c/1", "a/1", "b/1"]
-    assert [tuple(dict(link).values()) for link in graph.links] == [
-        ("d/1", "c/1", 0.5),
-        ("d/1", "a/1", 0.5),
-        ("c/1", "a/1", 0.5),
-        ("c/1", "b/1", 0.5),
-    ]
-    assert graph.versions[0].lineage == registry.made_from("c/1", "a/1")
-
-
-def test_ancestry_grows_with_the_versions_and_not_with_the_paths_to_them(database: Database) -> None:
-    """Each of these versions has two parents of the generation before, so that the paths double."""
-    sizes = {}
-    for generation in range(1, 15):
-        older = [f"{side}/{generation - 1}" for side in ("left", "right")] if generation > 1 else []
-        for side in ("left", "right"):
-            registry.add_version(database, side, lineage=registry.made_from(*older))
-        with database.read() as session:
-            graph = adapter_versions.get_ancestry(session, f"left/{generation}")
-        assert len(graph.versions) == 2 * generation - 1
-        assert len(graph.links) == 4 * (generation - 1) - 2 * (generation > 1)
-        sizes[generation] = len(graph.model_dump_json())
-    assert sizes[14] - sizes[10] < 1.1 * (sizes[10] - sizes[6])
-
-
-def test_ancestry_of_a_long_chain_is_found(database: Database) -> None:
-    registry.add_version(database, "chain")
-    with database.write() as session:
-        first = session.execute(sa.select(tables.AdapterVersion.__table__)).one()._mapping
-        numbers = range(2, 1502)
-        rows = [{**first, "id": first["id"] + number - 1, "number": number} for number in numbers]
-        session.execute(sa.insert(tables.AdapterVersion), rows)
-        links = [{"version_id": row["id"], "position": 0, "parent_id": row["id"] - 1, "weight": 1.0} for row in rows]
-        session.execute(sa.insert(tables.Parent), links)
-    with database.read() as session:
-        graph = adapter_versions.get_ancestry(session, "chain/1501")
-    assert (len(graph.versions), len(graph.links)) == (1501, 1500)
-    drawn: Any = draw_lineage(graph)
-    for _ in range(1500):
-        (drawn,) = drawn.children
-    assert drawn.label == "chain/1 x 1 (train, -)"
-
-
 @pytest.mark.parametrize("key", ["number", "alias", "latest"])
 def test_query_of_a_version_joins_no_two_lists(key: Any) -> None:
     """A join of aliases, tags and parents gives a row for each combination of them."""
     text = str(adapter_versions._select_one(key, deleted=False, by_id=False))
     assert "JOIN adapters" in text
     assert not [table for table in ("tags", "aliases", "lineage") if f"JOIN {table}" in text]
-
-
-def test_deleted_version_stays_in_the_lineage_of_others(database: Database) -> None:
-    registry.add_version(database, "a")
-    registry.add_version(database, "b", kind="quantize", lineage=registry.made_from("a/1"))
-    gone = registry.delete_version(database, "a", 1)
-    assert gone.deleted_at is not None
-    with pytest.raises(errors.NotFound, match="no adapter 'a'"):
-        registry.resolve(database, "a")
-    with pytest.raises(errors.NotFound):
-        registry.list_versions(database, "a")
-    with database.read() as session:
-        assert adapter_versions.get_ancestry(session, "b").versions[1:] == (gone,)
 
 
 def test_unchecked_version_is_shown_and_not_used(database: Database) -> None:
