@@ -187,20 +187,28 @@ class Adapters:
             Incompatible: the adapter does not fit the base.
             NotFound: there is no such file or base.
         """
-        from finch_hub.artifacts import gate
-        from finch_hub.storage import publishing
-
-        with self._stores.database.read() as session:
-            adapter_names.check_free(session, name)
         if source == "":  # as a path, it would be the working directory
             raise errors.NotFound("file or folder", "")
         if ADDRESS.match(str(source)) and not settings.expand_home(source).exists():
             what = f"{strip_credentials(str(source))} is an address, and nothing is downloaded"
             raise errors.InvalidInput(what, fix="download the adapter's folder or file, and import that")
+        return self.import_files(settings.expand_home(source), name=name, base=base, environment={})
+
+    def import_files(self, source: Path, *, name: str, base: str, environment: JsonObject) -> values.AdapterVersion:
+        """Import an adapter from a path of this machine; see `import_`.
+
+        Args:
+            environment: where the files came from, for the lineage.
+        """
+        from finch_hub.artifacts import gate
+        from finch_hub.storage import publishing
+
+        with self._stores.database.read() as session:
+            adapter_names.check_free(session, name)
         registered = Bases(self._stores).get(base)
         layout = self._read_layout(registered)
         with scratch_folder(self._stores.settings.home / "import") as scratch:
-            admitted = gate.admit_adapter(settings.expand_home(source), scratch / "adapter", base=layout)
+            admitted = gate.admit_adapter(source, scratch / "adapter", base=layout)
             known = self._find_known(admitted, registered)
             folder = self._stores.artifacts.fetch_tree(known.digest) if known is not None else admitted.folder
             state: values.VersionState = "ready" if layout is not None else "unchecked"
@@ -218,7 +226,7 @@ class Adapters:
                     "import": self._stores.redactor.clean_values(_describe_import(admitted)),
                 },
             )
-            register = publishing.publish(folder, self._stores, description, environment={})
+            register = publishing.publish(folder, self._stores, description, environment=environment)
         with self._stores.database.write() as session:
             adapter_names.check_free(session, name)
             return register(session, registered)
