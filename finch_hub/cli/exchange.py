@@ -30,7 +30,10 @@ def push(reference: str, repository: str, private: bool, as_json: bool) -> None:
     place = f"{pushed.repository} as {pushed.tag}, commit {pushed.commit}"
     lines = [f"Pushed {pushed.version} to {place}" if pushed.is_new else f"{pushed.version} is already in {place}"]
     if pushed.differs:
-        lines.append(f"Other there, and left as they are: {', '.join(pushed.differs)}")
+        again = f"hf repo tag delete {pushed.repository} {pushed.tag}"
+        lines.append(
+            f"These files differ there: {', '.join(pushed.differs)} (to replace them, run `{again}`, and push)"
+        )
     output.emit(pushed, as_json, lambda: [*lines, pushed.address])
     pulled = f"{pushed.repository}@{pushed.tag}"
     output.suggest("Pull it in another hub", "adapters", "pull", pulled, "--name", "NAME", as_json=as_json)
@@ -51,8 +54,10 @@ def pull(repository: str, name: str, base: str | None, as_json: bool) -> None:
         pulled = hub.repositories.pull(repository, name=name, base=base)
         limits = hub.adapters.limits(pulled.version.reference)
     version, place = pulled.version, f"{pulled.repository}@{pulled.revision}, commit {pulled.commit}"
-    done = f"Pulled {version.reference} ({version.state}) from" if pulled.is_new else f"{version.reference} is already"
-    lines = [f"{done} {place}", _IDENTITIES[pulled.identity], *format_import(version, limits)]
+    done = f"Pulled {version.reference} ({version.state})"
+    if not pulled.is_new:
+        done = f"{version.reference} was already pulled"
+    lines = [f"{done} from {place}", _IDENTITIES[pulled.identity], *format_import(version, limits)]
     output.emit(pulled, as_json, lambda: lines)
     next_step = "check" if version.state == "unchecked" else "show"
     output.suggest(f"{next_step.capitalize()} it", "adapters", next_step, version.reference, as_json=as_json)

@@ -157,7 +157,7 @@ def _has_token() -> bool:
 
 
 def _list_network_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of the HTTP library that huggingface_hub uses, which depends on its version, and of the system."""
+    """Return the errors of the system, and of the HTTP library that this version of huggingface_hub uses."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return tuple(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))

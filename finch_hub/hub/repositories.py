@@ -151,12 +151,8 @@ class Repositories:
                 version = Adapters(self._stores).import_files(
                     folder, name=name, base=known.fingerprint, environment={"pulled": origin}
                 )
-        declared = record.get("identity")
         return PulledVersion(
-            version=version,
-            **origin,
-            is_new=is_new,
-            identity="unknown" if declared is None else "equal" if declared == version.identity else "changed",
+            version=version, **origin, is_new=is_new, identity=_compare_identity(record, version.identity)
         )
 
     def _warn_unnamed(self, base: values.Base) -> None:
@@ -192,7 +188,7 @@ class Repositories:
         text = self._stores.redactor.clean(text)
         for place in (self._stores.settings.home, Path.home(), Path.cwd()):
             if place != Path(place.anchor):
-                text = text.replace(str(place), "~")
+                text = re.sub(rf"(?<!\w){re.escape(str(place))}(?![\w.-])", "~", text)
         return _HOME.sub("~", text)
 
     def _find_pulled(self, name: str, origin: dict[str, str]) -> values.AdapterVersion | None:
@@ -254,6 +250,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
         return parse_object(read_regular_file(folder / CONFIG))
     except (errors.RefusedArtifact, ValueError):
         return {}
+
+
+def _compare_identity(record: Mapping[str, Any], identity: str) -> Literal["equal", "changed", "unknown"]:
+    """Compare an identity with those in a record: of the files, and of the version that they were made of."""
+    made = record.get("adapter")
+    declared = {record.get("identity"), made.get("identity") if isinstance(made, dict) else None} - {None}
+    if not declared:
+        return "unknown"
+    return "equal" if identity in declared else "changed"
 
 
 def _read_origin(version: values.AdapterVersion) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def birds(run: Run, tiny_folder: Path, tmp_path: Path) -> str:
     return "birds/1"
 
 
-def test_pushed_version_is_pulled_shown_and_in_the_lineage(run: Run, birds: str, remote: HuggingFace) -> None:
+def test_pushed_version_is_pulled_shown_and_in_the_lineage(
+    run: Run, birds: str, remote: HuggingFace, tiny_folder: Path
+) -> None:
     pushed = run("adapters", "push", birds, "ana/birds")
     commit = remote.repositories["ana/birds"].tags["v1"]
     assert pushed.out.splitlines() == [
@@ -52,7 +54,10 @@ def test_pushed_version_is_pulled_shown_and_in_the_lineage(run: Run, birds: str,
         f"Pulled guest/1 (ready) from ana/birds@v1, commit {commit}",
         "Its identity is the one in its finch.json.",
     ]
-    assert run("adapters", "pull", "ana/birds@v1", "--name", "guest").out.startswith("guest/1 is already ana/birds@v1")
+    again = run("adapters", "pull", "ana/birds@v1", "--name", "guest")
+    assert again.out.startswith(f"guest/1 was already pulled from ana/birds@v1, commit {commit}\n")
+    run("bases", "add", tiny_folder, "--name", "tiny", "--id", "org/other")
+    assert "These files differ there: README.md, adapter_config.json" in run("adapters", "push", birds, "ana/birds").out
     assert run("adapters", "pull", "ana/birds", "--name", "guest", "--json").json["commit"] == commit
     assert commit in run("adapters", "show", "guest").out
     assert commit in run("adapters", "lineage", "guest", "--mermaid").out
