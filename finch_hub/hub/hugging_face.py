@@ -116,8 +116,8 @@ def translate_errors(action: str, repository: RepositoryReference) -> Iterator[N
     except (ValueError, RuntimeError) as error:
         if str(error).startswith("Invalid metadata"):
             reasons = " ".join(line.removeprefix("- ") for line in str(error).splitlines()[1:])
-            what = f"could not {action}: the metadata of its card is refused: {_shorten(reasons)}"
-            raise errors.InvalidInput(what, fix="edit the card, and try again") from error
+            refusal = f"could not {action}: the metadata of its card is refused: {_shorten(reasons)}"
+            raise errors.InvalidInput(refusal, fix="edit the card, and try again") from error
         # An upload of a large file, or an answer that is not understood
         raise _no_answer(action, error.__cause__ or error) from error
 
@@ -131,7 +131,7 @@ def _translate_status(status: int, answer: str, action: str) -> errors.FinchErro
         fix = "use a token with write access to the owner's repositories"
         return errors.AccessDenied(f"could not {action}: the token may not do this ({fix})")
     if status in (409, 412):
-        return errors.Conflict(f"could not {action}: somebody else changed it meanwhile (try again)")
+        return errors.Conflict(f"could not {action}: the repository changed meanwhile (try again)")
     if status == 429:
         return errors.Unavailable(f"could not {action}: too many requests (wait some minutes, and try again)")
     return errors.Unavailable(f"could not {action}: the server answered {status}{said} (try again later)")

@@ -430,5 +430,5 @@ def _check_files(info: ModelInfo, place: RepositoryReference, scratch: Path) -> 
         raise errors.RefusedArtifact(problems, subject=str(place))
     needed, free = sum(sizes.get(name, 0) for name in limits), shutil.disk_usage(scratch).free
     if needed > free:
-        what = f"could not pull {place}: it has {needed:,} bytes, and {free:,} are free"
-        raise errors.Unavailable(f"{what} (free some space in {scratch.parent})")
+        full = f"could not pull {place}: it has {needed:,} bytes, and {free:,} are free"
+        raise errors.Unavailable(f"{full} (free some space in {scratch.parent})")

@@ -261,7 +261,7 @@ def test_missing_private_and_gated_repositories_say_what_to_do(
     [
         (500, errors.Unavailable, "the server answered 500"),
         (429, errors.Unavailable, "too many requests"),
-        (409, errors.Conflict, "somebody else changed it"),
+        (409, errors.Conflict, "the repository changed meanwhile"),
     ],
 )
 def test_failures_of_the_server_are_told(
