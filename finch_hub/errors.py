@@ -10,6 +10,7 @@
     │   ├── Incompatible        adapters, bases or formats do not fit together
     │   └── InvalidReference    a name or reference is not well formed
     ├── NotFound                a named thing does not exist; contains similar names
+    │   ├── Deleted             an adapter or a version was deleted or purged
     │   ├── MissingRepository   the Hugging Face Hub has no such repository, or does not show it
     │   └── MissingArtifact     a store that is well lacks an artifact
     │       └── MissingOutput   the output of a job was fetched already, or its week is over
@@ -259,6 +260,17 @@ class MissingRepository(NotFound):
             what = f"there is no repository {shorten(name)!r} that your token can read"
             fix = "check the name, and what the token may read"
         super(NotFound, self).__init__(f"{what} ({fix})")
+
+
+class Deleted(NotFound):
+    """An adapter or a version was deleted, and can be restored, or was purged."""
+
+    def __init__(self, kind: str, name: str, *, is_purged: bool = False) -> None:
+        self.kind, self.name, self.near = kind, name, ()
+        what = "was purged: nothing is left of it but its number and its place in lineages (name another one)"
+        if not is_purged:
+            what = f"was deleted (run `finch-hub adapters restore {name}` to use it again)"
+        super(NotFound, self).__init__(f"{kind} {name} {what}")
 
 
 class MissingArtifact(NotFound):

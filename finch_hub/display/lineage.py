@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finch_hub.display.adapters import format_evidence, format_pulled
+from finch_hub.display.adapters import format_deletion, format_evidence, format_pulled
 from finch_hub.texts.visible_text import to_line
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def format_mermaid(graph: LineageGraph) -> list[str]:
 
 def _describe(version: AdapterVersion) -> str:
     pulled = format_pulled(version)
-    return f"({version.kind}{f' of {pulled}' if pulled else ''}, {format_evidence(version)})"
+    made = f"{version.kind} of {pulled}" if pulled else version.kind
+    return f"({made}, {format_deletion(version) or format_evidence(version.metrics)})"
 
 
 def _draw_tree(root: str, ahead: dict[str, list[tuple[str, str]]], labels: dict[str, str], *, note: str = "") -> Tree:

@@ -65,13 +65,18 @@ def download(place: RepositoryReference, folder: Path) -> tuple[str, list[str]]:
 
 def find_pulled(name: str, origin: Mapping[str, str], stores: Stores) -> values.AdapterVersion | None:
     """Return the newest version of an adapter that came from the same commit."""
-    with stores.database.read() as session:
-        try:
-            versions = adapter_versions.find(session, name)
-        except errors.NotFound:
+    after: str | None = None
+    while True:
+        with stores.database.read() as session:
+            try:
+                page = adapter_versions.find(session, name, after=after)
+            except errors.NotFound:
+                return None
+        for version in page.versions:
+            if all(_read_origin(version).get(key) == origin[key] for key in ("repository", "commit")):
+                return version
+        if (after := page.next) is None:
             return None
-    keys = ("repository", "commit")
-    return next((v for v in versions if all(_read_origin(v).get(key) == origin[key] for key in keys)), None)
 
 
 def find_base(

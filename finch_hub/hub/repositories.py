@@ -10,10 +10,11 @@ from finch_hub.formats.finch_record import read_record
 from finch_hub.hub import hugging_face, pulling, pushing
 from finch_hub.hub.adapters import Adapters
 from finch_hub.hub.bases import Bases
-from finch_hub.hub.hugging_face import parse_repository, translate_errors
+from finch_hub.hub.hugging_face import RepositoryReference, parse_repository, translate_errors
 from finch_hub.hub.pulling import PulledVersion
 from finch_hub.hub.pushing import PushedVersion
-from finch_hub.registry import adapter_names, adapter_versions
+from finch_hub.registry import adapter_names, adapter_versions, values
+from finch_hub.storage.changes import Change, changing
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
@@ -46,8 +47,16 @@ class Repositories:
         if place.revision is not None:
             what = f"cannot push to {repository!r}: the tag is the number of the version"
             raise errors.InvalidReference(what, fix=f"give {place.name}")
-        with self._stores.database.read() as session:
-            version = adapter_versions.resolve_usable(session, reference)
+        with changing(self._stores, "version.push", reference, to=place.name) as change:
+            with self._stores.database.read() as session:
+                version = adapter_versions.resolve_usable(session, reference)
+            change.on = version.reference
+            pushed = self._push(version, place, private=private)
+            change.details.update(commit=pushed.commit, tag=pushed.tag)
+            with change.write():  # its entry alone
+                return pushed
+
+    def _push(self, version: values.AdapterVersion, place: RepositoryReference, *, private: bool) -> PushedVersion:
         action = f"push {version.reference} to {place.name}"
         hugging_face.require_login(action)
         pushing.warn_unnamed(version.base)
@@ -78,9 +87,14 @@ class Repositories:
             Unavailable: the Hugging Face Hub does not answer, or the offline mode is on and the cache lacks the files.
         """
         place = parse_repository(repository)
+        with changing(self._stores, "version.create", name, kind="import", source=str(place)) as change:
+            return self._pull(place, name, base, change)
+
+    def _pull(self, place: RepositoryReference, name: str, base: str | None, change: Change) -> PulledVersion:
         with self._stores.database.read() as session:
             adapter_names.check_free(session, name)
-        known = Bases(self._stores).get(base) if base is not None else None
+        bases = Bases(self._stores)
+        known = bases.get(base) if base is not None else None
         with scratch_folder(self._stores.settings.home / "pull") as scratch:
             folder = scratch / place.name.rpartition("/")[2]
             commit, named = pulling.download(place, folder)
@@ -89,10 +103,9 @@ class Repositories:
             version = pulling.find_pulled(name, origin, self._stores)
             is_new = version is None
             if version is None:
-                known = known or pulling.find_base(place, record, folder, named, Bases(self._stores).find())
+                known = known or pulling.find_base(place, record, folder, named, bases.find())
                 version = Adapters(self._stores).import_files(
-                    folder, name=name, base=known.fingerprint, environment={"pulled": origin}
+                    folder, change, name=name, base=known.fingerprint, environment={"pulled": origin}
                 )
-        return PulledVersion(
-            version=version, **origin, is_new=is_new, identity=pulling.compare_identity(record, version.identity)
-        )
+        identity = pulling.compare_identity(record, version.identity)
+        return PulledVersion(version=version, **origin, is_new=is_new, identity=identity)

@@ -18,9 +18,10 @@ from finch_hub.formats.installed_metadata import find_version
 from finch_hub.formats.model_card import write_card
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.plugins.catalog import Catalog
-from finch_hub.registry import adapter_versions, artifact_lock, bases, values
+from finch_hub.registry import adapter_versions, artifact_lock, audit, bases, values
 from finch_hub.registry.database import Session
 from finch_hub.specs.bases import BaseDescription
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.value import JsonObject
 from finch_hub.storage.base_registration import find_earlier_fingerprint
 from finch_hub.storage.stores import Stores
@@ -32,7 +33,12 @@ _BASE_FIELDS = {"source", "revision", "public_id", "fingerprint", "architecture"
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """An adapter that is to become a version. The gate may change its state to quarantined, unless it is unchecked."""
+    """An adapter that is to become a version. The gate may change its state to quarantined, unless it is unchecked.
+
+    Attributes:
+        evidence: what was measured when the adapter was made.
+        samples: its sample answers. They quote rows, so they are in none of its files.
+    """
 
     name: str
     kind: values.VersionKind
@@ -42,6 +48,8 @@ class Description:
     metrics: JsonObject = field(default_factory=dict)
     state: values.VersionState = "ready"
     job_id: str | None = None
+    evidence: Evidence | None = None
+    samples: bytes | None = None
     owner: str = ""
 
 
@@ -62,6 +70,7 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
     described = _find_registered(description.base, stores)
     clean = stores.redactor.clean_values
     environment, metrics = clean(environment), clean(description.metrics)  # which plugins add to
+    evidence = None if description.evidence is None else clean(description.evidence.to_document())
     versions = list_library_versions(stores.catalog, environment)
     lineage = description.lineage.evolve(versions=versions, environment=environment)
     with scratch_folder(stores.settings.home / "publish") as scratch:
@@ -86,17 +95,20 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             "lineage": lineage.model_dump(mode="json"),
             "metrics": metrics,
         }
-        card = write_card(record, described.label)
+        card = write_card(record, described.label, evidence)
         (admitted_folder / "README.md").write_text(card, encoding="utf-8")
         (admitted_folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         digest = stores.artifacts.put_tree(admitted_folder)
+    samples = None if description.samples is None else stores.artifacts.put(description.samples)
 
     def create_version(session: Session, base: values.Base) -> values.AdapterVersion:
         artifact_lock.share(session)
         if not has_tree(stores.artifacts, digest):
             what = f"could not register adapter {description.name}: its files were removed from the store meanwhile"
             raise errors.Unavailable(f"{what} (try again)")
-        return adapter_versions.create(
+        if description.samples is not None:
+            stores.artifacts.put(description.samples)  # a collection may have removed them meanwhile
+        made = adapter_versions.create(
             session,
             name=description.name,
             digest=digest,
@@ -109,8 +121,14 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             spec=description.spec,
             metrics=metrics,
             card=card,
+            evidence=evidence,
+            samples=samples,
             owner=description.owner,
         )
+        if made.job_id is not None:  # otherwise a user makes it, whose change has an entry
+            details = {"kind": made.kind, "state": made.state}
+            audit.add_of_job(session, made.job_id, action="version.create", on=made.reference, details=details)
+        return made
 
     return create_version
 

@@ -73,6 +73,9 @@ def test_pushed_version_is_one_commit_with_a_tag_and_comes_back_with_its_identit
     assert b'base_model: "org/tiny"' in files["README.md"]
     assert json.loads(files[CONFIG])["base_model_name_or_path"] == "org/tiny"
 
+    entry = birds.audit.find(limit=1)[0]
+    assert (entry.action, entry.on, entry.details["commit"]) == ("version.push", "birds/1", pushed.commit)
+
     other = open_hub("other")
     other.bases.add(tiny_folder, name="small", public_id="ana/small")
     pulled = other.repositories.pull("ana/birds@v1", name="guest")
@@ -81,6 +84,8 @@ def test_pushed_version_is_one_commit_with_a_tag_and_comes_back_with_its_identit
     assert pulled.version.base.name == "small"
     origin = {"repository": "ana/birds", "revision": "v1", "commit": pushed.commit}
     assert other.adapters.get("guest/1").lineage.environment["pulled"] == origin
+    entry = other.audit.find(limit=1)[0]
+    assert (entry.on, entry.details) == ("guest/1", {"kind": "import", "source": "ana/birds@v1"})
     again = other.repositories.pull("ana/birds", name="guest")
     assert (again.version.reference, again.is_new) == ("guest/1", False)
 
@@ -143,6 +148,7 @@ def test_tag_of_another_adapter_is_refused(birds: Hub, remote: HuggingFace, tiny
     birds.repositories.push("birds", "ana/birds")
     with pytest.raises(errors.Conflict, match=r"tag v1 of ana/birds is another adapter than bees/1 .*hf repo tag"):
         birds.repositories.push("bees", "ana/birds")
+    assert birds.audit.find(limit=1)[0].outcome == "refused"
     assert len(remote.repositories["ana/birds"].commits) == 2
 
 
