@@ -11,6 +11,7 @@
     │   └── InvalidReference    a name or reference is not well formed
     ├── NotFound                a named thing does not exist; contains similar names
     │   ├── Deleted             an adapter or a version was deleted or purged
+    │   ├── MissingRepository   the Hugging Face Hub has no such repository, or does not show it
     │   └── MissingArtifact     a store that is well lacks an artifact
     │       └── MissingOutput   the output of a job was fetched already, or its week is over
     ├── Conflict                the state of a thing forbids the request
@@ -29,7 +30,7 @@
     ├── IncompleteBackup        a backup was finished without artifacts that are missing or damaged
     ├── NotReproduced           a version's job ran again and gave different bytes
     └── Unavailable             a database, broker, store or worker does not answer
-        ├── AccessDenied        a database or broker rejected the login
+        ├── AccessDenied        a database, a broker or the Hugging Face Hub rejected the login
         ├── ReplacedDatabase    the file of a SQLite database was replaced or removed while it was open
         ├── SchemaMismatch      the database is older or newer than this code
         └── StoreUnavailable    an artifact store does not answer, or is not the deployment's
@@ -249,6 +250,18 @@ class NotFound(FinchError):
         super().__init__(f"there is no {kind} {shorten(name)!r}{hint}")
 
 
+class MissingRepository(NotFound):
+    """The Hugging Face Hub has no such repository, or does not show it to this login."""
+
+    def __init__(self, name: str, *, has_token: bool) -> None:
+        self.kind, self.name, self.near = "repository", name, ()
+        what, fix = f"there is no public repository {shorten(name)!r}", "check the name; a private one needs HF_TOKEN"
+        if has_token:
+            what = f"there is no repository {shorten(name)!r} that your token can read"
+            fix = "check the name, and what the token may read"
+        super(NotFound, self).__init__(f"{what} ({fix})")
+
+
 class Deleted(NotFound):
     """An adapter or a version was deleted, and can be restored, or was purged."""
 
@@ -367,7 +380,7 @@ class Unavailable(FinchError):
 
 
 class AccessDenied(Unavailable):
-    """A database or broker rejected the login."""
+    """A database, a broker or the Hugging Face Hub rejected the login."""
 
 
 class ReplacedDatabase(Unavailable):

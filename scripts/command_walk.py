@@ -150,6 +150,8 @@ class CommandWalk:
         for form in ("peft", "vllm", "gguf", "ollama"):
             self.run("export", "finch/1", "--format", form, "--out", f"exported-{form}")
         self.run("adapters", "import", "exported-peft", "--name", "imported", "--base", "tiny")
+        self.run("adapters", "push", "imported/1", "walk/imported", status=(7,))  # the walk is offline
+        self.run("adapters", "pull", "walk/imported", "--name", "pulled", status=(7,))
         self.run("adapters", "rename", "imported", "team/imported")
         self.run("adapters", "check", "imported/1")
         self.run("adapters", "delete", "imported/1")

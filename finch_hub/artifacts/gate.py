@@ -209,7 +209,7 @@ def _read_origin(source: AdapterSource, identity: str, *, is_changed: bool) -> s
         what = f"declares the identity {declared}, but the files have {identity}"
         fix = f"the files were changed; delete {RECORD} to import them"
         raise errors.RefusedArtifact(what, where=RECORD, fix=fix)
-    return declared or origin or ""
+    return origin or declared or ""
 
 
 def _write_weights(source: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], target: Path) -> None:

@@ -41,6 +41,7 @@ def draw_version(
             "owner": version.owner or None,
             "base": f"{version.base.name} ({version.base.architecture}, {version.base.fingerprint[:12]})",
             "parents": [f"{parent.reference} x {parent.weight:g}" for parent in lineage.parents] or None,
+            "pulled from": format_pulled(version) or None,
             "data": data if lineage.train_digest else None,
             "system prompt": Lines.of(version.spec.get("system")),
             "reasoning": "prompts ask for it" if version.spec.get("thinking") else None,
@@ -65,6 +66,14 @@ def format_import(version: AdapterVersion, limits: Mapping[str, Sequence[str]]) 
     parents = ", ".join(parent.reference for parent in version.lineage.parents)
     known = [f"It is the same adapter as {parents}"] if parents else []
     return [*known, *_format_origin(version), *(f"It has {line}" for line in _format_limits(limits))]
+
+
+def format_pulled(version: AdapterVersion) -> str:
+    """Format the repository and the commit that a version came from, nothing if it was not pulled."""
+    origin = version.lineage.environment.get("pulled")
+    if not isinstance(origin, dict):
+        return ""
+    return f"{origin.get('repository')}@{origin.get('revision')}, commit {origin.get('commit')}"
 
 
 def format_deletion(version: AdapterVersion) -> str | None:

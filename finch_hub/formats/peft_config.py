@@ -6,10 +6,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from finch_hub import errors
+from finch_hub.formats.json_checks import parse_object
+from finch_hub.formats.peft_names import CONFIG
+from finch_hub.formats.regular_files import read_regular_file
 
 _T = TypeVar("_T")
 ALL_LINEAR = "all-linear"
@@ -49,6 +53,14 @@ BEYOND_LOW_RANK = MappingProxyType(
 def config_text(config: Mapping[str, Any]) -> str:
     """Return a config as the text of its file, in which patterns keep their order."""
     return json.dumps(dict(sorted(config.items())), indent=2) + "\n"
+
+
+def read_leniently(folder: Path) -> dict[str, Any]:
+    """Return the config of a folder, empty if it cannot be read. The gate says why."""
+    try:
+        return parse_object(read_regular_file(folder / CONFIG))
+    except (errors.RefusedArtifact, ValueError):
+        return {}
 
 
 def ranks_and_scales(config: Mapping[str, Any], paths: Collection[str]) -> dict[str, tuple[int, float]]:

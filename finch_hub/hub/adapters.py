@@ -376,20 +376,30 @@ class Adapters:
             return self._import(source, name, base, change)
 
     def _import(self, source: str | Path, name: str, base: str, change: Change) -> values.AdapterVersion:
-        from finch_hub.artifacts import gate
-        from finch_hub.storage import publishing
-
-        with self._stores.database.read() as session:
-            adapter_names.check_free(session, name)
         if source == "":  # as a path, it would be the working directory
             raise errors.NotFound("file or folder", "")
         if ADDRESS.match(str(source)) and not settings.expand_home(source).exists():
             what = f"{strip_credentials(str(source))} is an address, and nothing is downloaded"
             raise errors.InvalidInput(what, fix="download the adapter's folder or file, and import that")
+        return self.import_files(settings.expand_home(source), change, name=name, base=base, environment={})
+
+    def import_files(
+        self, source: Path, change: Change, *, name: str, base: str, environment: JsonObject
+    ) -> values.AdapterVersion:
+        """Import an adapter from a path of this machine as a part of a change; see `import_`.
+
+        Args:
+            environment: where the files came from, for the lineage.
+        """
+        from finch_hub.artifacts import gate
+        from finch_hub.storage import publishing
+
+        with self._stores.database.read() as session:
+            adapter_names.check_free(session, name)
         registered = Bases(self._stores).get(base)
         layout = self._read_layout(registered)
         with scratch_folder(self._stores.settings.home / "import") as scratch:
-            admitted = gate.admit_adapter(settings.expand_home(source), scratch / "adapter", base=layout)
+            admitted = gate.admit_adapter(source, scratch / "adapter", base=layout)
             known = self._find_known(admitted, registered)
             folder = self._stores.artifacts.fetch_tree(known.digest) if known is not None else admitted.folder
             state: values.VersionState = "ready" if layout is not None else "unchecked"
@@ -408,7 +418,7 @@ class Adapters:
                     "import": self._stores.redactor.clean_values(_describe_import(admitted)),
                 },
             )
-            register = publishing.publish(folder, self._stores, description, environment={})
+            register = publishing.publish(folder, self._stores, description, environment=environment)
         with change.write() as session:
             adapter_names.check_free(session, name)
             return _named(change, register(session, registered))

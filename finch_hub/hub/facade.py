@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.datasets import Datasets
     from finch_hub.hub.examples import DataSource, Progress, StoredExamples
     from finch_hub.hub.jobs import JobHandle, Jobs
+    from finch_hub.hub.repositories import Repositories
     from finch_hub.hub.workers import Workers
     from finch_hub.plugins.catalog import Catalog
     from finch_hub.registry.values import AdapterVersion
@@ -110,6 +111,13 @@ class Hub:
         from finch_hub.hub.jobs import Jobs
 
         return Jobs(self._stores, self._dispatcher)
+
+    @cached_property
+    def repositories(self) -> Repositories:
+        """The repositories of the Hugging Face Hub: push, pull."""
+        from finch_hub.hub.repositories import Repositories
+
+        return Repositories(self._stores)
 
     @cached_property
     def workers(self) -> Workers:

@@ -23,8 +23,8 @@ Action = Literal[
     "dataset.add", "dataset.purge",
     "hub.restore",
     "job.cancel", "jobs.prune",
-    "version.check", "version.create", "version.delete", "version.note", "version.purge", "version.quarantine",
-    "version.restore", "version.tag", "version.untag",
+    "version.check", "version.create", "version.delete", "version.note", "version.purge", "version.push",
+    "version.quarantine", "version.restore", "version.tag", "version.untag",
     "worker.drain", "worker.stop",
 ]  # fmt: skip
 Outcome = Literal["done", "refused"]

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support import hugging_face
 from support.adapters import save_adapter
 
 from finch_hub.cli import main
@@ -21,7 +22,8 @@ def commands() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in "".join(blocks).splitlines()]
 
 
-def test_commands_import_check_and_name_the_base(
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_commands_import_check_name_the_base_push_and_pull(
     tiny_folder: Path,
     tmp_path: Path,
     valkey_url: str,
@@ -39,7 +41,7 @@ def test_commands_import_check_and_name_the_base(
         assert main.main(words) == 0, words
         return capsys.readouterr().out
 
-    import_, add, check, add_id = commands()
+    import_, add, check, add_id, push, pull = commands()
     run(add)
     shutil.move("models/smollm2", "away")
     shown = run(import_)
@@ -54,3 +56,7 @@ def test_commands_import_check_and_name_the_base(
     shown = run(["adapters", "show", "guest"])
     assert "Ignored files" in shown
     assert "DoRA magnitudes" in shown
+    with hugging_face.serve() as server:
+        hugging_face.use(server, tmp_path / "cache", monkeypatch)
+        assert "Pushed guest/1 to birds-org/guest as v1" in run(push)
+        assert "Pulled friend/1 (ready) from birds-org/guest@v1" in run(pull)

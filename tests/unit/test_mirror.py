@@ -52,6 +52,8 @@ EXERCISED_IN = {
     "engine/training/interruption": "unit/engine/training/test_loop.py",
     "formats/base_layout": "unit/engine/bases/test_module_layout.py",
     "formats/safetensors_file": "unit/formats/test_model_files.py",
+    "hub/pulling": "unit/hub/test_repositories.py",
+    "hub/pushing": "unit/hub/test_repositories.py",
     "hub/waiting": "unit/cli/test_jobs.py",
     "hub/workers": "acceptance/test_embedded.py",
     "plugins/builtin": "contract/test_builtin_offers.py",

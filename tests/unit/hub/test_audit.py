@@ -44,6 +44,7 @@ READERS = {
 WITHOUT_ENTRY = {
     Hub: {"train", "compose", "merge", "quantize", "reproduce", "export", "evaluate", "collect"},
     JobHandle: {"retry"},
+    Adapters: {"import_files"},  # a part of the change of `import_`, or of a pull
 }
 Change = Callable[[Hub, Path], object]
 CHANGES: dict[str, tuple[audit.Action, str, Change]] = {

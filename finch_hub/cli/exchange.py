@@ -1,0 +1,63 @@
+"""`finch-hub adapters push` and `finch-hub adapters pull`, which exchange versions with the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import click
+
+from finch_hub.cli import output
+from finch_hub.display.adapters import format_import
+
+_IDENTITIES = {
+    "equal": "Its identity is the one in its finch.json.",
+    "changed": "It was changed to fit the base, so its identity is not the one in its finch.json.",
+    "unknown": "It has no identity in a finch.json, so nothing was compared with it.",
+}
+
+
+@click.command()
+@click.argument("reference")
+@click.argument("repository")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@output.json_option
+def push(reference: str, repository: str, private: bool, as_json: bool) -> None:
+    """Push a version to the Hugging Face Hub.
+
+    REPOSITORY is owner/name. It is made if it does not exist. The version becomes one commit with a tag, such as v3.
+    Set HF_TOKEN to a token with write access.
+    """
+    with output.open_hub() as hub:
+        pushed = hub.repositories.push(reference, repository, private=private)
+    place = f"{pushed.repository} as {pushed.tag}, commit {pushed.commit}"
+    lines = [f"Pushed {pushed.version} to {place}" if pushed.is_new else f"{pushed.version} is already in {place}"]
+    if pushed.differs:
+        again = f"hf repo tag delete {pushed.repository} {pushed.tag}"
+        lines.append(
+            f"These files differ there: {', '.join(pushed.differs)} (to replace them, run `{again}`, and push)"
+        )
+    output.emit(pushed, as_json, lambda: [*lines, pushed.address])
+    pulled = f"{pushed.repository}@{pushed.tag}"
+    output.suggest("Pull it in another hub", "adapters", "pull", pulled, "--name", "NAME", as_json=as_json)
+
+
+@click.command()
+@click.argument("repository")
+@click.option("--name", required=True, help="Name of the adapter in this hub.")
+@click.option("--base", help="Registered base of the adapter.  [default: the one that the adapter names]")
+@output.json_option
+def pull(repository: str, name: str, base: str | None, as_json: bool) -> None:
+    """Pull an adapter from the Hugging Face Hub after checking its files.
+
+    REPOSITORY is owner/name, or owner/name@revision with a tag, a branch or a commit. Only the config, the safetensors
+    weights and finch.json are downloaded.
+    """
+    with output.open_hub() as hub:
+        pulled = hub.repositories.pull(repository, name=name, base=base)
+        limits = hub.adapters.limits(pulled.version.reference)
+    version, place = pulled.version, f"{pulled.repository}@{pulled.revision}, commit {pulled.commit}"
+    done = f"Pulled {version.reference} ({version.state})"
+    if not pulled.is_new:
+        done = f"{version.reference} was already pulled"
+    lines = [f"{done} from {place}", _IDENTITIES[pulled.identity], *format_import(version, limits)]
+    output.emit(pulled, as_json, lambda: lines)
+    next_step = "check" if version.state == "unchecked" else "show"
+    output.suggest(f"{next_step.capitalize()} it", "adapters", next_step, version.reference, as_json=as_json)

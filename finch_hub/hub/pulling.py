@@ -1,0 +1,177 @@
+"""Files of an adapter in a repository of the Hugging Face Hub: their download, their base and their identity."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from finch_hub import errors
+from finch_hub.artifacts.config_cleaning import MAX_BYTES
+from finch_hub.formats.finch_record import RECORD
+from finch_hub.formats.peft_config import read_leniently
+from finch_hub.formats.peft_names import CONFIG, WEIGHTS
+from finch_hub.hub import hugging_face
+from finch_hub.hub.hugging_face import RepositoryReference, translate_errors
+from finch_hub.registry import adapter_versions, values
+from finch_hub.specs.bases import is_hub_id
+from finch_hub.specs.options import name_option
+from finch_hub.specs.value import Value
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+    from finch_hub.storage.stores import Stores
+
+
+class PulledVersion(Value):
+    """A version from a repository.
+
+    Attributes:
+        is_new: whether this pull made the version, or the adapter had one of the same commit.
+        identity: whether it is the one in `finch.json`, was changed to fit the base, or was compared with nothing.
+    """
+
+    version: values.AdapterVersion
+    repository: str
+    revision: str
+    commit: str
+    is_new: bool
+    identity: Literal["equal", "changed", "unknown"]
+
+
+def download(place: RepositoryReference, folder: Path) -> tuple[str, list[str]]:
+    """Copy the files of an adapter from a repository, and return the commit, and the bases that the card names."""
+    import huggingface_hub
+
+    action, wanted = f"pull {place}", [CONFIG, WEIGHTS, RECORD]
+    is_offline, named, expected = hugging_face.is_offline(), [], None
+    with translate_errors(action, place):
+        if not is_offline:
+            info = huggingface_hub.HfApi().model_info(place.name, revision=place.revision, files_metadata=True)
+            _check_files(info, place, folder.parent)
+            named, expected = _list_bases(info), info.sha
+        snapshot = Path(huggingface_hub.snapshot_download(place.name, revision=place.revision, allow_patterns=wanted))
+    if expected is not None and snapshot.name != expected:
+        raise errors.Unavailable(f"could not {action}: its branch moved meanwhile (try again)")
+    folder.mkdir()
+    for name in wanted:
+        if (snapshot / name).is_file():  # a link into the cache, out of its folder
+            shutil.copyfile(snapshot / name, folder / name)
+    return snapshot.name, named
+
+
+def find_pulled(name: str, origin: Mapping[str, str], stores: Stores) -> values.AdapterVersion | None:
+    """Return the newest version of an adapter that came from the same commit."""
+    after: str | None = None
+    while True:
+        with stores.database.read() as session:
+            try:
+                page = adapter_versions.find(session, name, after=after)
+            except errors.NotFound:
+                return None
+        for version in page.versions:
+            if all(_read_origin(version).get(key) == origin[key] for key in ("repository", "commit")):
+                return version
+        if (after := page.next) is None:
+            return None
+
+
+def find_base(
+    place: RepositoryReference,
+    record: Mapping[str, Any],
+    folder: Path,
+    named: Iterable[str],
+    registered: Sequence[values.Base],
+) -> values.Base:
+    """Return the registered base that an adapter names in `finch.json`, its config or its card.
+
+    Args:
+        named: ids of bases in the card.
+
+    Raises:
+        Incompatible: it names none, or one that is not registered.
+    """
+    made = record.get("adapter", record)
+    recorded = made.get("base") if isinstance(made, dict) else None
+    recorded = recorded if isinstance(recorded, dict) else {}
+    config = read_leniently(folder)
+    texts = (recorded.get("public_id"), recorded.get("source"), config.get("base_model_name_or_path"), *named)
+    ids = [name for name in texts if isinstance(name, str) and "/" in name]
+    fingerprint = recorded.get("fingerprint")
+    for base in registered:
+        if fingerprint is not None and base.fingerprint == fingerprint:
+            return base
+    option = name_option("base")
+    public = next((name for name in ids if is_hub_id(name)), None)
+    if fingerprint is None:
+        for name in ids:
+            for base in registered:
+                if name in (base.name, base.hub_id):
+                    return base
+    if public is None:
+        fix = f"name a registered base with {option}"
+        raise errors.Incompatible("names no base of the Hugging Face Hub", where=str(place), fix=fix)
+    revision = recorded.get("revision")
+    words = f"finch-hub bases add {public}"
+    if isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision):
+        words += f" --revision {revision}"
+    has_other = fingerprint is not None and any(base.hub_id in ids for base in registered)
+    what = f"is for base {public}, which is registered with other files only" if has_other else (
+        f"is for base {public}, which is not registered"
+    )  # fmt: skip
+    raise errors.Incompatible(what, where=str(place), fix=f"run `{words}`, or name a base with {option}")
+
+
+def compare_identity(record: Mapping[str, Any], identity: str) -> Literal["equal", "changed", "unknown"]:
+    """Compare an identity with those in a record: of the files, and of the version that they were made of."""
+    made = record.get("adapter")
+    found = (record.get("identity"), made.get("identity") if isinstance(made, dict) else None)
+    declared = [text for text in found if isinstance(text, str)]
+    if not declared:
+        return "unknown"
+    return "equal" if identity in declared else "changed"
+
+
+def _read_origin(version: values.AdapterVersion) -> dict[str, Any]:
+    origin = version.lineage.environment.get("pulled")
+    return origin if isinstance(origin, dict) else {}
+
+
+def _list_bases(info: ModelInfo) -> list[str]:
+    named = getattr(info.card_data, "base_model", None)
+    return [name for name in ([named] if isinstance(named, str) else named or ()) if isinstance(name, str)]
+
+
+def _check_files(info: ModelInfo, place: RepositoryReference, scratch: Path) -> None:
+    """Check the names and sizes of a repository's files before they are downloaded.
+
+    Raises:
+        RefusedArtifact: there is no adapter in safetensors, or its files are too large.
+        Unavailable: the disk has no room for them.
+    """
+    from finch_hub.artifacts.adapter_checks import DEFAULT_POLICY
+
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    limits = {CONFIG: MAX_BYTES, WEIGHTS: DEFAULT_POLICY.max_bytes, RECORD: 2**22}
+    problems = []
+    for name in (CONFIG, WEIGHTS):
+        if name not in sizes:
+            pickles = [file for file in sizes if file.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt"))]
+            found = f"; it has the pickle {pickles[0]}, which can run code" if pickles and name == WEIGHTS else ""
+            fix = f"ask its owner to save the adapter with safetensors, as {name}" if found else (
+                "name the repository of an adapter in PEFT's format"
+            )  # fmt: skip
+            problems.append(errors.Problem(what=f"has no {name}{found}", fix=fix))
+    for name, limit in limits.items():
+        if sizes.get(name, 0) > limit:
+            what = f"has {sizes[name]:,} bytes, more than {limit:,}"
+            problems.append(errors.Problem(where=name, what=what, fix="nothing was downloaded"))
+    if problems:
+        raise errors.RefusedArtifact(problems, subject=str(place))
+    needed, free = sum(sizes.get(name, 0) for name in limits), shutil.disk_usage(scratch).free
+    if needed > free:
+        full = f"could not pull {place}: it has {needed:,} bytes, and {free:,} are free"
+        raise errors.Unavailable(f"{full} (free some space in {scratch.parent})")

@@ -1,0 +1,325 @@
+"""Push and pull against a stand-in for the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import hugging_face
+from support.adapters import save_adapter
+from support.hugging_face import READER, WRITER, HuggingFace
+
+from finch_hub import Hub, errors, settings
+from finch_hub.engine.export.quantization import quantize
+from finch_hub.formats.peft_names import CONFIG, WEIGHTS
+
+# huggingface_hub uploads large files by an argument that its HTTP library names otherwise now.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+OpenHub = Callable[[str], Hub]
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HuggingFace]:
+    with hugging_face.serve() as server:
+        hugging_face.use(server, tmp_path / "cache", monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def saved(tiny_folder: Path, tmp_path: Path) -> Path:
+    return save_adapter(tiny_folder, tmp_path / "saved", r=4, lora_alpha=8, target_modules=["q_proj"])
+
+
+@pytest.fixture
+def open_hub(tmp_path: Path, valkey_url: str, layout_cache: Path) -> Iterator[OpenHub]:
+    """Return a function that opens a home by its name."""
+    opened: list[Hub] = []
+
+    def open_home(name: str) -> Hub:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bases").symlink_to(layout_cache)
+        opened.append(Hub(settings.load(home=tmp_path / name, broker_url=valkey_url)))
+        return opened[-1]
+
+    yield open_home
+    for hub in opened:
+        hub.close()
+
+
+@pytest.fixture
+def birds(hub: Hub, tiny_folder: Path, saved: Path) -> Hub:
+    """A hub with `birds/1` on a base with an id."""
+    hub.bases.add(tiny_folder, name="tiny", public_id="org/tiny")
+    hub.import_adapter(saved, name="birds", base="tiny")
+    return hub
+
+
+def test_pushed_version_is_one_commit_with_a_tag_and_comes_back_with_its_identity(
+    birds: Hub, remote: HuggingFace, open_hub: OpenHub, tiny_folder: Path
+) -> None:
+    pushed = birds.repositories.push("birds", "ana/birds", private=True)
+    repository = remote.repositories["ana/birds"]
+    assert (pushed.version, pushed.tag, pushed.is_new) == ("birds/1", "v1", True)
+    assert pushed.address == f"{remote.url}/ana/birds/tree/v1"
+    assert repository.is_private
+    assert repository.tags == {"v1": pushed.commit}
+    assert [commit.message for commit in repository.commits] == ["", "Add birds/1"]
+    files = repository.commits[-1].files
+    assert set(files) == {".gitattributes", "README.md", CONFIG, WEIGHTS, "finch.json"}
+    assert b'base_model: "org/tiny"' in files["README.md"]
+    assert json.loads(files[CONFIG])["base_model_name_or_path"] == "org/tiny"
+
+    entry = birds.audit.find(limit=1)[0]
+    assert (entry.action, entry.on, entry.details["commit"]) == ("version.push", "birds/1", pushed.commit)
+
+    other = open_hub("other")
+    other.bases.add(tiny_folder, name="small", public_id="ana/small")
+    pulled = other.repositories.pull("ana/birds@v1", name="guest")
+    assert (pulled.commit, pulled.revision, pulled.is_new, pulled.identity) == (pushed.commit, "v1", True, "equal")
+    assert pulled.version.identity == birds.adapters.get("birds/1").identity
+    assert pulled.version.base.name == "small"
+    origin = {"repository": "ana/birds", "revision": "v1", "commit": pushed.commit}
+    assert other.adapters.get("guest/1").lineage.environment["pulled"] == origin
+    entry = other.audit.find(limit=1)[0]
+    assert (entry.on, entry.details) == ("guest/1", {"kind": "import", "source": "ana/birds@v1"})
+    again = other.repositories.pull("ana/birds", name="guest")
+    assert (again.version.reference, again.is_new) == ("guest/1", False)
+
+    back = other.repositories.push("guest", "ana/birds")  # the same adapter, under another name of its base
+    assert (back.commit, back.is_new) == (pushed.commit, False)
+    assert back.differs == ("README.md", CONFIG, "finch.json")
+    assert len(repository.commits) == 2
+    assert birds.repositories.pull("ana/birds", name="home").version.lineage.parents[0].reference == "birds/1"
+
+
+def test_second_push_makes_no_commit_and_an_interrupted_one_is_finished(birds: Hub, remote: HuggingFace) -> None:
+    first = birds.repositories.push("birds", "ana/birds")
+    second = birds.repositories.push("birds/1", "ana/birds")
+    assert (second.commit, second.is_new, second.differs) == (first.commit, False, ())
+    repository = remote.repositories["ana/birds"]
+    del repository.tags["v1"]
+    third = birds.repositories.push("birds/1", "ana/birds")
+    assert (third.commit, third.is_new) == (first.commit, True)
+    assert len(repository.commits) == 2
+    birds.adapters.edit_card("birds/1", f"# Birds\n\nMade in {Path.home()}/work by hand.\n")
+    edited = birds.repositories.push("birds/1", "ana/birds")
+    assert (edited.is_new, edited.differs) == (False, ("README.md",))
+
+
+def test_edited_card_is_pushed_without_secrets_and_local_places(
+    birds: Hub, remote: HuggingFace, tmp_path: Path
+) -> None:
+    text = f"# Birds\n\nSee {birds.settings.home}/x, /home/ana/y and {WRITER}.\n"
+    birds.adapters.edit_card("birds/1", text)
+    birds.repositories.push("birds", "ana/birds")
+    files = remote.repositories["ana/birds"].commits[-1].files
+    assert files["README.md"] == b"# Birds\n\nSee ~/x, ~/y and ***.\n"
+    assert str(tmp_path).encode() not in b"".join(files.values())
+
+
+def test_card_that_the_hub_refuses_is_said_with_its_reason(birds: Hub, remote: HuggingFace) -> None:
+    birds.adapters.edit_card("birds/1", "---\nlicense: 12\n---\n# Birds\n")
+    with pytest.raises(errors.InvalidInput, match=r'its card is refused: "license" must be a string .*edit the card'):
+        birds.repositories.push("birds", "ana/birds")
+    assert remote.repositories["ana/birds"].tags == {}
+
+
+def test_quantized_version_is_pushed_in_a_form_that_peft_reads_and_comes_back_as_what_it_was(
+    birds: Hub, remote: HuggingFace, tmp_path: Path
+) -> None:
+    quantize(birds.adapters.folder("birds"), tmp_path / "small", scheme="int8")
+    quantized = birds.import_adapter(tmp_path / "small", name="small", base="tiny")
+    birds.repositories.push("small", "ana/small")
+    weights = remote.repositories["ana/small"].commits[-1].files[WEIGHTS]
+    header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
+    assert {tensor.get("dtype") for tensor in header.values()} - {None} == {"F32"}
+    back = birds.repositories.pull("ana/small", name="back")
+    assert back.identity == "equal"
+    assert back.version.lineage.parents[0].reference == quantized.reference
+
+
+def test_tag_of_another_adapter_is_refused(birds: Hub, remote: HuggingFace, tiny_folder: Path, tmp_path: Path) -> None:
+    other = save_adapter(tiny_folder, tmp_path / "other", seed=1, r=2, target_modules=["v_proj"])
+    birds.import_adapter(other, name="bees", base="tiny")
+    birds.repositories.push("birds", "ana/birds")
+    with pytest.raises(errors.Conflict, match=r"tag v1 of ana/birds is another adapter than bees/1 .*hf repo tag"):
+        birds.repositories.push("bees", "ana/birds")
+    assert birds.audit.find(limit=1)[0].outcome == "refused"
+    assert len(remote.repositories["ana/birds"].commits) == 2
+
+
+def test_repository_of_a_model_or_a_public_one_is_refused(birds: Hub, remote: HuggingFace) -> None:
+    remote.add("org/tiny", {"config.json": b"{}", "model.safetensors": b""})
+    with pytest.raises(errors.Conflict, match=r"org/tiny holds a model \(config.json\).*push to another"):
+        birds.repositories.push("birds", "org/tiny")
+    remote.add("ana/public", {"notes.txt": b""})
+    with pytest.raises(errors.Conflict, match=r"exists and is public .*omit private"):
+        birds.repositories.push("birds", "ana/public", private=True)
+    assert all(len(repository.commits) == 1 for repository in remote.repositories.values())
+
+
+def test_base_without_an_id_is_warned_of(hub: Hub, remote: HuggingFace, tiny_folder: Path, saved: Path) -> None:
+    hub.bases.add(tiny_folder, name="tiny")
+    hub.import_adapter(saved, name="birds", base="tiny")
+    with pytest.warns(errors.FinchWarning, match="base tiny has no id.*finch-hub bases add tiny --id OWNER/NAME"):
+        hub.repositories.push("birds", "ana/birds")
+    assert b"base_model:" not in remote.repositories["ana/birds"].commits[-1].files["README.md"]
+
+
+def test_push_without_a_token_or_access_says_what_to_do(
+    birds: Hub, remote: HuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(errors.AccessDenied, match=r"there is no token .*HF_TOKEN"):
+        birds.repositories.push("birds", "ana/birds")
+    monkeypatch.setenv("HF_TOKEN", READER)
+    with pytest.raises(errors.AccessDenied, match=r"may not do this .*write access") as refused:
+        birds.repositories.push("birds", "ana/birds")
+    assert READER not in str(refused.value)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrongwrongwrongwrongwrongwrong12")
+    with pytest.raises(errors.AccessDenied, match="rejected the token") as refused:
+        birds.repositories.push("birds", "ana/birds")
+    assert "wrongwrong" not in str(refused.value)
+    assert remote.repositories == {}
+
+
+def read_files(folder: Path, *names: str) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names or (CONFIG, WEIGHTS)}
+
+
+def test_adapter_of_others_finds_its_base_by_the_card(
+    hub: Hub, remote: HuggingFace, tiny_folder: Path, saved: Path
+) -> None:
+    remote.add("bob/bees", read_files(saved), card_data={"base_model": "org/tiny"})
+    with pytest.raises(errors.Incompatible, match=r"bob/bees: is for base org/tiny, which is not registered .*add"):
+        hub.repositories.pull("bob/bees", name="bees")
+    hub.bases.add(tiny_folder, name="tiny", public_id="org/tiny")
+    pulled = hub.repositories.pull("bob/bees", name="bees")
+    assert (pulled.version.state, pulled.version.base.name, pulled.identity) == ("ready", "tiny", "unknown")
+    fetched = {path.rpartition("/")[2] for method, path in remote.requests if "/resolve/" in path}
+    assert fetched == {CONFIG, WEIGHTS}
+
+
+def test_record_of_another_base_is_refused_with_the_command_that_adds_it(
+    birds: Hub, remote: HuggingFace, open_hub: OpenHub, tiny_folder: Path, tmp_path: Path
+) -> None:
+    birds.repositories.push("birds", "ana/birds")
+    changed = Path(shutil.copytree(tiny_folder, tmp_path / "changed"))
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 256}))
+    other = open_hub("other")
+    other.bases.add(changed, name="newer", public_id="org/tiny")
+    match = r"is for base org/tiny, which is registered with other files only .*finch-hub bases add org/tiny"
+    with pytest.raises(errors.Incompatible, match=match):
+        other.repositories.pull("ana/birds", name="guest")
+    pulled = other.repositories.pull("ana/birds", name="guest", base="newer")  # as the user wants it
+    assert pulled.version.base.name == "newer"
+
+
+def test_changed_files_are_refused_by_their_identity(birds: Hub, remote: HuggingFace, saved: Path) -> None:
+    birds.repositories.push("birds", "ana/birds")
+    config = json.loads((saved / CONFIG).read_text())
+    changed = json.dumps({**config, "lora_alpha": 16}).encode()
+    remote.repositories["ana/birds"].commit({CONFIG: changed})
+    with pytest.raises(errors.RefusedArtifact, match="declares the identity"):
+        birds.repositories.pull("ana/birds", name="guest")
+    assert birds.repositories.pull("ana/birds@v1", name="guest").identity == "equal"
+
+
+def test_pickles_and_large_files_are_refused_before_they_are_downloaded(
+    birds: Hub, remote: HuggingFace, saved: Path
+) -> None:
+    remote.add("bob/pickle", {**read_files(saved, CONFIG), "adapter_model.bin": b"x"})
+    with pytest.raises(errors.RefusedArtifact, match=r"has no adapter_model.safetensors; it has the pickle ada"):
+        birds.repositories.pull("bob/pickle", name="guest")
+    remote.add("bob/large", read_files(saved))
+    remote.sizes = {CONFIG: 2**21, WEIGHTS: 2**40}
+    with pytest.raises(errors.RefusedArtifact, match=r"2 problems(.|\n)*2,097,152 bytes(.|\n)*1,099,511,627,776 bytes"):
+        birds.repositories.pull("bob/large", name="guest")
+    remote.sizes = {WEIGHTS: 2**32}
+    assert not [path for _, path in remote.requests if "/resolve/" in path]
+
+
+def test_missing_private_and_gated_repositories_say_what_to_do(
+    birds: Hub, remote: HuggingFace, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull = birds.repositories.pull
+    with pytest.raises(errors.MissingRepository, match=r"no repository 'ana/no' that your token can read"):
+        pull("ana/no", name="guest")
+    repository = remote.add("ana/birds", read_files(saved))
+    repository.tags["v1"] = repository.commits[0].oid
+    with pytest.raises(errors.NotFound, match=r"no revision 'ana/birds@v2' \(did you mean 'ana/birds@v1'"):
+        pull("ana/birds@v2", name="guest")
+    remote.add("ana/gated", {}, is_gated=True)
+    with pytest.raises(errors.AccessDenied, match=rf"it is gated \(accept its terms at {remote.url}/ana/gated"):
+        pull("ana/gated", name="guest")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(errors.MissingRepository, match=r"no public repository 'ana/no' .*HF_TOKEN"):
+        pull("ana/no", name="guest")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "text"),
+    [
+        (500, errors.Unavailable, "the server answered 500"),
+        (429, errors.Unavailable, "too many requests"),
+        (409, errors.Conflict, "the repository changed meanwhile"),
+    ],
+)
+def test_failures_of_the_server_are_told(
+    birds: Hub, remote: HuggingFace, status: int, kind: type[errors.FinchError], text: str
+) -> None:
+    remote.fault = status
+    with pytest.raises(kind, match=text):
+        birds.repositories.pull("ana/birds", name="guest")
+
+
+def test_offline_mode_takes_the_cache_and_never_the_network(
+    birds: Hub, remote: HuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    birds.repositories.push("birds", "ana/birds")
+    birds.repositories.pull("ana/birds@v1", name="guest")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    asked = len(remote.requests)
+    assert birds.repositories.pull("ana/birds@v1", name="other").identity == "equal"
+    with pytest.raises(errors.Unavailable, match="not in the cache: HF_HUB_OFFLINE forbids the network"):
+        birds.repositories.pull("ana/elsewhere", name="other")
+    with pytest.raises(errors.Unavailable, match="HF_HUB_OFFLINE forbids the network"):
+        birds.repositories.push("birds", "ana/birds")
+    assert len(remote.requests) == asked
+
+
+def test_no_network_says_what_to_check(birds: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hugging_face.serve() as server:
+        pass  # its port is closed again
+    hugging_face.use(server, tmp_path / "cache", monkeypatch)
+    with pytest.raises(errors.Unavailable, match=r"does not answer .*HF_ENDPOINT"):
+        birds.repositories.pull("ana/birds", name="guest")
+    with pytest.raises(errors.Unavailable, match=r"does not answer .*HF_ENDPOINT"):
+        birds.repositories.push("birds", "ana/birds")
+
+
+def test_new_commit_of_a_base_is_a_new_base_and_old_versions_go_on_working(
+    hub: Hub, remote: HuggingFace, tiny_folder: Path, saved: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_folder.iterdir() if path.is_file()}
+    repository = remote.add("org/tiny", files)
+    old = hub.bases.add("org/tiny")
+    hub.import_adapter(saved, name="birds", base="org/tiny")
+    config = {**json.loads(files["config.json"]), "max_position_embeddings": 256}
+    repository.commit({"config.json": json.dumps(config).encode()})
+    new = hub.bases.add("org/tiny")
+    assert (old.revision, new.revision) == tuple(commit.oid for commit in repository.commits)
+    assert new.earlier is not None
+    assert new.earlier.revision == old.revision
+    assert hub.adapters.get("birds/1").base.fingerprint == old.fingerprint
+    hub.repositories.push("birds", "ana/birds")
+    record = json.loads(remote.repositories["ana/birds"].commits[-1].files["finch.json"])
+    assert record["adapter"]["base"]["revision"] == old.revision
+    assert hub.repositories.pull("ana/birds", name="guest").version.base.fingerprint == old.fingerprint
