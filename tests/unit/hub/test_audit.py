@@ -28,7 +28,7 @@ READERS = {
     Hub: {"close", "events", "generator", "plan", "back_up", "fsck"},
     Adapters: {
         *("alias_history", "check_purge", "evaluations", "find", "find_deleted", "folder", "get", "get_usable"),
-        *("limits", "lineage", "verify", "versions"),
+        *("limits", "lineage", "verify", "versions", "compare", "evidence", "metric", "overview", "samples"),
     },
     Audit: {"find"},
     Bases: {"find", "get", "resolve"},
