@@ -198,7 +198,7 @@ class Adapters:
             what = f"{strip_credentials(str(source))} is an address, and nothing is downloaded"
             raise errors.InvalidInput(what, fix="download the adapter's folder or file, and import that")
         registered = Bases(self._stores).get(base)
-        layout = self._read_layout(registered)
+        layout = self.read_layout(registered)
         with scratch_folder(self._stores.settings.home / "import") as scratch:
             admitted = gate.admit_adapter(settings.expand_home(source), scratch / "adapter", base=layout)
             known = self._find_known(admitted, registered)
@@ -236,7 +236,7 @@ class Adapters:
         version = self.get(reference)
         if version.state != "unchecked":
             return version
-        layout = self._read_layout(version.base)
+        layout = self.read_layout(version.base)
         if layout is None:
             raise errors.Unavailable(
                 f"could not check adapter {version.reference}: the files of base {version.base.name} are not on this"
@@ -250,10 +250,10 @@ class Adapters:
             fix = "import its files again, now that the base is here"
             raise errors.Incompatible(what, where=version.reference, fix=fix)
         with self._stores.database.write() as session:
-            state: values.VersionState = "quarantined" if admitted.quarantine else "ready"
+            state: values.VersionState = "quarantined" if admitted.quarantine else version.state_elsewhere or "ready"
             return adapter_versions.end_check(session, version.reference, state)
 
-    def _read_layout(self, base: values.Base) -> BaseLayout | None:
+    def read_layout(self, base: values.Base) -> BaseLayout | None:
         """Return the modules of a base, None if its files are not on this machine."""
         if base.path is None or not (Path(base.path) / "config.json").is_file():
             return None
