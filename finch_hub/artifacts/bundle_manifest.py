@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from finch_hub.specs.value import JsonObject
 
 MAX_BYTES = 2**28
 _FILES = frozenset({CONFIG, WEIGHTS})
+_FINGERPRINT = re.compile(r"([0-9]+:)?[0-9a-f]{60,64}")
 _FIGURES = ("loss_before", "loss_after", "mean_retention", "worst_retention", "relative_error")
 _OBJECTS = ("lora", "training", "validation", "import")  # of a specification
 
@@ -58,6 +60,9 @@ def _find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
     yield from _find_repeated("version", (version.reference for version in versions))
     yield from _find_repeated("birth", (f"{v.identity} at {v.created_at}" for v in versions))
     yield from _find_repeated("alias", (f"{v.name}@{alias}" for v in versions for alias in v.aliases))
+    for base in manifest.bases:
+        if _FINGERPRINT.fullmatch(base.name) and base.name != base.fingerprint:
+            yield errors.Problem(where=f"base {base.fingerprint}", what="its name is the fingerprint of another base")
     for adapter in manifest.adapters:
         where = f"adapter {errors.shorten(adapter.name)}"
         yield from _try(where, check_adapter_name, adapter.name)

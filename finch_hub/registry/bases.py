@@ -61,11 +61,14 @@ def add(
     return get(session, base.fingerprint)
 
 
-def find_or_add(session: Session, base: BundledBase) -> int:
+def find_or_add(session: Session, base: BundledBase, *, adapters: Collection[str] = ()) -> int:
     """Return the id of the base of a bundle. One that is new here is added without files.
 
     A base that is here stays as it is. A new one takes no name from another one: its fingerprint is its name then. Its
     source is no repository id, so that whoever names a repository does not get it.
+
+    Args:
+        adapters: names that adapters get in the same transaction.
     """
     is_same = bases.c.fingerprint == base.fingerprint
     known = session.execute(sa.select(bases.c.id, bases.c.removed_at).where(is_same)).one_or_none()
@@ -74,6 +77,7 @@ def find_or_add(session: Session, base: BundledBase) -> int:
     artifact_lock.own_name(session, base.name)
     is_named = sa.select(bases.c.id).where(bases.c.name == base.name, ~is_same)
     is_taken = session.scalar(is_named.limit(1)) is not None or adapter_names.find_id(session, base.name) is not None
+    is_taken = is_taken or base.name in adapters
     name = base.fingerprint if is_taken else base.name
     fields = base.model_dump() | {"name": name, "source": base.source, "path": None, "removed_at": None}
     if known is not None:

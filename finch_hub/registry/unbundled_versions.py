@@ -172,7 +172,8 @@ def register(
     """
     needed = {place.bundled.base for place in places if place.row is None}
     absent = (base for base in manifest.bases if base.fingerprint in needed)
-    base_ids = {base.fingerprint: bases.find_or_add(session, base) for base in absent}
+    names = {place.name for place in places}
+    base_ids = {base.fingerprint: bases.find_or_add(session, base, adapters=names) for base in absent}
     ids = {place.bundled.reference: place.row.id for place in places if place.row is not None}
     for place in places:
         if place.row is None:

@@ -39,7 +39,7 @@ def test_commands_import_check_and_name_the_base(
         assert main.main(words) == 0, words
         return capsys.readouterr().out
 
-    import_, add, check, add_id = commands()
+    import_, add, check, add_id, bundle, try_, unbundle = commands()
     run(add)
     shutil.move("models/smollm2", "away")
     shown = run(import_)
@@ -54,3 +54,7 @@ def test_commands_import_check_and_name_the_base(
     shown = run(["adapters", "show", "guest"])
     assert "Ignored files" in shown
     assert "DoRA magnitudes" in shown
+    run(bundle)
+    monkeypatch.setenv("FINCH_HOME", str(tmp_path / "other"))
+    assert "Would take 1 version" in run(try_)
+    assert "guest/1: added (unchecked)" in run(unbundle)

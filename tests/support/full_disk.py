@@ -50,6 +50,14 @@ def back_up(hub: Hub, place: Path) -> None:
     hub.back_up(place / "disk" / "backup")
 
 
+def bundle(hub: Hub, place: Path) -> None:
+    hub.bundle(place / "disk" / "wrens.bundle", ["wrens"])
+
+
+def unbundle(hub: Hub, place: Path) -> None:
+    hub.unbundle(place / "finches.bundle")
+
+
 def train(hub: Hub, place: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -102,6 +110,7 @@ ACTIONS: dict[str, Callable[[Hub, Path], None]] = {
     action.__name__: action
     for action in (
         *(add, purge, collect, import_adapter, fetch, back_up, train, add_base, convert, import_archive, save),
+        *(bundle, unbundle),
         *(export_peft, export_vllm, export_gguf, export_ollama, export_merged),
     )
 }

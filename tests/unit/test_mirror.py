@@ -11,6 +11,8 @@ PACKAGE = TESTS.parent / "finch_hub"
 
 # Modules without a test file of their own, and the test file that exercises each. A folder stands for its modules.
 EXERCISED_IN = {
+    "artifacts/bundle_file": "unit/storage/test_unbundling.py",
+    "artifacts/bundle_manifest": "unit/storage/test_unbundling.py",
     "artifacts/files": "contract/test_artifact_store.py",
     "artifacts/manifests": "contract/test_artifact_store.py",
     "cli/evaluate": "unit/cli/test_jobs.py",
@@ -61,12 +63,15 @@ EXERCISED_IN = {
     "plugins/strategies": "unit/plugins/strategies/test_strategies.py",
     "registry/artifact_lock": "unit/storage/test_collection.py",
     "registry/artifact_references": "unit/storage/test_backup.py",
+    "registry/bundled_versions": "unit/storage/test_unbundling.py",
     "registry/registry_file": "unit/storage/test_backup_folder.py",
     "registry/schema_revisions": "integration/registry/test_migrations.py",
     "registry/tables": "integration/registry/test_migrations.py",
     "registry/transitions": "integration/registry/test_protocol.py",
+    "registry/unbundled_versions": "unit/storage/test_unbundling.py",
     "registry/values": "unit/registry/test_jobs.py",
     "specs/backups": "unit/storage/test_backup.py",
+    "specs/bundles": "unit/storage/test_unbundling.py",
     "specs/collections": "unit/storage/test_collection.py",
     "specs/inspections": "unit/storage/test_inspection.py",
     "display/inspections": "unit/cli/test_fsck.py",
@@ -77,6 +82,7 @@ EXERCISED_IN = {
     "specs/outputs": "unit/storage/test_outputs.py",
     "specs/reports": "unit/display/test_reports.py",
     "specs/training": "unit/engine/training/test_loop.py",
+    "storage/bundling": "unit/storage/test_unbundling.py",
     "storage/unreferenced": "unit/storage/test_collection.py",
     "registry/text_removal": "unit/storage/test_purging.py",
     "storage/log_texts": "unit/storage/test_row_texts.py",

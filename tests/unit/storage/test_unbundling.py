@@ -7,15 +7,17 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import full_hub, fuzzing, registry
-from support.backups import Open
+from support.backups import Open, restore
 from support.safetensors_files import adapter_folder, factors
 from support.services import Databases
 
@@ -25,7 +27,10 @@ from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.registry import adapter_names, adapter_versions, evaluations, lineage, tables, values
 from finch_hub.specs.bundles import UnbundleReport
 from finch_hub.storage import publishing
+from finch_hub.storage.backup import take_backup
 from finch_hub.storage.bundling import make_bundle
+from finch_hub.storage.collection import collect
+from finch_hub.storage.inspection import inspect_hub
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unbundling import take_bundle
 
@@ -211,12 +216,64 @@ def test_ancestors_without_files_are_completed_later(hubs: list[Stores], tmp_pat
     assert graph(two, made) == graph(one, made)
     with pytest.raises(errors.NotFound):
         registry.resolve(two.database, "legal/1")
+    assert [found for found in inspect_hub(two).findings if found.kind == "damage"] == []
     registry.delete_version(one.database, "team/tone", 1)
     report = carry(one, two, tmp_path, made)
     assert {v.bundled: v.outcome for v in report.versions} == {
         "both/1": "known", "legal/1": "completed", "team/tone/1": "known",
     }  # fmt: skip
     assert registry.resolve(two.database, "legal/1").state == "unchecked"
+
+
+def test_base_and_adapter_of_one_name_get_two(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal")
+    with one.database.write() as session:
+        session.execute(sa.update(tables.Base).values(name="legal"))
+    carry(one, two, tmp_path, "legal")
+    assert registry.resolve(two.database, "legal/1").base.name == registry.digest("tiny")
+
+
+def test_same_bundle_taken_by_several_at_once_is_taken_once(database_url: str, open_hub: Open, tmp_path: Path) -> None:
+    one, two = open_hub("one"), open_hub("two", database_url)
+    fill(one, tmp_path)
+    make_bundle(tmp_path / "x", ["both", "legal"], one)
+    with ThreadPoolExecutor(4) as threads:
+        reports = list(threads.map(lambda _: take_bundle(tmp_path / "x", two, read_layout=NOTHING), range(4)))
+    outcomes = [version.outcome for report in reports for version in report.versions]
+    assert (outcomes.count("added"), outcomes.count("known")) == (3, 9)
+    assert len(rows(two)["adapter_versions"]) == 3
+
+
+def test_bundles_and_trainings_of_one_adapter_take_different_numbers(
+    database_url: str, open_hub: Open, tmp_path: Path
+) -> None:
+    one, two = open_hub("one"), open_hub("two", database_url)
+    for seed in range(3):
+        publish(one, tmp_path, "legal", seed=seed)
+    make_bundle(tmp_path / "x", ["legal"], one)
+
+    two.artifacts.check()
+
+    def work(number: int) -> None:
+        if number == 0:
+            take_bundle(tmp_path / "x", two, read_layout=NOTHING)
+        else:
+            registry.add_version(two.database, "legal", identity=registry.digest(str(number)))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+    assert sorted(version.number for version in registry.list_versions(two.database, "legal")) == [1, 2, 3, 4, 5, 6]
+
+
+def test_restored_hub_has_the_versions_of_the_hub_of_the_backup(hubs: list[Stores], tmp_path: Path) -> None:
+    """A restored hub has an id of its own, so the id of a hub does not tell versions from others."""
+    one, two, _ = hubs
+    made = fill(one, tmp_path)
+    take_backup(tmp_path / "backup", one)
+    restore(tmp_path / "backup", two)
+    assert {v.outcome for v in carry(one, two, tmp_path, made).versions} == {"known"}
+    assert {v.outcome for v in carry(two, one, tmp_path, made).versions} == {"known"}
 
 
 def test_dry_run_changes_nothing(hubs: list[Stores], tmp_path: Path) -> None:
@@ -286,6 +343,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "description": (lambda m: m["adapters"][0].update(description="x" * 5000), "more than 1,000"),
     "time": (change_version(created_at="2026-01-01T00:00:00"), "timezone"),
     "twice": (lambda m: m["versions"].append(m["versions"][0]), "twice"),
+    "base named as another": (lambda m: m["bases"][0].update(name="1" * 64), "fingerprint of another base"),
     "base name": (lambda m: m["bases"][0].update(name="org/model"), "pattern"),
 }
 
@@ -396,6 +454,9 @@ def test_crash_between_files_and_rows_is_repaired_by_the_same_call(
         with pytest.raises(KeyboardInterrupt):
             take_bundle(file, target, read_layout=NOTHING)
     assert rows(target)["adapter_versions"] == []
+    assert not target.artifacts.is_empty
+    collect(target, unused_days=0)
+    assert not list((target.settings.home / "artifacts").glob("[bt]*s/*/*"))
     assert {v.outcome for v in take_bundle(file, target, read_layout=NOTHING).versions} == {"added"}
 
 
