@@ -10,6 +10,7 @@
     │   ├── Incompatible        adapters, bases or formats do not fit together
     │   └── InvalidReference    a name or reference is not well formed
     ├── NotFound                a named thing does not exist; contains similar names
+    │   ├── Deleted             an adapter or a version was deleted or purged
     │   └── MissingArtifact     a store that is well lacks an artifact
     │       └── MissingOutput   the output of a job was fetched already, or its week is over
     ├── Conflict                the state of a thing forbids the request
@@ -246,6 +247,17 @@ class NotFound(FinchError):
         if lists_known and known and not self.near:
             hint = f" (known: {', '.join(known)})"
         super().__init__(f"there is no {kind} {shorten(name)!r}{hint}")
+
+
+class Deleted(NotFound):
+    """An adapter or a version was deleted, and can be restored, or was purged."""
+
+    def __init__(self, kind: str, name: str, *, is_purged: bool = False) -> None:
+        self.kind, self.name, self.near = kind, name, ()
+        what = "was purged: nothing is left of it but its number and its place in lineages (name another one)"
+        if not is_purged:
+            what = f"was deleted (run `finch-hub adapters restore {name}` to use it again)"
+        super(NotFound, self).__init__(f"{kind} {name} {what}")
 
 
 class MissingArtifact(NotFound):

@@ -67,11 +67,13 @@ class Settings(pydantic_settings.BaseSettings):
         max_bad_rows: largest share of a data set's rows that may be left out, unless a command says otherwise.
         memory_bytes: main memory for one child process; if it is not set, nine tenths of the machine or container.
         gang_size: maximum number of jobs that are trained in one step; 1 trains each job alone.
-        owner: name under which jobs take turns with those of other owners; if it is not set, the login name.
+        user: name of whoever changes the registry, for the audit; if it is not set, the login name.
+        owner: name under which jobs take turns with those of other owners; if it is not set, the name of the user.
         owner_running: maximum number of jobs of one owner that run at a time; if it is not set, there is no limit.
         owner_unfinished: maximum number of jobs of one owner that have not ended; if it is not set, there is no limit.
         history_days: age in days after which ended jobs and their events are deleted; if it is not set, all are kept.
         history_jobs: maximum number of ended jobs that are kept; if it is not set, all are kept.
+        audit_days: age in days after which entries of the audit are deleted; if it is not set, all are kept.
         unused_days: age in days from which on workers remove files that nobody refers to, once a day.
         log_format: format of log lines, `logfmt` or `json`.
         log_level: least level of what is logged: `debug`, `info`, `warning` or `error`.
@@ -112,10 +114,12 @@ class Settings(pydantic_settings.BaseSettings):
     max_bad_rows: float = pydantic.Field(default=0.05, ge=0, le=1)
     memory_bytes: int | None = pydantic.Field(default=None, ge=1, le=_MAX_BYTES)
     gang_size: int = pydantic.Field(default=8, ge=1, le=_MAX_NUMBER)
+    user: str | None = pydantic.Field(default=None, min_length=1, max_length=_MAX_OWNER)
     owner: str | None = pydantic.Field(default=None, min_length=1, max_length=_MAX_OWNER)
     owner_running: int | None = pydantic.Field(default=None, ge=1, le=_MAX_NUMBER)
     owner_unfinished: int | None = pydantic.Field(default=None, ge=1, le=_MAX_NUMBER)
     history_days: float | None = pydantic.Field(default=None, gt=0, le=3650)
+    audit_days: float | None = pydantic.Field(default=None, gt=0, le=3650)
     history_jobs: int | None = pydantic.Field(default=None, ge=0, le=_MAX_NUMBER)
     unused_days: float = pydantic.Field(default=7.0, ge=0, le=_MAX_SECONDS / 86_400)
     log_format: LogFormat = "logfmt"
@@ -151,9 +155,14 @@ class Settings(pydantic_settings.BaseSettings):
 
     @property
     def owner_name(self) -> str:
-        """Current owner of new jobs: the name that is set, or the login name of the user who runs this process."""
-        if self.owner is not None:
-            return self.owner
+        """Current owner of new jobs: the name that is set, or that of the user."""
+        return self.owner if self.owner is not None else self.user_name
+
+    @property
+    def user_name(self) -> str:
+        """Name in the audit: the one that is set, or the login name of the user who runs this process."""
+        if self.user is not None:
+            return self.user
         try:
             name = pwd.getpwuid(os.geteuid()).pw_name
         except KeyError:  # containers may run as a user without a name
@@ -219,7 +228,7 @@ class Settings(pydantic_settings.BaseSettings):
             raise ValueError(f"is in {folder.parts[0]}, which this system does not know; set FINCH_HOME to a folder")
         return folder.absolute()
 
-    @pydantic.field_validator("owner")
+    @pydantic.field_validator("user", "owner")
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
         if value is not None and not value.isprintable():

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
-from collections.abc import Iterator
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -33,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide the user's settings before any test module is imported; libraries read some of them at import."""
+    gc.disable()  # until all modules are imported, since they stay
     isolation = Isolation()
     config.add_cleanup(isolation.leave)
     config.stash[_ISOLATION] = isolation
@@ -51,6 +58,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:], dropped = shares.split(items, config.getoption("--share"))
     if dropped:
         config.hook.pytest_deselected(items=dropped)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over the modules and the tests: a million objects, for a second each time."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,13 +89,44 @@ def valkey_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Databases]:
-    """Maker of databases on one engine; whatever uses it runs on both."""
-    server = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
-    made = services.Databases(tmp_path_factory.mktemp("databases"), server)
+@pytest.fixture(scope="session")
+def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Databases]:
+    """Maker of databases on SQLite."""
+    made = services.Databases(tmp_path_factory.mktemp("databases"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql_databases(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[services.Databases]:
+    """Maker of databases on PostgreSQL."""
+    made = services.Databases(tmp_path_factory.mktemp("databases"), postgres_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest) -> services.Databases:
+    """Maker of databases on one engine; whatever uses it runs on both."""
+    made: services.Databases = request.getfixturevalue(f"{request.param}_databases")
+    return made
+
+
+@pytest.fixture(scope="session")
+def make_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Return the function that makes a home with a new database, by a copy, since the migrations take longer."""
+    template = tmp_path_factory.mktemp("template") / "finch.db"
+    database = Database(f"sqlite:///{template}")
+    database.upgrade(is_private=True)
+    database.close()
+
+    def call(home: Path) -> None:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copy(template, home)
+        with contextlib.closing(sqlite3.connect(home / template.name)) as connection, connection:
+            connection.execute("UPDATE deployment SET id = ?", (secrets.token_hex(16),))
+
+    return call
 
 
 @pytest.fixture
@@ -116,6 +161,17 @@ def store_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
 def layout_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the layouts of bases, since a process of transformers takes seconds for each."""
     return tmp_path_factory.mktemp("layouts")
+
+
+@pytest.fixture
+def parsing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process read GGUF files and build layouts. A child imports transformers for seconds, each time."""
+
+    def parse(function: Callable[..., Iterator[str]], *arguments: Any, **_: Any) -> Iterator[str]:
+        yield from function(*arguments)
+
+    for module in ("gguf", "module_layout"):
+        monkeypatch.setattr(f"finch_hub.engine.bases.{module}.parse", parse)
 
 
 @pytest.fixture

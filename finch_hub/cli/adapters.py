@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import following, output
+from finch_hub.cli import adapter_evidence, following, output, paging
 from finch_hub.display import tables
 from finch_hub.display.adapters import draw_version, format_evidence, format_import
 from finch_hub.display.inspections import describe_inspection
 from finch_hub.display.lineage import draw_lineage, format_mermaid
+from finch_hub.specs.references import AdapterReference
 
 if TYPE_CHECKING:
     from finch_hub.registry.values import Direction
@@ -26,23 +27,70 @@ def adapters() -> None:
 
 
 @adapters.command("list")
-@click.option("--name", help="Text that the adapter's name contains.")
-@click.option("--tag", help="Tag of a version of the adapter.")
-@click.option("--base", help="Base of the adapter.")
-@click.option(
-    "--limit", type=click.IntRange(1, 10**9), default=100, show_default=True, help="Maximum number of adapters."
-)
+@click.option("--deleted", is_flag=True, help="List what is deleted and can be restored.")
+@paging.page_options(100, "adapters")
 @output.json_option
-def list_(name: str | None, tag: str | None, base: str | None, limit: int, as_json: bool) -> None:
-    """List the adapters with their newest versions."""
+def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
+    """List the adapters by name with their newest versions.
+
+    `finch-hub adapters find` searches all versions.
+    """
+    if deleted:
+        _list_deleted(limit, as_json)
+        return
     with output.open_hub() as hub:
-        summaries = hub.adapters.find(name=name, tag=tag, base=base, limit=limit)
+        page = hub.adapters.overview(limit=limit, after=after)
     rows = []
-    for summary in summaries:
+    for summary in page.adapters:
         v, aliases = summary.newest, [f"{alias}={number}" for alias, number in summary.aliases.items()]
-        rows.append((v.reference, v.kind, v.state, v.base.name, format_evidence(v), aliases, v.created_at))
-    columns = ("newest", "made by", "state", "base", "evidence", "aliases", "made")
-    output.emit(summaries, as_json, lambda: tables.draw_table(columns, rows))
+        rows.append(
+            (v.reference, summary.versions, v.kind, v.state, v.base, format_evidence(v.metrics), aliases, v.created_at)
+        )
+    columns = ("newest", "versions", "made by", "state", "base", "evidence", "aliases", "made")
+    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    paging.suggest_next(page.next, "list", as_json=as_json)
+
+
+@adapters.command()
+@click.argument("query", nargs=-1)
+@click.option(
+    "--sort",
+    default="-created",
+    show_default=True,
+    help="created, updated, name, or a number such as metric.loss_after. With - in front, the largest is first.",
+)
+@paging.page_options(50, "versions")
+@output.json_option
+def find(query: tuple[str, ...], sort: str, limit: int, after: str | None, as_json: bool) -> None:
+    """Find versions by words and filters.
+
+    A version must meet all of them. Words are searched in names, descriptions, notes, cards, tags and names of data
+    sets. Quote a phrase, end the beginning of a word with *, and put - in front of what must not be there.
+
+    \b
+    base: preset: kind: state: owner:   tag:owner  tag:owner=ana
+    name:triage  name:tri*              parent:legal/2  data:NAME-OR-DIGEST
+    created>2026-01  updated:2026-01-31 metric.loss_after<2.1  lora.r=16  training.epochs>=3
+
+    The shell needs quotes around < and >, and a query that begins with - follows on --.
+    """
+    text = " ".join(query)
+    with output.open_hub() as hub:
+        page = hub.adapters.find(text, sort=sort, limit=limit, after=after)
+    rows = [
+        (v.reference, v.kind, v.state, v.base.name, format_evidence(v.metrics), v.aliases, v.tags, v.created_at)
+        for v in page.versions
+    ]
+    columns = ("version", "made by", "state", "base", "evidence", "aliases", "tags", "made")
+    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    paging.suggest_next(page.next, "find", "--sort", sort, "--", text, as_json=as_json)
+
+
+def _list_deleted(limit: int, as_json: bool) -> None:
+    with output.open_hub() as hub:
+        deletions = hub.adapters.find_deleted(limit=limit)
+    rows = [(deletion.reference, deletion.versions, deletion.deleted_at) for deletion in deletions]
+    output.emit(deletions, as_json, lambda: tables.draw_table(("deleted", "versions", "when"), rows))
 
 
 @adapters.command()
@@ -55,21 +103,27 @@ def show(reference: str, as_json: bool) -> None:
         folder = str(hub.adapters.folder(version.reference))
         limits = hub.adapters.limits(version.reference)
         evaluations = hub.adapters.evaluations(version.reference)
+        evidence = hub.adapters.evidence(version.reference)
     value = {**tables.to_json(version), "folder": folder, "limits": limits}
-    value["evaluations"] = tables.to_json(evaluations)
-    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations, limits))
+    value |= {"evaluations": tables.to_json(evaluations), "evidence": tables.to_json(evidence)}
+    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations, limits, evidence))
 
 
 @adapters.command()
 @click.argument("name")
+@paging.page_options(100, "versions")
 @output.json_option
-def versions(name: str, as_json: bool) -> None:
-    """List the versions of one adapter."""
+def versions(name: str, limit: int, after: str | None, as_json: bool) -> None:
+    """List the versions of one adapter, newest first."""
     with output.open_hub() as hub:
-        versions = hub.adapters.versions(name)
-    rows = [(v.reference, v.kind, v.state, format_evidence(v), v.aliases, v.tags, v.created_at) for v in versions]
+        page = hub.adapters.versions(name, limit=limit, after=after)
+    rows = [
+        (v.reference, v.kind, v.state, format_evidence(v.metrics), v.aliases, v.tags, v.created_at)
+        for v in page.versions
+    ]
     columns = ("version", "made by", "state", "evidence", "aliases", "tags", "made")
-    output.emit(versions, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    paging.suggest_next(page.next, "versions", name, as_json=as_json)
 
 
 @adapters.command()
@@ -120,15 +174,48 @@ def path(reference: str, as_json: bool) -> None:
 @click.argument("alias")
 @click.option("--expected", type=int, help="Version number that the alias must point at now. 0 means no version.")
 @click.option("--delete", is_flag=True, help="Delete the alias. REFERENCE is then the adapter's name.")
-def alias(reference: str, alias: str, expected: int | None, delete: bool) -> None:
+@click.option("--why", help="Reason, for the history of the alias.")
+def alias(reference: str, alias: str, expected: int | None, delete: bool, why: str | None) -> None:
     """Make name@ALIAS point at a version."""
     with output.open_hub() as hub:
         if delete:
-            hub.adapters.delete_alias(reference, alias)
+            hub.adapters.delete_alias(reference, alias, why=why)
             output.say(f"Deleted alias {reference}@{alias}")
         else:
-            version = hub.adapters.set_alias(reference, alias, expected=expected)
+            version = hub.adapters.set_alias(reference, alias, expected=expected, why=why)
             output.say(f"Set alias {version.name}@{alias} to {version.reference}")
+
+
+@adapters.command("alias-history")
+@click.argument("reference")
+@click.option("--limit", type=click.IntRange(1, 10**9), default=100, show_default=True, help="Maximum number of moves.")
+@click.option("--after", type=click.IntRange(1, 2**62), help="Number of the last move on the previous page.")
+@output.json_option
+def alias_history(reference: str, limit: int, after: int | None, as_json: bool) -> None:
+    """Show who moved an alias, when, from where and why.
+
+    REFERENCE is name@alias, or a name for all aliases of the adapter. The newest move is first.
+    """
+    with output.open_hub() as hub:
+        moves = hub.adapters.alias_history(reference, limit=limit, after=after)
+    rows = [
+        (
+            move.at,
+            f"{move.name}@{move.alias}",
+            _name_end(move.from_number),
+            _name_end(move.to_number),
+            move.who,
+            move.why,
+        )
+        for move in moves
+    ]
+    output.emit(moves, as_json, lambda: tables.draw_table(("when", "alias", "from", "to", "who", "why"), rows))
+    if len(moves) == limit:
+        output.suggest("More", "adapters", "alias-history", reference, "--after", str(moves[-1].id), as_json=as_json)
+
+
+def _name_end(number: int | None) -> str:
+    return "-" if number is None else str(number)
 
 
 @adapters.command()
@@ -230,7 +317,54 @@ def check(reference: str, as_json: bool) -> None:
 @adapters.command()
 @click.argument("reference")
 def delete(reference: str) -> None:
-    """Delete one version, given as name/3."""
+    """Delete one version, given as name/3, or an adapter with all its versions.
+
+    It can be restored until a collection removes its files, which is a week later or more.
+    """
     with output.open_hub(deletes=True) as hub:
-        version = hub.adapters.delete(reference)
-    output.say(f"Deleted {version.reference}. Its number will not be reused.")
+        deletion = hub.adapters.delete(reference)
+    if AdapterReference.parse(reference).version is not None:
+        output.say(f"Deleted {deletion.reference}. Its number will not be reused.")
+    else:
+        output.say(f"Deleted {deletion.reference} with {tables.format_count(deletion.versions, 'version')}.")
+    output.suggest("Restore it", "adapters", "restore", deletion.reference)
+
+
+@adapters.command()
+@click.argument("reference")
+def restore(reference: str) -> None:
+    """Restore a deleted version, given as name/3, or a deleted adapter.
+
+    An adapter gets the versions back that were deleted with it. Aliases are not restored.
+    """
+    with output.open_hub() as hub:
+        restored = hub.adapters.restore(reference)
+    output.say(f"Restored {', '.join(restored) or reference}")
+
+
+@adapters.command()
+@click.argument("reference")
+@click.option("--yes", is_flag=True, help="Ask for no confirmation.")
+@output.json_option
+def purge(reference: str, yes: bool, as_json: bool) -> None:
+    """Remove one version, given as name/3, or an adapter with all its versions, so that nobody can restore it.
+
+    Files that nothing else refers to are removed at once. The number and the place in the lineage of other versions
+    stay. It is refused while aliases point at it, unfinished jobs need it, or versions that are not purged were made of
+    it.
+    """
+    with output.open_hub(deletes=True) as hub:
+        versions = hub.adapters.check_purge(reference)
+        if not yes:
+            count = tables.format_count(len(versions), "version")
+            output.confirm(f"Purge {reference} with {count}, which cannot be undone?")
+        purged = hub.adapters.purge(reference)
+    count = tables.format_count(len(purged.versions), "version")
+    freed = f"Purged {purged.reference} with {count}. {tables.format_bytes(purged.bytes)} freed."
+    output.emit(purged, as_json, lambda: freed)
+    if purged.unfreed is not None:
+        output.tell(f"Its files are still stored: {purged.unfreed}. The next collection removes them.")
+
+
+for _command in adapter_evidence.COMMANDS:
+    adapters.add_command(_command)

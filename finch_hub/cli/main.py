@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plugins": ("finch_hub.cli.plugins:plugins", "List what the installed plugins offer."),
     "bases": ("finch_hub.cli.bases:bases", "Add, list and remove base models."),
     "datasets": ("finch_hub.cli.datasets:datasets", "Check, list and purge data sets."),
+    "audit": ("finch_hub.cli.audit:audit", "Show who changed what, and what was refused."),
     "db": ("finch_hub.cli.db:db", "Upgrade and inspect the database."),
     "gc": ("finch_hub.cli.gc:gc", "Remove what nobody refers to, while the hub runs."),
     "fsck": (

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shlex
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -173,6 +174,19 @@ def tell(text: str) -> None:
     """Print a message on standard error. If nothing can be written there, the exit code tells all the same."""
     with contextlib.suppress(OSError):
         click.echo(to_message(text), err=True)
+
+
+def confirm(question: str) -> None:
+    """Ask at a terminal whether to do what cannot be undone, and refuse it where nobody answers.
+
+    Raises:
+        InvalidSpec: standard input is not a terminal.
+        Abort: the answer is no.
+    """
+    if not sys.stdin.isatty():
+        what, fix = "cannot ask for a confirmation: standard input is not a terminal", "add --yes to confirm"
+        raise errors.InvalidSpec(what, fix=fix)
+    click.confirm(to_line(question), abort=True, err=True)
 
 
 def suggest(purpose: str, *words: str, as_json: bool = False) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from finch_hub.display.evidence import summarize_evidence
 from finch_hub.display.tables import Lines, draw_fields, format_value
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from finch_hub.registry.values import AdapterVersion, Evaluation
+    from finch_hub.specs.evidence import Evidence
 
 _SHOWN = 12  # files that an import left out
 # Fields of a specification that are shown on lines of their own, or name what the lineage has.
@@ -21,7 +23,11 @@ _SHOWN_ELSEWHERE = frozenset({
 
 
 def draw_version(
-    version: AdapterVersion, folder: str, evaluations: Sequence[Evaluation], limits: Mapping[str, Sequence[str]]
+    version: AdapterVersion,
+    folder: str,
+    evaluations: Sequence[Evaluation],
+    limits: Mapping[str, Sequence[str]],
+    evidence: Evidence,
 ) -> Table:
     """Draw one version with its lineage, metrics and evaluations."""
     lineage = version.lineage
@@ -48,6 +54,7 @@ def draw_version(
             "limits": Lines(_format_limits(limits)) or None,
             "imported": Lines(_format_origin(version)) or None,
             "metrics": _format_metrics(version.metrics),
+            "evidence": summarize_evidence(evidence) or None,
             "evaluations": Lines(f"{e.evaluator} {_format_metrics(e.metrics)}" for e in evaluations) or None,
             "identity": version.identity,
             "folder": folder,
@@ -62,9 +69,15 @@ def format_import(version: AdapterVersion, limits: Mapping[str, Sequence[str]]) 
     return [*known, *_format_origin(version), *(f"It has {line}" for line in _format_limits(limits))]
 
 
-def format_evidence(version: AdapterVersion) -> str:
+def format_deletion(version: AdapterVersion) -> str | None:
+    """Format whether a version is deleted or purged, None if it is there."""
+    if version.purged_at is not None:
+        return "purged"
+    return "deleted" if version.deleted_at is not None else None
+
+
+def format_evidence(metrics: Mapping[str, Any]) -> str:
     """Format the measurement that tells most about a version, which depends on its kind."""
-    metrics = version.metrics
     if "loss_before" in metrics and "loss_after" in metrics:
         return f"loss {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f}"
     if metrics.get("mean_retention") is not None:

@@ -17,7 +17,7 @@ WORST_MODULES = 8
 
 def draw_conflicts(report: ConflictReport) -> Group:
     """Draw the conflicts by pair and by module, the forecasts and the advice."""
-    worst = sorted(report.modules, key=_severity, reverse=True)[:WORST_MODULES]
+    worst = sorted(report.modules, key=lambda conflict: conflict.severity, reverse=True)[:WORST_MODULES]
     title = f"Conflicts in the worst {len(worst)} of {len({pair.module for pair in report.modules})} modules"
     parts: list[RenderableType] = []
     if report.pairs:
@@ -112,10 +112,6 @@ def _draw_candidates(candidates: Sequence[Candidate]) -> RenderableType:
     ]
     title = "Candidates, with the worst and mean retention on the rows of the search"
     return draw_table(("strategy", "parameters", "scale", "weights", "worst", "mean"), rows, title=title)
-
-
-def _severity(pair: PairConflict) -> float:
-    return pair.interference if pair.interference is not None else pair.sign_conflict
 
 
 def _format_parameters(parameters: Mapping[str, object]) -> str:

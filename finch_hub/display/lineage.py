@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finch_hub.display.adapters import format_evidence
+from finch_hub.display.adapters import format_deletion, format_evidence
 from finch_hub.texts.visible_text import to_line
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def format_mermaid(graph: LineageGraph) -> list[str]:
 
 
 def _describe(version: AdapterVersion) -> str:
-    return f"({version.kind}, {format_evidence(version)})"
+    return f"({version.kind}, {format_deletion(version) or format_evidence(version.metrics)})"
 
 
 def _draw_tree(root: str, ahead: dict[str, list[tuple[str, str]]], labels: dict[str, str], *, note: str = "") -> Tree:

@@ -13,12 +13,13 @@ from finch_hub.texts.visible_text import to_json
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 
 
-def write_card(record: Mapping[str, Any], base: str) -> str:
+def write_card(record: Mapping[str, Any], base: str, evidence: Mapping[str, Any] | None = None) -> str:
     """Return the text of a card: metadata for the Hugging Face Hub, then measurements and parents for people.
 
     Args:
         record: the hub's record of the version, with `name`, `kind`, `spec`, `lineage` and `metrics`.
         base: repository id of the base. Another name is shown, but is not put into the metadata.
+        evidence: document of what was measured when the version was made.
     """
     lineage, metrics = record["lineage"], record["metrics"]
     front: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
@@ -43,6 +44,8 @@ def write_card(record: Mapping[str, Any], base: str) -> str:
         lines.append("")
     if record["kind"] == "train" and "loss_after" in metrics:
         lines += ["The rows of `loss_after` also chose the checkpoint, so the figure is a little too low.", ""]
+    if evidence is not None:
+        lines += _format_evidence(evidence)
     if system := record.get("spec", {}).get("system"):
         lines += ["## System prompt", "", "It was trained with this system prompt, and answers best with it:", ""]
         lines += [*format_code_block(system), ""]
@@ -52,6 +55,27 @@ def write_card(record: Mapping[str, Any], base: str) -> str:
         lines.append("")
     lines += ["Lineage, hashes and versions are in `finch.json`.", ""]
     return "\n".join(lines)
+
+
+def _format_evidence(evidence: Mapping[str, Any]) -> list[str]:
+    """Return the figures of the data, and what a composition kept of each parent."""
+    lines = []
+    if data := evidence.get("training", {}).get("data"):
+        held_out = f", and {data['validation_examples']:,} were held out" if data.get("validation_examples") else ""
+        lines += [f"It was trained on {data['examples']:,} examples with {data['tokens']:,} tokens{held_out}.", ""]
+    if retention := evidence.get("composition", {}).get("retention"):
+        columns = ("parent", "base", "own adapter", "composed", "retention")
+        lines += ["## Retention", ""]
+        lines += ["The held-out loss on the rows of each parent, and the share of its gain that is kept:", ""]
+        lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+        lines += [*map(_format_retention, retention), ""]
+    return lines
+
+
+def _format_retention(kept: Mapping[str, Any]) -> str:
+    figures = ["-" if kept.get(name) is None else f"{kept[name]:.3f}" for name in ("base", "own", "composed")]
+    share = kept["status"] if kept.get("retention") is None else f"{kept['retention']:.3f}"
+    return f"| {' | '.join([format_code(kept['parent']), *figures, share])} |"
 
 
 def write_merged_card(base: str, adapters: Sequence[Mapping[str, Any]], public: str | None) -> str:

@@ -8,16 +8,33 @@ from typing import TYPE_CHECKING
 from finch_hub import errors, settings
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.hub.bases import Bases
-from finch_hub.registry import adapter_names, adapter_versions, adapters, evaluations, lineage, values
+from finch_hub.registry import (
+    adapter_deletion,
+    adapter_names,
+    adapter_versions,
+    adapters,
+    alias_moves,
+    audit,
+    evaluations,
+    evidence,
+    lineage,
+    metric_history,
+    values,
+    version_search,
+)
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
+from finch_hub.specs.comparisons import Comparison, MetricPoint
+from finch_hub.specs.evidence import Evidence, Samples
 from finch_hub.specs.references import AdapterReference
+from finch_hub.storage.changes import Change, changing
 
 if TYPE_CHECKING:
     from finch_hub.artifacts.gate import AdmittedAdapter
     from finch_hub.formats.base_layout import BaseLayout
     from finch_hub.specs.inspections import InspectionReport
     from finch_hub.specs.value import JsonObject
+    from finch_hub.storage.adapter_purging import PurgedAdapter
     from finch_hub.storage.stores import Stores
 
 
@@ -28,11 +45,33 @@ class Adapters:
         self._stores = stores
 
     def find(
-        self, *, name: str | None = None, tag: str | None = None, base: str | None = None, limit: int = 100
-    ) -> list[values.AdapterSummary]:
-        """Return the adapters whose name contains `name`, with this tag and base."""
+        self, query: str = "", *, sort: str = "-created", limit: int = 50, after: str | None = None
+    ) -> values.VersionPage:
+        """Return a page of the versions that meet a query.
+
+        Args:
+            query: words and filters, all of which a version must meet: ``contract base:llama metric.loss_after<2.1``.
+            sort: ``created``, ``updated``, ``name``, or a number such as ``metric.loss_after``, with a leading ``-``
+                for the largest first. Versions without the number are left out.
+            limit: largest number of versions of the page, 1 to 1,000.
+            after: `next` of the page before, of the same query and order.
+
+        Raises:
+            InvalidSpec: the query, the order, the limit or the cursor is invalid; says where, and what is known.
+            NotFound: a base, data set or parent that the query names does not exist; offers similar names.
+        """
         with self._stores.database.read() as session:
-            return adapters.find(session, name=name, tag=tag, base=base, limit=limit)
+            return version_search.find(session, query, sort=sort, limit=limit, after=after)
+
+    def overview(self, *, limit: int = 100, after: str | None = None) -> values.AdapterPage:
+        """Return a page of the adapters by name, each with its newest version.
+
+        Args:
+            limit: largest number of adapters of the page, 1 to 1,000.
+            after: `next` of the page before.
+        """
+        with self._stores.database.read() as session:
+            return adapters.find(session, limit=limit, after=after)
 
     def get(self, reference: str) -> values.AdapterVersion:
         """Return the version that the reference names.
@@ -43,10 +82,15 @@ class Adapters:
         with self._stores.database.read() as session:
             return adapter_versions.resolve(session, reference)
 
-    def versions(self, name: str) -> list[values.AdapterVersion]:
-        """Return the versions of an adapter, newest first."""
+    def versions(self, name: str, *, limit: int = 100, after: str | None = None) -> values.VersionPage:
+        """Return a page of the versions of an adapter, newest first.
+
+        Args:
+            limit: largest number of versions of the page, 1 to 1,000.
+            after: `next` of the page before.
+        """
         with self._stores.database.read() as session:
-            return adapter_versions.find(session, name)
+            return adapter_versions.find(session, name, limit=limit, after=after)
 
     def folder(self, reference: str) -> Path:
         """Return a local folder with the version's files in PEFT's format. It is shared, so do not change it."""
@@ -73,36 +117,120 @@ class Adapters:
         with self._stores.database.read() as session:
             return evaluations.find(session, adapter=adapter_versions.resolve(session, reference).reference)
 
-    def set_alias(self, reference: str, alias: str, *, expected: int | None = None) -> values.AdapterVersion:
+    def alias_history(
+        self, reference: str, *, limit: int = 100, after: int | None = None
+    ) -> list[alias_moves.AliasChange]:
+        """Return what an alias, `name@alias`, or each alias of an adapter, `name`, pointed at, newest first.
+
+        Args:
+            after: number of the last change on the previous page.
+
+        Raises:
+            NotFound: there is no such adapter or alias, and never was.
+        """
+        with self._stores.database.read() as session:
+            return alias_moves.find(session, reference, limit=limit, after=after)
+
+    def evidence(self, reference: str) -> Evidence:
+        """Return what was measured when the version was made. It stays when the job is pruned.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        with self._stores.database.read() as session:
+            return evidence.find(session, reference)[0]
+
+    def samples(self, reference: str) -> Samples:
+        """Return prompts of the version's validation data, with the answers of the base and of the adapter.
+
+        Raises:
+            NotFound: there is no such version.
+            Conflict: it has no sample answers, or they were purged.
+        """
+        from finch_hub.storage.samples import read_samples
+
+        with self._stores.database.read() as session:
+            found, digest = evidence.find(session, reference)
+        if digest is None:
+            why = "its training kept none (train with samples=4)"
+            if found.samples == "purged":
+                why = "they were purged with the data that they quote (train again, with other data)"
+            raise errors.Conflict(f"adapter {found.adapter} has no sample answers: {why}")
+        return read_samples(digest, self._stores)
+
+    def compare(self, *references: str, all: bool = False, modules: bool = False) -> Comparison:  # noqa: A002
+        """Compare versions of any adapters and bases, or all versions of one adapter, given by its name alone.
+
+        Args:
+            all: whether to return what is equal, too.
+            modules: whether to read the adapters' files, for the norm and overlap of their updates by module.
+
+        Raises:
+            NotFound: there is no such version.
+            InvalidSpec: there are fewer than two versions, or more than 50.
+        """
+        from finch_hub.hub import comparing
+
+        return comparing.compare(references, self._stores, all=all, modules=modules)
+
+    def metric(self, name: str, metric: str) -> list[MetricPoint]:
+        """Return a metric of each version of the adapter, oldest first.
+
+        Raises:
+            NotFound: there is no such adapter, or none of its versions has the metric.
+        """
+        with self._stores.database.read() as session:
+            return metric_history.find(session, name, metric)
+
+    def set_alias(
+        self, reference: str, alias: str, *, expected: int | None = None, why: str | None = None
+    ) -> values.AdapterVersion:
         """Make `name@alias` point at the version.
 
         Args:
             alias: name of the alias; ``latest`` is reserved.
             expected: number of the version that the alias must point at now, 0 for no version; None checks nothing.
+            why: reason of the move, for the history of the alias.
 
         Raises:
             AliasMoved: the alias points elsewhere than expected.
             Conflict: the version is quarantined or below its retention.
         """
-        with self._stores.database.write() as session:
+        on = f"{audit.name_of(reference)}@{alias}"
+        why = self._clean(why)
+        details = {"to": reference, "expected": expected, "why": why}
+        with changing(self._stores, "alias.move", on, **details) as change, change.write() as session:
             version = adapter_versions.resolve(session, reference)
-            adapters.set_alias(session, version.name, alias, version.number, expected=expected)
+            change.on = f"{version.name}@{alias}"
+            before = adapters.set_alias(
+                session, version.name, alias, version.number, expected=expected, who=change.who, why=why
+            )
+            change.details |= {"from": before, "to": version.number}
             return adapter_versions.resolve(session, AdapterReference(version.name, version=version.number))
 
-    def delete_alias(self, name: str, alias: str) -> None:
-        """Remove `name@alias`."""
-        with self._stores.database.write() as session:
-            adapters.delete_alias(session, name, alias)
+    def delete_alias(self, name: str, alias: str, *, why: str | None = None) -> None:
+        """Remove `name@alias`.
+
+        Args:
+            why: reason of the removal, for the history of the alias.
+
+        Raises:
+            NotFound: there is no such alias.
+            Conflict: an unfinished job names it.
+        """
+        why = self._clean(why)
+        with changing(self._stores, "alias.remove", f"{name}@{alias}", why=why) as change, change.write() as session:
+            change.details["from"] = adapters.delete_alias(session, name, alias, who=change.who, why=why)
 
     def tag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Add tags to the version, as `name` or `name=value`. A tag that it has takes the new value."""
-        with self._stores.database.write() as session:
-            return adapter_versions.add_tags(session, reference, *names)
+        with changing(self._stores, "version.tag", reference, tags=names) as change, change.write() as session:
+            return _named(change, adapter_versions.add_tags(session, reference, *names))
 
     def untag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Remove tags from the version, as `name`, or as `name=value` if they have that value."""
-        with self._stores.database.write() as session:
-            return adapter_versions.remove_tags(session, reference, *names)
+        with changing(self._stores, "version.untag", reference, tags=names) as change, change.write() as session:
+            return _named(change, adapter_versions.remove_tags(session, reference, *names))
 
     def rename(self, name: str, new: str) -> None:
         """Rename an adapter. References with its former name go on naming it.
@@ -112,7 +240,7 @@ class Adapters:
             InvalidReference: the new name is not well formed.
             Conflict: another adapter has or had the new name, or a base has it.
         """
-        with self._stores.database.write() as session:
+        with changing(self._stores, "adapter.rename", name, to=new) as change, change.write() as session:
             adapter_names.rename(session, name, new)
 
     def describe(self, name: str, text: str) -> None:
@@ -121,32 +249,89 @@ class Adapters:
         Raises:
             NotFound: there is no such adapter.
         """
-        with self._stores.database.write() as session:
+        with changing(self._stores, "adapter.describe", name) as change, change.write() as session:
             adapter_names.describe(session, name, text)
 
     def note(self, reference: str, text: str) -> values.AdapterVersion:
         """Replace the notes of the version."""
-        with self._stores.database.write() as session:
-            return adapter_versions.edit_notes(session, reference, text)
+        with changing(self._stores, "version.note", reference) as change, change.write() as session:
+            return _named(change, adapter_versions.edit_notes(session, reference, text))
 
     def edit_card(self, reference: str, card: str) -> values.AdapterVersion:
         """Replace the text of the version's model card. Its identity stays."""
-        with self._stores.database.write() as session:
-            return adapter_versions.edit_card(session, reference, card)
+        with changing(self._stores, "card.edit", reference) as change, change.write() as session:
+            return _named(change, adapter_versions.edit_card(session, reference, card))
 
-    def delete(self, reference: str) -> values.AdapterVersion:
-        """Delete one version, given as `name/3`. Its number and its place in the lineage of others stay.
+    def find_deleted(self, *, limit: int = 100) -> list[adapter_deletion.Deletion]:
+        """Return the adapters and versions that are deleted and can be restored, newest first."""
+        with self._stores.database.read() as session:
+            return adapter_deletion.find(session, limit=limit)
+
+    def delete(self, reference: str) -> adapter_deletion.Deletion:
+        """Delete one version, given as `name/3`, or an adapter with all its versions, given as `name`.
+
+        Nothing finds it then, but its number and its place in the lineage of others stay. It can be restored, until a
+        collection removes its files.
 
         Raises:
-            InvalidReference: the reference has no version number.
-            Conflict: an alias points at the version, or an unfinished job reads it.
+            InvalidReference: the reference has an alias, which may point at another version later.
+            NotFound: there is no such version or adapter.
+            Conflict: aliases point at it, or unfinished jobs need it; the text has all reasons.
         """
-        parsed = AdapterReference.parse(reference)
-        if parsed.version is None:
-            what = f"cannot delete {reference!r}: it may name another version later"
-            raise errors.InvalidReference(what, fix="give a version number, such as name/3")
-        with self._stores.use_reserve(), self._stores.database.write() as session:
-            return adapters.delete_version(session, parsed.name, parsed.version)
+        named = _parse_unmoved(reference, "delete")
+        action: audit.Action = "version.delete" if named.version is not None else "adapter.delete"
+        with self._stores.use_reserve(), changing(self._stores, action, reference) as change, change.write() as session:
+            deletion = adapter_deletion.delete(session, named)
+            change.details["versions"] = deletion.versions if named.version is None else None
+            return deletion
+
+    def restore(self, reference: str) -> list[str]:
+        """Restore a deleted version, or an adapter with the versions that were deleted with it.
+
+        Return the references of the versions.
+
+        Raises:
+            InvalidReference: the reference has an alias.
+            NotFound: there is no such version or adapter.
+            Deleted: it was purged, or it is a version of a deleted adapter.
+            Conflict: it is not deleted, or its base or its files were removed since.
+        """
+        from finch_hub.registry import artifact_lock
+
+        named = _parse_unmoved(reference, "restore")
+        action: audit.Action = "version.restore" if named.version is not None else "adapter.restore"
+        with changing(self._stores, action, reference) as change, change.write() as session:
+            artifact_lock.share(session)
+            restored = adapter_deletion.restore(session, named, has_files=self._has_files)
+            change.details["versions"] = len(restored) if named.version is None else None
+            return restored
+
+    def check_purge(self, reference: str) -> list[str]:
+        """Return the references of the versions that `purge` would purge, with its errors."""
+        from finch_hub.registry import adapter_purges
+
+        with self._stores.database.read() as session:
+            return adapter_purges.check(session, _parse_unmoved(reference, "purge"))
+
+    def purge(self, reference: str) -> PurgedAdapter:
+        """Purge a version, or an adapter with all its versions, deleted or not. Nobody can restore it.
+
+        The number and the place in the lineage of others stay. Tags, card, settings, figures and evaluations go, and
+        so do the files that nothing else refers to.
+
+        Raises:
+            InvalidReference: the reference has an alias.
+            NotFound: there is no such version or adapter.
+            Deleted: it is purged already.
+            Conflict: versions that are not purged were made of it, aliases point at it, or unfinished jobs need it; the
+                text has all reasons.
+        """
+        from finch_hub.storage.adapter_purging import purge_adapter
+
+        named = _parse_unmoved(reference, "purge")
+        action: audit.Action = "version.purge" if named.version is not None else "adapter.purge"
+        with self._stores.use_reserve(), changing(self._stores, action, reference) as change:
+            return purge_adapter(named, change, self._stores)
 
     def get_usable(self, reference: str) -> values.AdapterVersion:
         """Return the version that the reference names, to be used.
@@ -187,6 +372,10 @@ class Adapters:
             Incompatible: the adapter does not fit the base.
             NotFound: there is no such file or base.
         """
+        with changing(self._stores, "version.create", name, kind="import") as change:
+            return self._import(source, name, base, change)
+
+    def _import(self, source: str | Path, name: str, base: str, change: Change) -> values.AdapterVersion:
         from finch_hub.artifacts import gate
         from finch_hub.storage import publishing
 
@@ -211,6 +400,7 @@ class Adapters:
                 kind="import",
                 base=registered,
                 state=state,
+                evidence=Evidence(kind="import", notes=_note_import(admitted, known)),
                 owner=self._stores.settings.owner_name,
                 lineage=_lineage_of(known),
                 spec={
@@ -219,9 +409,9 @@ class Adapters:
                 },
             )
             register = publishing.publish(folder, self._stores, description, environment={})
-        with self._stores.database.write() as session:
+        with change.write() as session:
             adapter_names.check_free(session, name)
-            return register(session, registered)
+            return _named(change, register(session, registered))
 
     def check(self, reference: str) -> values.AdapterVersion:
         """Hold an unchecked version against its base, and make it ready if it fits.
@@ -231,11 +421,13 @@ class Adapters:
             Unavailable: the files of the base are not on this machine.
             Incompatible: the adapter does not fit the base, with everything that is wrong. It stays unchecked.
         """
+        with changing(self._stores, "version.check", reference) as change:
+            version = self.get(reference)
+            return self._check(version, change) if version.state == "unchecked" else version
+
+    def _check(self, version: values.AdapterVersion, change: Change) -> values.AdapterVersion:
         from finch_hub.artifacts import gate
 
-        version = self.get(reference)
-        if version.state != "unchecked":
-            return version
         layout = self.read_layout(version.base)
         if layout is None:
             raise errors.Unavailable(
@@ -249,9 +441,23 @@ class Adapters:
             what = f"fits base {version.base.name} only under other names: {'; '.join(admitted.notes)}"
             fix = "import its files again, now that the base is here"
             raise errors.Incompatible(what, where=version.reference, fix=fix)
-        with self._stores.database.write() as session:
+        with change.write() as session:
             state: values.VersionState = "quarantined" if admitted.quarantine else version.state_elsewhere or "ready"
-            return adapter_versions.end_check(session, version.reference, state)
+            checked = _named(change, adapter_versions.end_check(session, version.reference, state))
+            change.details["state"] = checked.state
+            return checked
+
+    def _has_files(self, tree: str) -> bool:
+        """Tell whether all files of a version are stored."""
+        from finch_hub.artifacts.inventory import has_tree
+
+        try:
+            return has_tree(self._stores.artifacts, tree)
+        except errors.RefusedArtifact:  # its list of files is damaged
+            return False
+
+    def _clean(self, text: str | None) -> str | None:
+        return None if text is None else self._stores.redactor.clean(text)
 
     def read_layout(self, base: values.Base) -> BaseLayout | None:
         """Return the modules of a base, None if its files are not on this machine."""
@@ -277,10 +483,41 @@ class Adapters:
             return exported if have_equal_updates(original, copy) else None
 
 
+def _named(change: Change, version: values.AdapterVersion) -> values.AdapterVersion:
+    """Name the version in the audit for which the reference stood."""
+    change.on = version.reference
+    return version
+
+
+def _parse_unmoved(reference: str, verb: str) -> AdapterReference:
+    """Return a reference that names the same later.
+
+    Raises:
+        InvalidReference: the reference has an alias, or is not well formed.
+    """
+    parsed = AdapterReference.parse(reference)
+    if parsed.alias is not None or "@" in reference:
+        what = f"cannot {verb} {reference!r}: it may name another version later"
+        fix = "give a version number, such as name/3, or the name alone for all versions"
+        raise errors.InvalidReference(what, fix=fix)
+    return parsed
+
+
 def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:
     if known is None:
         return values.Lineage()
     return known.lineage.evolve(parents=(values.ParentVersion(reference=known.reference),))
+
+
+def _note_import(admitted: AdmittedAdapter, known: values.AdapterVersion | None) -> tuple[str, ...]:
+    """Return what is known of an import in place of measurements."""
+    notes = [f"changed: {note}" for note in admitted.notes]
+    notes += [f"ignored field of its config: {make_storable(name)}" for name in admitted.ignored_fields]
+    if admitted.ignored_files:
+        notes.append(f"ignored files beside it: {len(admitted.ignored_files)}")
+    if known is not None:
+        notes.append(f"the same adapter as {known.reference}, which has its evidence")
+    return tuple(notes) or ("nothing was measured at its import",)
 
 
 def _describe_import(admitted: AdmittedAdapter) -> JsonObject:

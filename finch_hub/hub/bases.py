@@ -21,6 +21,7 @@ from finch_hub.specs.bases import MAX_ID, BaseDescription, is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.specs.references import check_name
 from finch_hub.storage.base_registration import find_earlier_fingerprint
+from finch_hub.storage.changes import Change, changing
 
 if TYPE_CHECKING:
     from finch_hub.engine.bases.base import Base as LoadedBase
@@ -85,6 +86,23 @@ class Bases:
             InvalidSpec: the repository id is not well formed, or the source is an address with credentials.
             Conflict: another base has that name, or these files have another one.
         """
+        details = {"revision": revision, "replace": replace or None}
+        with changing(self._stores, "base.add", name or source, source=str(source), **details) as change:
+            return self._add(
+                source, change, name=name, public_id=public_id, revision=revision, replace=replace, progress=progress
+            )
+
+    def _add(
+        self,
+        source: str | Path,
+        change: Change,
+        *,
+        name: str | None,
+        public_id: str | None,
+        revision: str | None,
+        replace: bool,
+        progress: Callable[[str], None],
+    ) -> AddedBase:
         if source == "":  # as a path, it would be the working directory
             raise errors.NotFound("base", "")
         if name is not None:
@@ -107,7 +125,7 @@ class Bases:
             path=str(folder),
         )
         earlier = find_earlier_fingerprint(description, self._stores)
-        with self._stores.database.write() as session:
+        with change.write() as session:
             before = bases.find_name(session, earlier or digest)
             former = bases.find_source(session, description.source, None)
             added = bases.add(
@@ -122,6 +140,8 @@ class Bases:
                 bases.free_source(session, description)
             if former is not None:
                 former = bases.get(session, former.fingerprint) if former.id != added.id else None
+            change.on = added.name
+            change.details["fingerprint"] = added.fingerprint
         # A base that was named for its revision is not an earlier state.
         if former is not None and former.revision is not None and former.name != former.fingerprint:
             former = None
@@ -148,13 +168,15 @@ class Bases:
             NotFound: there is no such base.
             Conflict: adapters were made for it, or an unfinished job needs it.
         """
-        with self._stores.use_reserve():
-            return self._remove(name)
+        with self._stores.use_reserve(), changing(self._stores, "base.remove", name) as change:
+            return self._remove(name, change)
 
-    def _remove(self, name: str) -> RemovedBase:
+    def _remove(self, name: str, change: Change) -> RemovedBase:
         copies = self._find_copies(self.get(name))
-        with self._stores.database.write() as session:
+        with change.write() as session:
             base = bases.remove(session, name, copies=copies)
+            change.on = base.name
+            change.details["fingerprint"] = base.fingerprint
         folder = Path(base.path) if base.path is not None else None
         if folder is None or not folder.is_dir():
             return RemovedBase(**dict(base))

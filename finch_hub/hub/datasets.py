@@ -26,6 +26,7 @@ from finch_hub.specs.examples import Example
 from finch_hub.specs.reading import ReadingOptions
 from finch_hub.specs.references import check_name
 from finch_hub.specs.reports import ReadingReport
+from finch_hub.storage.changes import Change, changing
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
@@ -85,6 +86,20 @@ class Datasets:
             InvalidDataset: the data cannot be read, or too many rows cannot be used; contains their problems.
             Conflict: the name is that of other examples, or the examples have another name.
         """
+        with changing(self._stores, "dataset.add", name or "-") as change:
+            return self._add(data, change, name=name, system=system, replace=replace, progress=progress, **options)
+
+    def _add(
+        self,
+        data: DataSource,
+        change: Change,
+        *,
+        name: str | None,
+        system: str | None,
+        replace: bool,
+        progress: Progress | None,
+        **options: Unpack[ReadingOptions],
+    ) -> AddedDataset:
         check_system(system)
         config = complete_options(options, self._stores)
         is_split = has_validation(data, self._stores, config)
@@ -115,12 +130,15 @@ class Datasets:
                 store_examples(file, self._stores, read, made_of=made_of)
                 for file, read in zip(files, reports, strict=True)
             ]
-        with self._stores.database.write() as session:
+        with change.write() as session:
             hold_sources(session, parts)
             added = [
                 _register(session, stored, self._stores, split=split, name=part_name, replace=replace, report=report)
                 for stored, split, part_name, report in zip(parts, splits, names, reports, strict=False)
             ]
+            first = added[0]
+            change.on = first.name or first.digest
+            change.details |= {"digests": [part.digest for part in added], "moved_from": first.moved_from}
         return added[0].model_copy(update={"validation": added[1]}) if len(added) > 1 else added[0]
 
     def get(self, name: str) -> values.Dataset:
@@ -152,7 +170,8 @@ class Datasets:
         from finch_hub.storage.purging import purge_dataset
         from finch_hub.workers.supervision.work_folders import WorkFolders
 
-        purged = purge_dataset(name, self._stores)
+        with changing(self._stores, "dataset.purge", name) as change:
+            purged = purge_dataset(name, change, self._stores)
         WorkFolders(self._stores.settings.work).end_finished(self._stores.database)
         self._stores.tidy()
         return purged

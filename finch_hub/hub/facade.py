@@ -9,20 +9,13 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from finch_hub import errors, settings
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import (
-    ComposeOptions,
-    JobSpec,
-    QuantizeOptions,
-    QuantizeSpec,
-    ReproduceSpec,
-    Requirements,
-    TrainOptions,
-)
+from finch_hub.specs.jobs import ComposeOptions, JobSpec, QuantizeOptions, QuantizeSpec, Requirements, TrainOptions
 from finch_hub.specs.reading import ReadingOptions
 
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
     from finch_hub.hub.adapters import Adapters
+    from finch_hub.hub.audit import Audit
     from finch_hub.hub.bases import Bases
     from finch_hub.hub.datasets import Datasets
     from finch_hub.hub.examples import DataSource, Progress, StoredExamples
@@ -90,6 +83,13 @@ class Hub:
         from finch_hub.hub.adapters import Adapters
 
         return Adapters(self._stores)
+
+    @cached_property
+    def audit(self) -> Audit:
+        """The audit: who changed what, and what was refused."""
+        from finch_hub.hub.audit import Audit
+
+        return Audit(self._stores)
 
     @cached_property
     def bases(self) -> Bases:
@@ -282,20 +282,13 @@ class Hub:
 
         Raises:
             Incompatible: the version was imported.
-            Conflict: the text of its data was purged.
+            Conflict: its data or its parents were deleted or purged; the text has all reasons.
             NotFound: there is no such adapter.
         """
-        version = self.adapters.get(adapter)
-        if version.kind == "import":
-            what = "was imported, so its lineage does not tell how it was made"
-            raise errors.Incompatible(what, where=version.reference)
-        for digest in (version.lineage.train_digest, version.lineage.validation_digest):
-            if version.kind == "train" and digest and self.datasets.get(digest).purged_at is not None:
-                what = f"cannot reproduce adapter {version.reference}: the data set {digest[:12]} was purged"
-                raise errors.Conflict(what)
-        lineage = version.lineage
-        read = (lineage.train_digest, lineage.validation_digest) if version.kind == "train" else ()
-        return self._submit(ReproduceSpec(adapter=version.reference), datasets=tuple(filter(None, read)))
+        from finch_hub.hub import reproducing
+
+        spec, read = reproducing.check_reproduction(adapter, stores=self._stores)
+        return self._submit(spec, datasets=read)
 
     def export(
         self,
@@ -432,10 +425,12 @@ class Hub:
         """
         from finch_hub.formats.output_paths import refuse_unnamed
         from finch_hub.storage.backup_folder import BackupFolder
+        from finch_hub.storage.changes import Change
         from finch_hub.storage.restoration import restore_backup
 
         refuse_unnamed(folder)
-        return restore_backup(BackupFolder(settings.expand_home(folder)), self._stores)
+        change = Change(self._stores, "hub.restore", str(folder), {})  # a refused one writes nothing at all
+        return restore_backup(BackupFolder(settings.expand_home(folder)), change, self._stores)
 
     def bundle(self, out: str | Path, references: Sequence[str], *, lineage: bool = True) -> BundleReport:
         """Write versions with their lineage, evaluations and files to a new file, for other hubs.

@@ -28,6 +28,7 @@ from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState, OutputSpec
 from finch_hub.specs.value import Value
 from finch_hub.storage import outputs
+from finch_hub.storage.changes import changing
 from finch_hub.storage.store_sweep import OUTPUT_SECONDS
 from finch_hub.workers.runs import kinds
 
@@ -209,8 +210,9 @@ class JobHandle:
         Raises:
             IllegalTransition: the job has already succeeded or failed.
         """
-        with self._stores.database.write() as session:
+        with changing(self._stores, "job.cancel", self.id) as change, change.write() as session:
             self._job = jobs.request_cancel(session, self.id)
+            change.details = {"kind": self._job.kind, "owner": self._job.owner}
         with contextlib.suppress(errors.Unavailable):  # the job is cancelled, and workers settle what is left
             while settlements.settle_due(self._stores.database):  # there may be no worker
                 pass
@@ -385,10 +387,12 @@ class Jobs:
             beyond: number of ended jobs to keep; None deletes none by number.
         """
         total = 0
-        with self._stores.use_reserve():
+        details = {"older_than": older_than, "beyond": beyond}
+        with self._stores.use_reserve(), changing(self._stores, "jobs.prune", "jobs", **details) as change:
             while True:
-                with self._stores.database.write() as session:
+                with change.write() as session:
                     pruned = jobs.prune(session, older_than=older_than, beyond=beyond)
+                    total += len(pruned)
+                    change.details["jobs"] = total
                 if not pruned:
                     return total
-                total += len(pruned)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from finch_hub.registry import listeners, values, workers
+from finch_hub.storage.changes import changing
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
@@ -33,7 +34,7 @@ class Workers:
             NotFound: there is no such worker.
             Conflict: it has stopped.
         """
-        with self._stores.database.write() as session:
+        with changing(self._stores, "worker.drain", name) as change, change.write() as session:
             return workers.request_state(session, name, "draining")
 
     def stop(self, name: str) -> values.Worker:
@@ -43,7 +44,7 @@ class Workers:
             NotFound: there is no such worker.
             Conflict: it has stopped.
         """
-        with self._stores.database.write() as session:
+        with changing(self._stores, "worker.stop", name) as change, change.write() as session:
             return workers.request_state(session, name, "stopping")
 
     def stop_own(self) -> bool:

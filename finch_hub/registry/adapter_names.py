@@ -46,23 +46,32 @@ def check_free(session: Session, name: str) -> None:
 
     Raises:
         InvalidReference: the name is not well formed.
+        Deleted: the adapter is deleted.
         Conflict: a base has the name.
     """
     check_adapter_name(name)
-    if find_id(session, name) is None:
+    adapter_id = find_id(session, name)
+    if adapter_id is None:
         _check_new(session, name)
+    elif session.scalar(sa.select(_adapters.c.deleted_at).where(_adapters.c.id == adapter_id)) is not None:
+        raise errors.Deleted("adapter", find_current(session, name))
 
 
 def take_number(session: Session, name: str) -> tuple[int, int]:
     """Return the id of an adapter and the number of its next version. Make the adapter if there is none.
 
     It does not refuse the name of a base: whoever submits a job has checked the name, and what the job made counts.
+
+    Raises:
+        Deleted: the adapter is deleted.
     """
     taken = session.execute(_take_number(_adapters.c.name == name)).one_or_none()
     if taken is None:
         if find_id(session, name) is None:
             session.execute(insert_new(session, _adapters, "name").values(name=name))
         taken = session.execute(_take_number(_adapters.c.id == find_id(session, name))).one()
+    if taken.deleted_at is not None:
+        raise errors.Deleted("adapter", taken.name)
     return taken.id, taken.versions_made
 
 
@@ -163,13 +172,20 @@ def propose(session: Session, name: str) -> Iterator[str]:
 
 
 def count_number(session: Session, name: str, number: int) -> int:
-    """Return the id of an adapter of which a version with a number was made elsewhere. Make it if there is none."""
+    """Return the id of an adapter of which a version with a number was made elsewhere. Make it if there is none.
+
+    Raises:
+        Deleted: the adapter is deleted.
+    """
     session.execute(insert_new(session, _adapters, "name").values(name=name))
     made = sa.case((_adapters.c.versions_made < number, number), else_=_adapters.c.versions_made)
     change = sa.update(_adapters).where(_adapters.c.name == name).values(versions_made=made)
-    return int(session.execute(change.returning(_adapters.c.id)).scalar_one())
+    row = session.execute(change.returning(_adapters.c.id, _adapters.c.deleted_at)).one()
+    if row.deleted_at is not None:
+        raise errors.Deleted("adapter", name)
+    return int(row.id)
 
 
 def _take_number(is_adapter: sa.ColumnElement[bool]) -> ReturningUpdate[Any]:
     change = sa.update(_adapters).where(is_adapter).values(versions_made=_adapters.c.versions_made + 1)
-    return change.returning(_adapters.c.id, _adapters.c.versions_made)
+    return change.returning(_adapters.c.id, _adapters.c.name, _adapters.c.versions_made, _adapters.c.deleted_at)

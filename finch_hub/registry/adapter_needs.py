@@ -1,8 +1,9 @@
-"""Adapter versions that unfinished jobs read, as the specifications of the jobs name them."""
+"""Adapters that unfinished jobs read or make versions of, as the specifications of the jobs name them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,7 +12,7 @@ from finch_hub import errors
 from finch_hub.registry import adapter_names, adapter_versions
 from finch_hub.registry.tables import Adapter, AdapterVersion, Parent, jobs
 from finch_hub.registry.types import one_of, read_document
-from finch_hub.specs.jobs import JobState, list_adapters
+from finch_hub.specs.jobs import JobState, find_target, list_adapters
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject
 
@@ -20,7 +21,7 @@ _REPRODUCE = "reproduce"  # the kind that also reads the parents of its version
 
 
 def hold(session: Session, specs: Collection[JsonObject], *, pending: Container[str] = ()) -> None:
-    """Keep the versions that new jobs read from a deletion until the commit of the jobs.
+    """Keep the versions that new jobs read, and the adapters that they add to, from a deletion until the commit.
 
     Args:
         specs: JSON of the specifications of the jobs.
@@ -28,36 +29,49 @@ def hold(session: Session, specs: Collection[JsonObject], *, pending: Container[
 
     Raises:
         NotFound: a version or an alias of a known adapter does not exist, because it was deleted meanwhile.
+        Deleted: a job makes a version of a deleted adapter.
         Conflict: a job names an adapter without a number, and it has no ready version.
     """
     needs = dict.fromkeys(need for spec in specs for need in _list_needs(session, spec))
-    if not needs:
+    targets = {target for spec in specs if (target := find_target(spec)) is not None}
+    names = {need.name for need in needs} | targets
+    if not names:
         return
-    current = {name: adapter_names.find_current(session, name) for name in {need.name for need in needs}}
+    current = {name: adapter_names.find_current(session, name) for name in names}
     # Deletions lock the same rows, and new versions of the adapters do not wait.
-    adapters = sa.select(Adapter.name).where(one_of(Adapter.name, sorted(set(current.values()))))
-    held = session.scalars(adapters.order_by(Adapter.name).with_for_update(read=True, key_share=True)).all()
+    adapters = sa.select(Adapter.name, Adapter.deleted_at).where(one_of(Adapter.name, sorted(set(current.values()))))
+    rows = session.execute(adapters.order_by(Adapter.name).with_for_update(read=True, key_share=True)).all()
+    added = {current[target] for target in targets}
+    for row in rows:
+        if row.name in added and row.deleted_at is not None:
+            raise errors.Deleted("adapter", row.name)
+    held = {row.name for row in rows}
     for need in needs:
         if current[need.name] in held and need.name not in pending:
             adapter_versions.require(session, need)
 
 
-def refuse_needed(session: Session, row: AdapterVersion) -> None:
-    """Refuse the deletion of a version that an unfinished job reads.
+def explain_version(session: Session, row: AdapterVersion) -> list[str]:
+    """Return why unfinished jobs forbid the deletion of a version, nothing if none reads it.
 
     Until a running job ends, any version of an adapter counts that it names without a number.
-
-    Raises:
-        Conflict: a job reads it.
     """
-    name, newest = row.adapter.name, _find_newest(session, row.adapter_id)
+    newest = _find_newest(session, row.adapter_id)
     found = []
     for job_id, state, need in _list_unfinished(session, row.adapter_id):
         is_newest = need.version is None and need.alias is None and newest == row.number
         is_any = need.version is None and state is JobState.RUNNING
         if need.version == row.number or is_newest or is_any:
             found.append(job_id)
-    _refuse(found, f"cannot delete adapter {name}/{row.number}")
+    return _explain(found)
+
+
+def explain_adapter(session: Session, adapter_id: int) -> list[str]:
+    """Return why unfinished jobs forbid the deletion of an adapter, nothing if none reads it or adds to it."""
+    names = adapter_names.list_names(session, adapter_id)
+    readers = [job_id for job_id, _, _ in _list_unfinished(session, adapter_id)]
+    rows = _select_unfinished(session, names)
+    return _explain([*readers, *(row.id for row in rows if find_target(read_document(row.spec)) in names)])
 
 
 def refuse_needed_alias(session: Session, row: AdapterVersion, alias: str) -> None:
@@ -67,28 +81,34 @@ def refuse_needed_alias(session: Session, row: AdapterVersion, alias: str) -> No
         Conflict: a job names it.
     """
     found = [job_id for job_id, _, need in _list_unfinished(session, row.adapter_id) if need.alias == alias]
-    _refuse(found, f"cannot delete alias {row.adapter.name}@{alias}")
+    for reason in _explain(found):
+        raise errors.Conflict(f"cannot delete alias {row.adapter.name}@{alias}: {reason}")
 
 
-def _refuse(found: Collection[str], what: str) -> None:
-    if found:
-        named = ", ".join(list(dict.fromkeys(found))[:_MAX_NAMED])
-        raise errors.Conflict(f"{what}: job {named} needs it (cancel the job or wait until it ends)")
+def _explain(found: Collection[str]) -> list[str]:
+    named = ", ".join(list(dict.fromkeys(found))[:_MAX_NAMED])
+    return [f"job {named} needs it (cancel the job or wait until it ends)"] if named else []
 
 
 def _list_unfinished(session: Session, adapter_id: int) -> Iterator[tuple[str, JobState, AdapterReference]]:
     """Yield the unfinished jobs that read an adapter, with each reference to it, by whichever of its names."""
-    names, spec = adapter_names.list_names(session, adapter_id), sa.cast(jobs.c.spec, sa.Text())
-    is_named = [spec.contains(f'"{name}', autoescape=True) for name in names]
-    rows = session.execute(
-        sa.select(jobs.c.id, jobs.c.state, jobs.c.spec)
-        .where(jobs.c.finished_at.is_(None), sa.or_(*is_named, jobs.c.kind == _REPRODUCE))
-        .order_by(jobs.c.number)
-    ).all()
-    for row in rows:
+    names = adapter_names.list_names(session, adapter_id)
+    for row in _select_unfinished(session, names):
         for need in _list_needs(session, read_document(row.spec)):
             if need.name in names:
                 yield row.id, row.state, need
+
+
+def _select_unfinished(session: Session, names: Collection[str]) -> Sequence[sa.Row[Any, Any, Any]]:
+    """Return the unfinished jobs that may name an adapter."""
+    spec = sa.cast(jobs.c.spec, sa.Text())
+    is_named = [spec.contains(f'"{name}', autoescape=True) for name in names]
+    query = (
+        sa.select(jobs.c.id, jobs.c.state, jobs.c.spec)
+        .where(jobs.c.finished_at.is_(None), sa.or_(*is_named, jobs.c.kind == _REPRODUCE))
+        .order_by(jobs.c.number)
+    )
+    return session.execute(query).all()
 
 
 def _list_needs(session: Session, spec: JsonObject) -> list[AdapterReference]:

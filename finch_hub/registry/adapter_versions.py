@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.sql.dml import ReturningInsert
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, tables, values
+from finch_hub.registry import adapter_names, audit, tables, values, version_loading
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent
 from finch_hub.registry.types import Columns, now, read_document
 from finch_hub.specs.annotations import Tag, check_notes
+from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import LATEST, AdapterReference, check_adapter_name
 from finch_hub.specs.value import JsonObject
 
@@ -21,6 +25,7 @@ _Key = Literal["number", "alias", "latest"]
 # Core tables: SQLAlchemy prepares the relations of an entity anew for each query.
 _adapters, _versions = Adapter.__table__, AdapterVersion.__table__
 _bases, _aliases, _tags = tables.Base.__table__, Alias.__table__, tables.Tag.__table__
+_evidence = tables.Evidence.__table__
 
 _VERSION_COLUMNS = (values.AdapterVersion.model_fields.keys() & _versions.c.keys()) - {"updated_at"}
 _LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
@@ -45,6 +50,8 @@ def create(
     spec: JsonObject | None = None,
     metrics: JsonObject | None = None,
     card: str = "",
+    evidence: JsonObject | None = None,
+    samples: str | None = None,
     owner: str = "",
 ) -> values.AdapterVersion:
     """Add the next version of an adapter. Its number is never reused, not even after a deletion.
@@ -53,35 +60,47 @@ def create(
         name: adapter, which need not exist yet; a former name stands for the adapter that had it.
         digest: digest of the stored tree of files.
         identity: hash of the cleaned configuration and the tensors.
+        evidence: document of an `Evidence`.
+        samples: digest of the stored sample answers.
 
     Raises:
         InvalidReference: the name is not well formed.
+        Deleted: the adapter is deleted, or a parent was purged.
         NotFound: a parent does not exist.
     """
     check_adapter_name(name)
     adapter_id, number = adapter_names.take_number(session, name)
-    version = AdapterVersion(
-        adapter_id=adapter_id,
-        number=number,
-        digest=digest,
-        identity=identity,
-        base_id=base_id,
-        kind=kind,
-        state=state,
-        job_id=job_id,
-        spec=spec or {},
-        metrics=metrics or {},
-        card=card,
-        owner=owner,
-        preset=_text_or_none((spec or {}).get("preset")),
+    row = {
+        "adapter_id": adapter_id,
+        "number": number,
+        "digest": digest,
+        "identity": identity,
+        "base_id": base_id,
+        "kind": kind,
+        "state": state,
+        "job_id": job_id,
+        "spec": spec or {},
+        "metrics": metrics or {},
+        "card": card,
+        "owner": owner,
+        "preset": _text_or_none((spec or {}).get("preset")),
         **lineage.model_dump(exclude={"parents"}),
-    )
-    for position, parent in enumerate(lineage.parents):
-        row = get_row(session, parent.reference, deleted=True)
-        version.parents.append(Parent(position=position, parent_id=row.id, weight=parent.weight))
-    session.add(version)
-    session.flush()
-    return resolve(session, AdapterReference(name, version=number))
+    }
+    parents = [_find_parent(session, parent) for parent in lineage.parents]
+    version_id = session.scalars(_insert_version(), row).one()
+    if parents:
+        links = [{"version_id": version_id, "position": place, **parent} for place, parent in enumerate(parents)]
+        session.execute(sa.insert(Parent.__table__), links)
+    if evidence is not None:
+        session.execute(sa.insert(_evidence).values(version_id=version_id, document=evidence, samples=samples))
+    return version_loading.load(session, [version_id])[0]
+
+
+def _find_parent(session: Session, parent: values.ParentVersion) -> Columns:
+    row = get_row(session, parent.reference, deleted=True)
+    if row.purged_at is not None:
+        raise errors.Deleted("adapter version", parent.reference, is_purged=True)
+    return {"parent_id": row.id, "weight": parent.weight}
 
 
 def _text_or_none(value: Any) -> str | None:
@@ -95,7 +114,12 @@ def resolve(session: Session, reference: AdapterReference | str) -> values.Adapt
         NotFound: the adapter, version or alias does not exist.
         Conflict: the reference is a bare name, and the adapter has no ready version.
     """
-    return to_value(get_row(session, reference))
+    if isinstance(reference, str):
+        reference = AdapterReference.parse(reference)
+    row = _find_row(session, reference, _select_value)
+    if row is None:
+        raise _explain_missing(session, reference)
+    return version_loading.to_values(session, [row])[0]
 
 
 def resolve_usable(session: Session, reference: AdapterReference | str) -> values.AdapterVersion:
@@ -139,25 +163,42 @@ def require(session: Session, reference: AdapterReference) -> None:
 
 
 def _find_files(session: Session, reference: AdapterReference) -> sa.Row[Any] | None:
+    return _find_row(session, reference, _select_files)
+
+
+def _find_row(
+    session: Session, reference: AdapterReference, select: Callable[..., sa.Select[Any]]
+) -> sa.Row[Any] | None:
+    """Return the row of a version, by the name of its adapter, or by a former one."""
     key = _key_of(reference)
-    row = session.execute(_select_files(key, by_id=False), _parameters(reference)).first()
+    row = session.execute(select(key, by_id=False), _parameters(reference)).first()
     if row is None and (adapter_id := adapter_names.find_id(session, reference.name)) is not None:
-        row = session.execute(_select_files(key, by_id=True), _parameters(reference, adapter_id)).first()
+        row = session.execute(select(key, by_id=True), _parameters(reference, adapter_id)).first()
     return row
 
 
-def find(session: Session, name: str) -> list[values.AdapterVersion]:
-    """Return the versions of an adapter, newest first.
+def find(session: Session, name: str, *, limit: int = 100, after: str | None = None) -> values.VersionPage:
+    """Return a page of the versions of an adapter, newest first.
+
+    Args:
+        after: cursor of the page before, None for the first page.
 
     Raises:
         NotFound: the adapter does not exist.
+        InvalidSpec: the limit or the cursor is invalid.
     """
+    check_limit(limit)
     current = adapter_names.find_current(session, name)
-    query = select_versions().where(Adapter.name == current, AdapterVersion.deleted_at.is_(None))
-    rows = session.scalars(query.order_by(AdapterVersion.number.desc())).all()
-    if not rows:
-        raise adapter_names.not_found(session, name)
-    return [to_value(row) for row in rows]
+    scope = f"versions of {current}"
+    query = version_loading.select_versions().where(_adapters.c.name == current, _versions.c.deleted_at.is_(None))
+    if after is not None:
+        (last,) = read_cursor(scope, after, (int,))
+        query = query.where(_versions.c.number < last)
+    rows = session.execute(query.order_by(_versions.c.number.desc()).limit(limit + 1)).all()
+    if not rows and after is None:
+        raise _find_deletion(session, AdapterReference(current)) or adapter_names.not_found(session, name)
+    more = write_cursor(scope, (rows[limit - 1].v_number,)) if len(rows) > limit else None
+    return values.VersionPage(versions=tuple(version_loading.to_values(session, rows[:limit])), next=more)
 
 
 def find_by_identity(session: Session, identity: str, base_id: int) -> values.AdapterVersion | None:
@@ -182,8 +223,11 @@ def end_check(session: Session, reference: str, state: values.VersionState) -> v
     return to_value(row)
 
 
-def quarantine(session: Session, reference: str) -> values.AdapterVersion:
+def quarantine(session: Session, reference: str, *, job_id: str) -> values.AdapterVersion:
     """Quarantine a ready version, which turned out to be unusable. Another keeps its state.
+
+    Args:
+        job_id: the job that could not use it, for the audit.
 
     Raises:
         NotFound: the version does not exist.
@@ -192,6 +236,9 @@ def quarantine(session: Session, reference: str) -> values.AdapterVersion:
     if row.state == "ready":
         row.state = "quarantined"
         session.flush()
+        audit.add_of_job(
+            session, job_id, action="version.quarantine", on=f"{row.adapter.name}/{row.number}", details={}
+        )
     return to_value(row)
 
 
@@ -321,6 +368,16 @@ def _select_one(key: _Key, *, deleted: bool, by_id: bool) -> sa.Select[AdapterVe
 
 
 @functools.cache
+def _insert_version() -> ReturningInsert[Any]:
+    return sa.insert(_versions).returning(_versions.c.id)
+
+
+@functools.cache
+def _select_value(key: _Key, *, by_id: bool) -> sa.Select[Any]:
+    return _where_key(version_loading.select_versions(), key, deleted=False, by_id=by_id)
+
+
+@functools.cache
 def _select_files(key: _Key, *, by_id: bool) -> sa.Select[Any]:
     columns = [*(_versions.c[name] for name in ("number", "digest", "state", "spec")), _adapters.c.name]
     base = [_bases.c[name].label(f"base_{name}") for name in values.Base.model_fields]
@@ -345,8 +402,30 @@ def _where_key(query: sa.Select[Any], key: _Key, *, deleted: bool, by_id: bool) 
     return query.where(_versions.c.state == "ready").order_by(_versions.c.number.desc()).limit(1)
 
 
+def _find_deletion(session: Session, reference: AdapterReference) -> errors.Deleted | None:
+    """Return the error that says how a version or its adapter was deleted, None if neither was."""
+    row = session.execute(
+        sa.select(Adapter.deleted_at.label("adapter_deleted_at"), AdapterVersion.deleted_at, AdapterVersion.purged_at)
+        .outerjoin(
+            AdapterVersion,
+            sa.and_(AdapterVersion.adapter_id == Adapter.id, AdapterVersion.number == (reference.version or 0)),
+        )
+        .where(Adapter.name == reference.name)
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.purged_at is not None:
+        return errors.Deleted("adapter version", str(reference), is_purged=True)
+    if row.adapter_deleted_at is not None:
+        return errors.Deleted("adapter", reference.name)
+    return errors.Deleted("adapter version", str(reference)) if row.deleted_at is not None else None
+
+
 def _explain_missing(session: Session, reference: AdapterReference) -> errors.FinchError:
     name = adapter_names.find_current(session, reference.name)
+    reference = dataclasses.replace(reference, name=name)
+    if (deletion := _find_deletion(session, reference)) is not None:
+        return deletion
     rows = session.execute(
         sa.select(AdapterVersion.number, AdapterVersion.state)
         .join(AdapterVersion.adapter)

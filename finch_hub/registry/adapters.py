@@ -1,4 +1,4 @@
-"""Adapters: the names that number versions, their aliases, and the search over them."""
+"""Adapters: the names that number versions, and their aliases."""
 
 from __future__ import annotations
 
@@ -9,62 +9,80 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
 from finch_hub import errors
-from finch_hub.registry import adapter_needs, tables, values
-from finch_hub.registry.adapter_versions import get_row, lock_adapter, select_versions, to_value
-from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Tag
-from finch_hub.registry.types import now, one_of
+from finch_hub.registry import adapter_needs, alias_moves, tables, values
+from finch_hub.registry.adapter_versions import get_row, lock_adapter
+from finch_hub.registry.tables import AdapterVersion, Alias
+from finch_hub.registry.types import now, one_of, read_document
+from finch_hub.registry.version_filters import entries
+from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import AdapterReference, check_name
 
-_is_present = AdapterVersion.deleted_at.is_(None)
+_adapters, _versions = tables.Adapter.__table__, AdapterVersion.__table__
+_bases = tables.Base.__table__
+_SCOPE = "adapters"  # of cursors
 
 
-def find(
-    session: Session, *, name: str | None = None, tag: str | None = None, base: str | None = None, limit: int = 100
-) -> list[values.AdapterSummary]:
-    """Return adapters by name, each with its newest version among those that match.
+def find(session: Session, *, limit: int = 100, after: str | None = None) -> values.AdapterPage:
+    """Return a page of the adapters that have versions, by name, each with its newest version.
 
     Args:
-        name: part of the adapter's name.
-        base: name or fingerprint of the version's base.
+        after: cursor of the page before, None for the first page.
+
+    Raises:
+        InvalidSpec: the limit or the cursor is invalid.
     """
-    matching = (
-        sa.select(AdapterVersion.adapter_id, sa.func.max(AdapterVersion.number).label("number"))
-        .join(AdapterVersion.adapter)
-        .where(_is_present)
-        .group_by(AdapterVersion.adapter_id)
+    check_limit(limit)
+    own = entries.c.name == _adapters.c.name
+    newest = sa.select(entries.c.version_id).where(own).order_by(entries.c.number.desc()).limit(1).correlate(_adapters)
+    ready = newest.where(entries.c.state == "ready").with_only_columns(entries.c.number)
+    query = sa.select(
+        _adapters.c.id,
+        _adapters.c.name,
+        _adapters.c.description,
+        newest.scalar_subquery().label("newest"),
+        ready.scalar_subquery().label("latest"),
+        sa.select(sa.func.count()).where(own).correlate(_adapters).scalar_subquery().label("versions"),
+    ).where(sa.exists().where(own).correlate(_adapters))
+    if after is not None:
+        (last,) = read_cursor(_SCOPE, after, (str,))
+        query = query.where(_adapters.c.name > last)
+    rows = session.execute(query.order_by(_adapters.c.name).limit(limit + 1)).all()
+    shown = rows[:limit]
+    found = _load_newest(session, shown)
+    aliases = _load_aliases(session, [row.id for row in shown])
+    return values.AdapterPage(
+        adapters=tuple(
+            values.AdapterSummary(
+                name=row.name,
+                description=row.description,
+                versions=row.versions,
+                newest=found[row.id],
+                latest=row.latest,
+                aliases=aliases[row.id],
+            )
+            for row in shown
+            if row.id in found
+        ),
+        next=write_cursor(_SCOPE, (shown[-1].name,)) if len(rows) > limit else None,
     )
-    if name is not None:
-        matching = matching.where(Adapter.name.icontains(name, autoescape=True))
-    if tag is not None:
-        matching = matching.where(AdapterVersion.tags.any(Tag.name == tag))
-    if base is not None:
-        matching = matching.join(AdapterVersion.base).where(
-            sa.or_(tables.Base.name == base, tables.Base.fingerprint == base)
-        )
-    newest = matching.subquery()
-    same = sa.and_(AdapterVersion.adapter_id == newest.c.adapter_id, AdapterVersion.number == newest.c.number)
-    rows = session.scalars(select_versions().join(newest, same).order_by(Adapter.name).limit(limit)).all()
-    ids = [row.adapter_id for row in rows]
-    counts = _count_versions(session, ids)
-    aliases = _load_aliases(session, ids)
-    return [
-        values.AdapterSummary(
-            name=row.adapter.name,
-            description=row.adapter.description,
-            versions=counts[row.adapter_id].present,
-            newest=to_value(row),
-            latest=counts[row.adapter_id].latest,
-            aliases=aliases[row.adapter_id],
-        )
-        for row in rows
-    ]
 
 
-def set_alias(session: Session, name: str, alias: str, version: int, *, expected: int | None = None) -> None:
-    """Point `name@alias` at a version.
+def set_alias(
+    session: Session,
+    name: str,
+    alias: str,
+    version: int,
+    *,
+    expected: int | None = None,
+    who: str = "",
+    why: str | None = None,
+) -> int | None:
+    """Point `name@alias` at a version, and return the number of the version that it pointed at.
 
     Args:
         expected: number of the version that the alias points at now; 0 if the alias must not exist; None for any.
+        who: name of the user, for the history.
+        why: reason of the move, for the history.
 
     Raises:
         NotFound: the version does not exist.
@@ -94,10 +112,18 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
         )
     row.updated_at = session.scalar(sa.select(now()))
     session.flush()
+    if number != version:
+        before = number or None
+        alias_moves.add(session, row.adapter_id, alias, from_number=before, to_number=version, who=who, why=why)
+    return number or None
 
 
-def delete_alias(session: Session, name: str, alias: str) -> None:
-    """Remove `name@alias`.
+def delete_alias(session: Session, name: str, alias: str, *, who: str = "", why: str | None = None) -> int:
+    """Remove `name@alias`, and return the number of the version that it pointed at.
+
+    Args:
+        who: name of the user, for the history.
+        why: reason of the removal, for the history.
 
     Raises:
         NotFound: the alias does not exist.
@@ -107,39 +133,27 @@ def delete_alias(session: Session, name: str, alias: str) -> None:
     row = get_row(session, AdapterReference(name, alias=alias))
     adapter_needs.refuse_needed_alias(session, row, alias)
     session.execute(sa.delete(Alias).where(Alias.adapter_id == row.adapter_id, Alias.name == alias))
+    alias_moves.add(session, row.adapter_id, alias, from_number=row.number, to_number=None, who=who, why=why)
+    return row.number
 
 
-def delete_version(session: Session, name: str, number: int) -> values.AdapterVersion:
-    """Mark a version as deleted. Its number, its row and its place in other versions' lineage stay.
-
-    Raises:
-        NotFound: the version does not exist.
-        Conflict: the version has an alias, or an unfinished job reads it.
-    """
-    name = lock_adapter(session, name)
-    row = get_row(session, AdapterReference(name, version=number))
-    if row.aliases:
-        aliases = ", ".join(f"{name}@{alias.name}" for alias in row.aliases)
-        what = f"cannot delete adapter {name}/{number}: it has the alias {aliases} (move or delete the alias first)"
-        raise errors.Conflict(what)
-    adapter_needs.refuse_needed(session, row)
-    row.deleted_at = session.scalar(sa.select(now()))
-    session.flush()
-    return to_value(row)
-
-
-def _count_versions(session: Session, ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
-    is_ready = sa.and_(AdapterVersion.state == "ready", _is_present)
-    rows = session.execute(
-        sa.select(
-            AdapterVersion.adapter_id,
-            sa.func.count(sa.case((_is_present, 1))).label("present"),
-            sa.func.max(sa.case((is_ready, AdapterVersion.number))).label("latest"),
+def _load_newest(session: Session, rows: Sequence[Any]) -> dict[int, values.NewestVersion]:
+    """Return what is shown of the newest versions, by their adapters. The rest of their rows is not read."""
+    names = {row.id: row.name for row in rows}
+    columns = [_versions.c[name] for name in ("adapter_id", "number", "state", "kind", "metrics", "created_at")]
+    query = sa.select(*columns, _bases.c.name.label("base")).join(_bases, _bases.c.id == _versions.c.base_id)
+    return {
+        row.adapter_id: values.NewestVersion(
+            reference=f"{names[row.adapter_id]}/{row.number}",
+            number=row.number,
+            state=row.state,
+            kind=row.kind,
+            base=row.base,
+            metrics=read_document(row.metrics),
+            created_at=row.created_at,
         )
-        .where(one_of(AdapterVersion.adapter_id, ids))
-        .group_by(AdapterVersion.adapter_id)
-    )
-    return {row.adapter_id: row for row in rows}
+        for row in session.execute(query.where(one_of(_versions.c.id, [row.newest for row in rows])))
+    }
 
 
 def _load_aliases(session: Session, ids: Sequence[int]) -> dict[int, dict[str, int]]:

@@ -1,15 +1,16 @@
-"""References of the registry to artifacts: trees of versions, and texts of data sets."""
+"""References of the registry to artifacts: trees and samples of versions, and texts of data sets."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, job_datasets, jobs
-from finch_hub.registry.types import later, once
+from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, Evidence, job_datasets, jobs
+from finch_hub.registry.types import later, now, once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,17 +20,24 @@ class References:
     Attributes:
         trees: trees of versions that are not deleted.
         texts: texts of data sets that are not purged.
+        samples: sample answers of versions that are not deleted.
         deleted: trees that only deleted versions have. A store may lack them.
     """
 
     trees: frozenset[str]
     texts: frozenset[str]
+    samples: frozenset[str]
     deleted: frozenset[str]
 
     @property
     def needed(self) -> frozenset[str]:
         """Digests of all artifacts that the store must have."""
-        return self.trees | self.texts
+        return self.trees | self.blobs
+
+    @property
+    def blobs(self) -> frozenset[str]:
+        """Digests of the blobs that belong to no tree."""
+        return self.texts | self.samples
 
 
 def find_references(session: Session) -> References:
@@ -39,28 +47,63 @@ def find_references(session: Session) -> References:
     purged or never stored here.
     """
     trees = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(AdapterVersion.deleted_at.is_(None))))
-    deleted = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(AdapterVersion.deleted_at.is_not(None))))
+    is_deleted = AdapterVersion.deleted_at.is_not(None), AdapterVersion.purged_at.is_(None)
+    deleted = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(*is_deleted)))
     texts = frozenset(session.scalars(sa.select(Dataset.digest).where(Dataset.purged_at.is_(None))))
-    return References(trees=trees, texts=texts | frozenset(session.scalars(_UNREGISTERED)), deleted=deleted - trees)
+    return References(
+        trees=trees,
+        texts=texts | frozenset(session.scalars(_UNREGISTERED)),
+        samples=find_samples(session),
+        deleted=deleted - trees,
+    )
 
 
-def select_texts(session: Session, digests: Collection[str]) -> frozenset[str]:
-    """Return those digests that are texts of data sets, or that unfinished jobs read. A thousand at most are given."""
+def select_blobs(session: Session, digests: Collection[str]) -> frozenset[str]:
+    """Return those digests that are texts of data sets, samples of versions, or that unfinished jobs read.
+
+    A thousand at most are given.
+    """
     texts = sa.select(Dataset.digest).where(Dataset.digest.in_(digests), Dataset.purged_at.is_(None))
     unregistered = _UNREGISTERED.where(job_datasets.c.digest.in_(digests))
-    return frozenset(session.scalars(texts)) | frozenset(session.scalars(unregistered))
+    samples = _SAMPLES.where(Evidence.samples.in_(digests), AdapterVersion.deleted_at.is_(None))
+    return frozenset(digest for query in (texts, unregistered, samples) for digest in session.scalars(query) if digest)
 
 
-def find_trees(session: Session, *, kept_seconds: float = 0.0) -> frozenset[str]:
-    """Return the trees of versions that are not deleted, or were deleted within so many seconds."""
-    is_kept = sa.or_(AdapterVersion.deleted_at.is_(None), AdapterVersion.deleted_at > once(later(-kept_seconds)))
-    return frozenset(session.scalars(sa.select(AdapterVersion.digest).where(is_kept)))
+def find_trees(session: Session, *, kept_seconds: float | None = 0.0) -> frozenset[str]:
+    """Return the trees of versions that are not deleted, or were deleted within so many seconds and not purged.
+
+    Args:
+        kept_seconds: None for any time.
+    """
+    return frozenset(session.scalars(sa.select(AdapterVersion.digest).where(_is_kept(kept_seconds))))
+
+
+def find_samples(session: Session, *, kept_seconds: float | None = 0.0) -> frozenset[str]:
+    """Return the sample answers of the versions whose trees `find_trees` returns."""
+    query = _SAMPLES.where(Evidence.samples.is_not(None), _is_kept(kept_seconds))
+    return frozenset(digest for digest in session.scalars(query) if digest is not None)
+
+
+def _is_kept(seconds: float | None) -> sa.ColumnElement[bool]:
+    is_kept: sa.ColumnElement[bool] = AdapterVersion.purged_at.is_(None)
+    if seconds is None:
+        return is_kept
+    is_recent = AdapterVersion.deleted_at > once(later(-seconds))
+    return sa.and_(is_kept, sa.or_(AdapterVersion.deleted_at.is_(None), is_recent))
 
 
 def name_versions(session: Session, tree: str, *, limit: int = 5) -> list[str]:
     """Return the references of versions that have a tree and are not deleted."""
     named = sa.select(Adapter.name, AdapterVersion.number).join_from(AdapterVersion, Adapter)
     having = named.where(AdapterVersion.digest == tree, AdapterVersion.deleted_at.is_(None))
+    rows = session.execute(having.order_by(AdapterVersion.id).limit(limit))
+    return [f"{row.name}/{row.number}" for row in rows]
+
+
+def name_sampled(session: Session, samples: str, *, limit: int = 5) -> list[str]:
+    """Return the references of versions that have some sample answers and are not deleted."""
+    named = sa.select(Adapter.name, AdapterVersion.number).join_from(AdapterVersion, Adapter).join(Evidence)
+    having = named.where(Evidence.samples == samples, AdapterVersion.deleted_at.is_(None))
     rows = session.execute(having.order_by(AdapterVersion.id).limit(limit))
     return [f"{row.name}/{row.number}" for row in rows]
 
@@ -83,6 +126,18 @@ def list_trees(session: Session, *, after: int) -> list[tuple[int, str]]:
     return [(row.id, row.digest) for row in session.execute(query.order_by(AdapterVersion.id))]
 
 
+def list_restored(session: Session, *, since: datetime) -> list[str]:
+    """Return the trees of versions that were restored since a time of the database's clock."""
+    is_restored = AdapterVersion.restored_at.is_not(None), AdapterVersion.restored_at >= since
+    return list(session.scalars(sa.select(AdapterVersion.digest).where(*is_restored)))
+
+
+def read_time(session: Session) -> datetime:
+    """Return the time by the database's clock."""
+    return session.scalars(sa.select(now())).one()
+
+
+_SAMPLES = sa.select(Evidence.samples).join(AdapterVersion, AdapterVersion.id == Evidence.version_id)
 # Jobs of early versions read data that has no row of its own.
 _UNREGISTERED = sa.select(job_datasets.c.digest).where(
     job_datasets.c.job_id == jobs.c.id,

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, artifact_lock, tables, values
+from finch_hub.registry import adapter_names, artifact_lock, audit, tables, values
 from finch_hub.registry.types import insert_new, now
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.bundles import BundledBase
@@ -27,10 +27,12 @@ def add(
     rename: bool = False,
     replace: bool = False,
     earlier_fingerprint: str | None = None,
+    job_id: str | None = None,
 ) -> values.Base:
     """Register a base, or update the location of a known base with that fingerprint.
 
     Args:
+        job_id: the job that registers its base, for the audit; None if a user does.
         earlier_fingerprint: of the same files in an earlier scheme. A base that has it gets the new one.
         rename: the name was chosen by a user, so a known base takes it. A chosen name belongs to one base only.
         replace: take the chosen name from another base, whose fingerprint then becomes its name, and rename a base
@@ -51,7 +53,11 @@ def add(
             _free_name(session, base, replace=False)
         except errors.Conflict:  # nobody has chosen the name for this base
             base = base.evolve(name=base.fingerprint)
-    session.execute(insert_new(session, bases, "fingerprint").values(base.model_dump()))
+    insert = insert_new(session, bases, "fingerprint").values(base.model_dump()).returning(bases.c.id)
+    is_new = session.scalar(insert) is not None
+    if is_new and job_id is not None:
+        details = {"source": base.source, "revision": base.revision, "fingerprint": base.fingerprint}
+        audit.add_of_job(session, job_id, action="base.add", on=base.name, details=details)
     is_removed = bases.c.fingerprint == base.fingerprint, bases.c.removed_at.is_not(None)
     session.execute(sa.update(bases).where(*is_removed).values(removed_at=None, **base.model_dump()))
     changes = base.model_dump(include={"source", "revision", "path", *(["name"] if rename else [])})

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry import adapter_versions, deployment, tables, values
+from finch_hub.registry import adapter_names, deployment, evidence, tables, values
 from finch_hub.registry.adapter_versions import get_row, select_versions, to_value
 from finch_hub.registry.tables import AdapterVersion, Parent
 from finch_hub.registry.types import one_of, read_document
 from finch_hub.specs.bundles import BundledAdapter, BundledEvaluation, to_milliseconds
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
 
 _links, _adapters = Parent.__table__, tables.Adapter.__table__
@@ -35,6 +36,7 @@ class BundledRows:
     versions: tuple[values.AdapterVersion, ...]
     adapters: tuple[BundledAdapter, ...]
     evaluations: dict[str, tuple[BundledEvaluation, ...]]
+    evidence: dict[str, Evidence]
 
 
 def read(session: Session, references: Sequence[str]) -> BundledRows:
@@ -45,12 +47,11 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
     """
     chosen: dict[int, str] = {}
     for reference in map(AdapterReference.parse, references):
-        is_adapter = reference.version is None and reference.alias is None
-        if is_adapter:
-            found = adapter_versions.find(session, reference.name)
+        if reference.version is None and reference.alias is None:
+            chosen |= _find_versions(session, reference.name)
         else:
-            found = [adapter_versions.resolve(session, reference)]
-        chosen |= {get_row(session, version.reference).id: version.reference for version in found}
+            row = get_row(session, reference)
+            chosen[row.id] = f"{row.adapter.name}/{row.number}"
     ids, new = set(chosen), set(chosen)
     while new:
         parents = session.scalars(sa.select(_links.c.parent_id).where(one_of(_links.c.version_id, sorted(new)))).all()
@@ -63,13 +64,28 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
         .where(one_of(_adapters.c.name, sorted({row.adapter.name for row in rows})))
         .order_by(_adapters.c.name)
     )
+    measured = {reference: evidence.find(session, reference)[0] for reference in names.values()}
     return BundledRows(
+        evidence={reference: known for reference, known in measured.items() if not known.is_empty},
         hub=deployment.find_id(session),
         chosen=frozenset(chosen.values()),
         versions=tuple(sorted(map(to_value, rows), key=lambda version: (version.name, version.number))),
         adapters=tuple(BundledAdapter(name=row.name, description=row.description) for row in described),
         evaluations={names[row]: found for row, found in read_evaluations(session, sorted(ids)).items()},
     )
+
+
+def _find_versions(session: Session, name: str) -> dict[int, str]:
+    """Return the references of all versions of an adapter by the ids of their rows.
+
+    Raises:
+        NotFound: there is no such adapter, or it has no versions.
+    """
+    current, is_there = adapter_names.find_current(session, name), AdapterVersion.deleted_at.is_(None)
+    rows = session.scalars(select_versions().where(tables.Adapter.name == current, is_there)).all()
+    if not rows:
+        raise adapter_names.not_found(session, name)
+    return {row.id: f"{current}/{row.number}" for row in rows}
 
 
 def read_evaluations(session: Session, ids: Sequence[int]) -> dict[int, tuple[BundledEvaluation, ...]]:

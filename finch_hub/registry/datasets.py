@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import artifact_lock, tables, values
+from finch_hub.registry import artifact_lock, sqlite, tables, values
 from finch_hub.registry.tables import job_datasets, jobs
 from finch_hub.registry.types import Columns, insert_new, later, now, once, one_of
 from finch_hub.specs.options import write_options
@@ -210,6 +210,8 @@ def purge(session: Session, name: str, *, parts: Collection[str] = ()) -> values
     for digest in (dataset.digest, *parts):
         at = sa.func.coalesce(datasets.c.purged_at, now(), type_=datasets.c.purged_at.type)  # a second purge keeps it
         session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(purged_at=at))
+    if session.get_bind().dialect.name == "sqlite":
+        sqlite.mark_unclean(session)  # the index of texts had the names
     return get(session, dataset.digest)
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningInsert
 
 from finch_hub import errors
-from finch_hub.registry import adapter_needs, datasets, owner_limits, settlements, turns, values
+from finch_hub.registry import adapter_needs, datasets, evidence, owner_limits, settlements, turns, values
 from finch_hub.registry.tables import announcements, attempts, dependencies, job_datasets, job_events, jobs
 from finch_hub.registry.transitions import (
     HAS_LISTENERS,
@@ -268,8 +268,8 @@ def prune(
 ) -> list[str]:
     """Delete up to `limit` ended jobs with their events, oldest end first, and return their ids.
 
-    Adapter versions and evaluations stay, with their specification and lineage. Jobs that an unfinished job depends on
-    stay as well, and jobs of which a listener has not heard everything.
+    Adapter versions and evaluations stay, with their specification, lineage and evidence. Jobs that an unfinished job
+    depends on stay as well, and jobs of which a listener has not heard everything.
 
     Args:
         older_than: seconds since the end after which a job is deleted.
@@ -292,10 +292,12 @@ def prune(
     )
     ids = list(session.scalars(expired))
     if ids:
+        ids = evidence.keep_of_jobs(session, ids, limit=_MAX_KEPT)
         session.execute(sa.delete(jobs).where(one_of(jobs.c.id, ids)))
     return ids
 
 
+_MAX_KEPT = 50  # versions whose evidence one transaction reads from jobs of earlier versions
 _END = sa.tuple_(jobs.c.finished_at, jobs.c.number)  # the order of an index
 
 

@@ -17,7 +17,16 @@ from sqlalchemy import event, exc
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import attempts, column_values, outbox, row_copies, schema_revisions, sqlite, transitions
+from finch_hub.registry import (
+    attempts,
+    column_values,
+    outbox,
+    row_copies,
+    schema_revisions,
+    search_index,
+    sqlite,
+    transitions,
+)
 from finch_hub.registry.tables import Deployment, Table, jobs
 from finch_hub.registry.types import from_json, now, to_json
 from finch_hub.specs.jobs import Job, JobState
@@ -167,6 +176,7 @@ def _create_tables(engine: sa.Engine, revision: str) -> None:
         schema_revisions.create(connection, revision)
         if sa.inspect(connection).has_table(Deployment.__tablename__):
             connection.execute(sa.text("DELETE FROM deployment"))  # the migration gave the file an id of its own
+        search_index.drop(connection)  # which backups leave out
         connection.commit()
 
 

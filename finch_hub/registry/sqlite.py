@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
+from finch_hub.registry import search_index
 from finch_hub.registry.types import from_json, to_json
 
 LOCK_TIMEOUT_SECONDS = 30.0
@@ -119,6 +120,7 @@ def erase_deleted(file: Path) -> bool:
         mark = _read_mark(connection)
         if mark != _CLEAN:
             connection.execute("PRAGMA secure_delete = ON")
+            search_index.merge_texts(connection)
             connection.execute("VACUUM")
         is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if mark != _CLEAN and not is_busy:

@@ -299,6 +299,7 @@ class Adapter(Table):
     description: Mapped[Text] = mapped_column(server_default="")
     versions_made: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[Created]
+    deleted_at: Mapped[Moment | None]  # also of the versions that were deleted with it
 
     versions: Mapped[list[AdapterVersion]] = relationship(back_populates="adapter", lazy="raise")
 
@@ -341,6 +342,8 @@ class AdapterVersion(Table):
     created_at: Mapped[Created]
     updated_at: Mapped[Moment | None]  # when card, notes, tags or aliases changed last; null if they never did
     deleted_at: Mapped[Moment | None]
+    purged_at: Mapped[Moment | None]  # since then the row only keeps the number and the place in the lineage
+    restored_at: Mapped[Moment | None]  # since then its files are needed again
 
     adapter: Mapped[Adapter] = relationship(back_populates="versions", lazy="raise")
     base: Mapped[Base] = relationship(lazy="raise")
@@ -351,8 +354,14 @@ class AdapterVersion(Table):
     )
 
     __table_args__ = (
+        _partial("ix_adapter_versions_train_digest", "train_digest", "id", where="train_digest IS NOT NULL"),
+        _partial(
+            "ix_adapter_versions_validation_digest", "validation_digest", "id", where="validation_digest IS NOT NULL"
+        ),
         sa.UniqueConstraint("adapter_id", "number"),
         sa.CheckConstraint("state IN ('ready', 'quarantined', 'below_retention', 'unchecked')", name="state"),
+        _partial("ix_adapter_versions_deleted", "deleted_at", where="deleted_at IS NOT NULL AND purged_at IS NULL"),
+        _partial("ix_adapter_versions_restored", "restored_at", where="restored_at IS NOT NULL"),
     )
 
 
@@ -388,6 +397,46 @@ class Alias(Table):
     version: Mapped[AdapterVersion] = relationship(back_populates="aliases", lazy="raise")
 
 
+class AliasMove(Table):
+    """A change of what an alias points at. The rows of an alias are its history."""
+
+    __tablename__ = "alias_moves"
+
+    id: Mapped[Key]
+    adapter_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapters.id"))
+    alias: Mapped[Name]
+    from_number: Mapped[int | None]  # null if the alias did not exist
+    to_number: Mapped[int | None]  # null if it was removed
+    at: Mapped[Created]
+    who: Mapped[Name]  # empty for what earlier versions did
+    why: Mapped[Text | None]
+
+    __table_args__ = (Index("ix_alias_moves_alias", "adapter_id", "alias", "id"),)
+
+
+class AuditRow(Table):
+    """A change of the registry, or one that was refused."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[Key]
+    at: Mapped[Created] = mapped_column(index=True)
+    who: Mapped[Name]
+    action: Mapped[str] = mapped_column(sa.String(32))
+    subject: Mapped[Text]  # as users write it
+    subject_name: Mapped[Text]  # the same without version and alias
+    job_id: Mapped[str | None] = mapped_column(sa.String(32))  # the job that made the change; it may be deleted
+    details: Mapped[Document]
+    outcome: Mapped[str] = mapped_column(sa.String(16))
+    reason: Mapped[Text | None]  # why it was refused
+
+    __table_args__ = (
+        Index("ix_audit_who", "who", "id"),
+        Index("ix_audit_action", "action", "id"),
+        Index("ix_audit_subject", "subject_name", "id"),
+    )
+
+
 class Tag(Table):
     """A label of an adapter version, for searches. Its value may be empty."""
 
@@ -398,6 +447,8 @@ class Tag(Table):
     value: Mapped[str] = mapped_column(sa.String(MAX_TAG_VALUE), server_default="")
 
     version: Mapped[AdapterVersion] = relationship(back_populates="tags", lazy="raise")
+
+    __table_args__ = (Index("ix_tags_name_value", "name", "value", "version_id"),)
 
 
 class Evaluation(Table):
@@ -413,6 +464,24 @@ class Evaluation(Table):
     metrics: Mapped[Document]
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
     created_at: Mapped[Created]
+
+
+class Evidence(Table):
+    """What was measured when a version was made. It is apart from the version, which lists read whole."""
+
+    __tablename__ = "evidence"
+
+    version_id: Mapped[int] = mapped_column(
+        BigId, ForeignKey("adapter_versions.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    document: Mapped[Document]
+    samples: Mapped[Digest | None]  # of the stored sample answers, which quote rows
+    samples_purged_at: Mapped[Moment | None]
+
+    __table_args__ = (
+        _partial("ix_evidence_samples", "samples", where="samples IS NOT NULL"),
+        _partial("ix_evidence_sampled_versions", "version_id", where="samples IS NOT NULL"),
+    )
 
 
 class Deployment(Table):

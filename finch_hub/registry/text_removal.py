@@ -47,7 +47,10 @@ _PLACES = (
     _place(tables.settlements, "trouble"),
     _place(tables.AdapterVersion.__table__, "spec", "metrics", "card", spec="reading"),
     _place(tables.Evaluation.__table__, "metrics"),
+    _place(tables.Evidence.__table__, "document"),
     _place(tables.listeners, "trouble"),
+    _place(tables.AliasMove.__table__, "why"),
+    _place(tables.AuditRow.__table__, "details", "reason"),
 )
 
 

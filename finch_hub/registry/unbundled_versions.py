@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, adapter_versions, adapters, artifact_lock, bases, tables, values
+from finch_hub.registry import adapter_names, adapter_versions, adapters, artifact_lock, audit, bases, tables, values
 from finch_hub.registry.bundled_versions import read_evaluations
 from finch_hub.registry.tables import Adapter, AdapterVersion, Parent
-from finch_hub.registry.types import now, one_of
+from finch_hub.registry.types import insert_new, now, one_of
 from finch_hub.specs.annotations import Tag
 from finch_hub.specs.bundles import BundledVersion, Manifest, Outcome, to_milliseconds
 from finch_hub.specs.references import AdapterReference
@@ -21,6 +21,7 @@ from finch_hub.specs.value import JsonObject
 
 _adapters, _versions = Adapter.__table__, AdapterVersion.__table__
 _tags, _evaluations, _lineage = tables.Tag.__table__, tables.Evaluation.__table__, Parent.__table__
+_evidence = tables.Evidence.__table__
 _LOCK = "versions of bundles"  # no name has a space
 
 
@@ -62,6 +63,7 @@ class StoredVersion:
     digest: str
     state: values.VersionState
     metrics: JsonObject
+    evidence: JsonObject | None
 
 
 def plan(session: Session, manifest: Manifest) -> list[Place]:
@@ -83,7 +85,7 @@ def plan(session: Session, manifest: Manifest) -> list[Place]:
     for version in manifest.versions:
         row, home = known.get(version.reference), homes[version.name]
         if row is not None:
-            is_without = row.deleted_at is not None and row.digest == row.identity
+            is_without = row.digest == row.identity and row.deleted_at is not None and row.purged_at is None
             outcome: Outcome = "completed" if is_without and version.files is not None else "known"
             places.append(Place(bundled=version, name=row.name, number=row.number, outcome=outcome, row=row))
             continue
@@ -162,13 +164,14 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
 
 
 def register(
-    session: Session, manifest: Manifest, places: Sequence[Place], stored: Mapping[str, StoredVersion]
+    session: Session, manifest: Manifest, places: Sequence[Place], stored: Mapping[str, StoredVersion], *, who: str
 ) -> list[str]:
     """Add the versions of a bundle, and what this hub lacks of those that it has. Return what it kept of its own.
 
     Args:
         places: plan of `lock`, in the same transaction.
         stored: files by the reference in the bundle, for each place that needs files.
+        who: name of the user, for the audit.
     """
     needed = {place.bundled.base for place in places if place.row is None}
     absent = (base for base in manifest.bases if base.fingerprint in needed)
@@ -185,8 +188,11 @@ def register(
             for position, parent in enumerate(place.bundled.parents):
                 link = {"version_id": ids[place.bundled.reference], "parent_id": ids[parent.reference]}
                 session.execute(_lineage.insert().values(**link, position=position, weight=parent.weight))
+        if place.outcome != "known":
+            details = {"kind": place.bundled.kind, "bundle": place.bundled.origin.model_dump(mode="json")}
+            audit.add(session, who=who, action="version.create", on=place.reference, details=details)
     session.expire_all()
-    kept = [text for place in places if not place.is_deleted for text in _merge(session, place, ids)]
+    kept = [text for place in places if not place.is_deleted for text in _merge(session, place, ids, who)]
     return [*_merge_descriptions(session, manifest, places), *kept]
 
 
@@ -217,6 +223,8 @@ def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, S
     )
     session.add(row)
     session.flush()
+    if files is not None:
+        _add_evidence(session, row.id, files)
     return row.id
 
 
@@ -230,9 +238,16 @@ def _complete(session: Session, place: Place, stored: StoredVersion) -> None:
     assert place.row is not None  # noqa: S101 - for the type checker
     changes = {"digest": stored.digest, "state": stored.state, "metrics": stored.metrics, "deleted_at": None}
     session.execute(sa.update(_versions).where(_versions.c.id == place.row.id).values(**changes))
+    _add_evidence(session, place.row.id, stored)
 
 
-def _merge(session: Session, place: Place, ids: Mapping[str, int]) -> Iterator[str]:
+def _add_evidence(session: Session, row_id: int, stored: StoredVersion) -> None:
+    if stored.evidence is not None:
+        insert = insert_new(session, _evidence, "version_id")
+        session.execute(insert.values(version_id=row_id, document=stored.evidence))
+
+
+def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> Iterator[str]:
     """Add tags, notes, aliases and evaluations that a version lacks. Yield what it has otherwise."""
     version, row_id = place.bundled, ids[place.bundled.reference]
     here = adapter_versions.resolve(session, AdapterReference(place.name, version=place.number))
@@ -258,19 +273,19 @@ def _merge(session: Session, place: Place, ids: Mapping[str, int]) -> Iterator[s
             session.execute(_evaluations.insert().values(**new, **fields))
             have.add(_key(evaluation))
     for alias in version.aliases:
-        yield from _merge_alias(session, here, alias)
+        yield from _merge_alias(session, here, alias, who)
 
 
 def _key(evaluation: Any) -> tuple[Any, ...]:
     return evaluation.dataset, evaluation.evaluator, to_milliseconds(evaluation.created_at)
 
 
-def _merge_alias(session: Session, here: values.AdapterVersion, alias: str) -> Iterator[str]:
+def _merge_alias(session: Session, here: values.AdapterVersion, alias: str, who: str) -> Iterator[str]:
     try:
         current = adapter_versions.resolve(session, AdapterReference(here.name, alias=alias))
     except errors.NotFound:
         if here.state == "ready":
-            adapters.set_alias(session, here.name, alias, here.number, expected=0)
+            adapters.set_alias(session, here.name, alias, here.number, expected=0, who=who, why="a bundle has it")
         else:
             yield f"no alias {here.name}@{alias}, since {here.reference} is {here.state}"
         return

@@ -246,6 +246,7 @@ class AdapterVersion(Value):
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None = None
+    purged_at: datetime | None = None
 
     @property
     def reference(self) -> str:
@@ -274,15 +275,41 @@ class VersionFiles(Value):
     spec: JsonObject
 
 
+class VersionPage(Value):
+    """A page of versions. `next` is the cursor of the following page, None on the last one."""
+
+    versions: tuple[AdapterVersion, ...]
+    next: str | None = None
+
+
+class NewestVersion(Value):
+    """What a list of adapters shows of the newest version of one."""
+
+    reference: str
+    number: int
+    state: VersionState
+    kind: str
+    base: str
+    metrics: JsonObject = pydantic.Field(default={})
+    created_at: datetime
+
+
 class AdapterSummary(Value):
     """An adapter with its newest version. `latest` is its newest ready version, for which the bare name stands."""
 
     name: str
     description: str = ""
     versions: int
-    newest: AdapterVersion
+    newest: NewestVersion
     latest: int | None = None
     aliases: dict[str, int] = pydantic.Field(default={})
+
+
+class AdapterPage(Value):
+    """A page of adapters by name. `next` is the cursor of the following page, None on the last one."""
+
+    adapters: tuple[AdapterSummary, ...]
+    next: str | None = None
 
 
 class ParentLink(Value):

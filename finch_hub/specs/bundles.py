@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from finch_hub.specs.bases import MAX_ARCHITECTURE, MAX_ID, MAX_NAME, MAX_REVISION, is_hub_id
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.value import MAX_INTEGER, Digest, JsonObject, NonNegativeInt, Value
 
 FORMAT = 1
@@ -92,6 +93,7 @@ class BundledVersion(Value):
     Attributes:
         files: its files by name; None for an ancestor whose files are not in the bundle.
         aliases: names of aliases that point at it.
+        evidence: what was measured when it was made, without sample answers.
         created_at: when it was made. With the identity, it tells the version from all others, in every hub.
     """
 
@@ -117,6 +119,7 @@ class BundledVersion(Value):
     tags: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     evaluations: tuple[BundledEvaluation, ...] = ()
+    evidence: Evidence | None = None
     created_at: pydantic.AwareDatetime
 
     @property

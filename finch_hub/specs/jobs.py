@@ -268,6 +268,14 @@ def list_adapters(spec: JsonObject) -> list[AdapterReference]:
     return references
 
 
+def find_target(spec: JsonObject) -> str | None:
+    """Return the name of the adapter of which a job makes a version, from the JSON of its specification.
+
+    None if it makes none, or a version of an adapter that it reads.
+    """
+    return str(spec.get("adapter")) if spec.get("kind") in _MAKERS else None
+
+
 def _list(spec: JsonObject, field: str) -> list[Any]:
     value = spec.get(field)
     return list(value) if isinstance(value, list) else []

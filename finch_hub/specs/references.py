@@ -25,15 +25,19 @@ def check_name(name: str, *, kind: str = "adapter") -> str:
         InvalidReference: the name is empty, longer than 96 characters, reserved, or has characters other than ASCII
             letters, digits and `. _ -`, which neither begin nor end it.
     """
-    if not _NAME.fullmatch(name) or ".." in name:
-        foreign = next((character for character in name if not character.isascii()), None)
+    return _check_part(name, whole=name, kind=kind)
+
+
+def _check_part(part: str, *, whole: str, kind: str) -> str:
+    if not _NAME.fullmatch(part) or ".." in part:
+        foreign = next((character for character in part if not character.isascii()), None)
         reason = f": it contains {unicodedata.name(foreign, repr(foreign))}" if foreign else ""
-        problem = f"{errors.shorten(name)!r} is not a valid name{reason}"
+        problem = f"{errors.shorten(whole)!r} is not a valid name{reason}"
         fix = "use 1 to 96 ASCII letters, digits and . _ - , with a letter or digit at both ends"
         raise errors.InvalidReference(problem, where=kind, fix=fix)
-    if name.split(".")[0].lower() in _RESERVED:
-        raise errors.InvalidReference(f"{name!r} is reserved", where=kind, fix="choose another name")
-    return name
+    if part.split(".")[0].lower() in _RESERVED:
+        raise errors.InvalidReference(f"{whole!r} is reserved", where=kind, fix="choose another name")
+    return part
 
 
 def check_adapter_name(name: str) -> str:
@@ -54,7 +58,7 @@ def check_adapter_name(name: str) -> str:
         what = f"{errors.shorten(name)!r} has more than {_MAX_LENGTH} characters"
         raise errors.InvalidReference(what, where="adapter", fix="choose a shorter name")
     for part in (namespace, rest):
-        check_name(part)
+        _check_part(part, whole=name, kind="adapter")
         check_new_name(part)
     return name
 

@@ -191,6 +191,11 @@ class PairConflict(Value):
     norm_ratio: float
     interference: float | None = None
 
+    @property
+    def severity(self) -> float:
+        """How serious the conflict is: its interference, or without probes the share of opposite signs."""
+        return self.interference if self.interference is not None else self.sign_conflict
+
 
 class HiddenShift(Value):
     """Distance of the final hidden states on a parent's probes when another parent is active too.

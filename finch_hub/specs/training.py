@@ -47,6 +47,8 @@ class TrainingConfig(Value):
             (Llama, Mistral, Qwen2 and Qwen3 on a CPU). Each example still attends to itself only.
         share_prefix: compute the common prefix of a packed batch once. Without dropout, only rounding differs.
             With dropout, the examples of a batch also share what is dropped of their prefix.
+        samples: prompts of the validation data that the base and the adapter answer, to be kept with the version. None
+            means two, from trainings of a minute or more, and for at most 2 % of their time.
         threads: CPU threads, on which results depend; None means one for each physical core that the process may use.
     """
 
@@ -76,6 +78,7 @@ class TrainingConfig(Value):
     gradient_checkpointing: bool = False
     packing: bool = True
     share_prefix: bool = True
+    samples: int | None = pydantic.Field(default=None, ge=0, le=16)
     threads: PositiveInt | None = None
 
 
@@ -108,4 +111,5 @@ class TrainingOptions(TypedDict, total=False):
     gradient_checkpointing: bool
     packing: bool
     share_prefix: bool
+    samples: int | None
     threads: int | None

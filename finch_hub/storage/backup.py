@@ -12,7 +12,7 @@ from finch_hub import errors, progress
 from finch_hub.artifacts.store import ArtifactStore, blob_path, tree_path
 from finch_hub.formats.atomic_writes import atomic_folder, check_replaceable
 from finch_hub.formats.finch_record import write_record
-from finch_hub.registry import artifact_references, datasets, deployment, registry_file, row_copies
+from finch_hub.registry import artifact_references, datasets, deployment, evidence, registry_file, row_copies
 from finch_hub.registry.artifact_references import References
 from finch_hub.registry.database import Database
 from finch_hub.registry.schema_revisions import HEAD
@@ -107,6 +107,7 @@ def _record_purges(snapshot: _Snapshot, file: Path, digests: frozenset[str]) -> 
     """Record in a registry file that data was purged since its rows were read."""
     with registry_file.open_file(file) as session:
         datasets.record_purges(session, digests)
+        evidence.forget_samples(session, digests)
         return dataclasses.replace(snapshot, references=artifact_references.find_references(session))
 
 
@@ -135,6 +136,9 @@ class _Copies:
         self._folder.mkdir(exist_ok=True)
         self.problems = {}
         work = [("data set", digest, self._copy_blob) for digest in sorted(references.texts)]
+        work += [
+            ("sample answers", digest, self._copy_blob) for digest in sorted(references.samples - references.texts)
+        ]
         trees = sorted(references.trees | references.deleted)
         work += [("adapter files", digest, self._copy_tree) for digest in trees]
         for kind, digest, copy in progress.track(work, "copying artifacts", total=len(work)):
@@ -151,7 +155,7 @@ class _Copies:
     def drop_others(self, references: References) -> None:
         """Remove what was copied and is no longer referred to, such as the text of data that was purged since then."""
         trees = self._trees.keys() & (references.trees | references.deleted)
-        kept = {tree_path(digest) for digest in trees} | {blob_path(digest) for digest in references.texts}
+        kept = {tree_path(digest) for digest in trees} | {blob_path(digest) for digest in references.blobs}
         kept |= {blob_path(blob) for digest in trees for blob in self._trees[digest]}
         for path in self.sizes.keys() - kept:
             (self._folder / path).unlink()

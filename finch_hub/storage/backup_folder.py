@@ -84,11 +84,12 @@ class BackupFolder:
         """
         problems: list[errors.Problem] = []
         blobs: dict[str, str] = {}
-        for digest in sorted(references.texts):
+        for digest in sorted(references.blobs):
+            what = f"{'data set' if digest in references.texts else 'sample answers'} {digest}"
             if self._has(blob_path(digest)):
-                blobs[digest] = f"data set {digest}"
+                blobs[digest] = what
             elif digest not in self.backup.missing:
-                problems.append(_missing(f"data set {digest}"))
+                problems.append(_missing(what))
         for digest in sorted(references.trees | references.deleted):
             what = f"adapter files {digest}"
             if not self._has(tree_path(digest)):

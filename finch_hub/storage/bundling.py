@@ -23,6 +23,7 @@ from finch_hub.specs.bundles import (
     Origin,
     to_milliseconds,
 )
+from finch_hub.specs.evidence import Evidence
 from finch_hub.storage.publishing import make_public
 from finch_hub.storage.stores import Stores
 
@@ -113,8 +114,14 @@ def _describe_version(
         tags=tuple(sorted(version.tags)) if is_whole else (),
         aliases=tuple(sorted(version.aliases)) if is_whole else (),
         evaluations=rows.evaluations.get(version.reference, ()) if is_whole else (),
+        evidence=_bare(rows.evidence.get(version.reference)) if is_whole else None,
         created_at=to_milliseconds(version.created_at),
     )
+
+
+def _bare(evidence: Evidence | None) -> Evidence | None:
+    """Return evidence without what other fields of the version have."""
+    return None if evidence is None else Evidence.of(evidence.to_document())
 
 
 def _find_origin(version: values.AdapterVersion, recorded: object, hub: str) -> Origin:

@@ -19,8 +19,7 @@ from finch_hub.storage.store_sweep import list_leftovers
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unreferenced import Unreferenced
 
-_BATCH = 500  # artifacts that one transaction looks at
-_LOCK_SECONDS = 0.2  # for which a transaction keeps others from registering artifacts
+_BATCH = 500  # data sets of a transaction
 _DAY_SECONDS = 86_400.0
 _KINDS: tuple[tuple[Kind, str], ...] = (("trees", "adapters without a version"), ("blobs", "files without a reference"))
 
@@ -123,26 +122,7 @@ class _Collection:
     ) -> Iterator[StoredArtifact]:
         """Remove artifacts that are old enough and that still nobody refers to, and yield them."""
         waiting = [artifact for artifact in found if artifact.modified is not None and artifact.modified <= before]
-        if self._dry_run:
-            yield from waiting
-            return
-        store = self._stores.artifacts
-        while waiting:
-            batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
-            with self._stores.database.write() as session:
-                artifact_lock.own(session)
-                batch = unreferenced.keep_unreferenced(session, batch)
-                ends_at = time.monotonic() + _LOCK_SECONDS
-                for number, artifact in enumerate(batch):
-                    if time.monotonic() > ends_at:
-                        waiting = [*batch[number:], *waiting]
-                        break
-                    # Somebody may have written it again since, to refer to it soon.
-                    now = inventory.find_artifact(store, artifact.kind, artifact.digest)
-                    if now is not None and now.modified is not None and now.modified <= before:  # S3 has whole seconds
-                        with store.access() as files:
-                            files.remove(artifact.path)
-                        yield now
+        yield from waiting if self._dry_run else unreferenced.remove(waiting, before=before)
 
     def collect_home(self) -> None:
         """Collect what is in the home of this machine."""

@@ -87,6 +87,13 @@ class _Inspection:
                     named = ", ".join(artifact_references.name_versions(session, tree))
                 if named:  # otherwise it was deleted meanwhile
                     self._add(f"adapter {named}", what)
+        for digest in sorted(references.samples):
+            problem = self._read_blob(digest)
+            if problem is not None:
+                with self._stores.database.read() as session:
+                    named = ", ".join(artifact_references.name_sampled(session, digest))
+                if named:
+                    self._add(f"sample answers of adapter {named}", problem)
         for text in progress.track(texts, "checking data sets", total=len(texts)):
             problem = self._read_blob(text)
             if problem is not None:

@@ -19,9 +19,10 @@ from finch_hub.formats.installed_metadata import find_version
 from finch_hub.formats.model_card import write_card
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.plugins.catalog import Catalog
-from finch_hub.registry import adapter_versions, artifact_lock, bases, values
+from finch_hub.registry import adapter_versions, artifact_lock, audit, bases, values
 from finch_hub.registry.database import Session
 from finch_hub.specs.bases import BaseDescription
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.value import JsonObject
 from finch_hub.storage.base_registration import find_earlier_fingerprint
 from finch_hub.storage.stores import Stores
@@ -33,7 +34,12 @@ _BASE_FIELDS = {"source", "revision", "public_id", "fingerprint", "architecture"
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """An adapter that is to become a version. The gate may change its state to quarantined, unless it is unchecked."""
+    """An adapter that is to become a version. The gate may change its state to quarantined, unless it is unchecked.
+
+    Attributes:
+        evidence: what was measured when the adapter was made.
+        samples: its sample answers. They quote rows, so they are in none of its files.
+    """
 
     name: str
     kind: values.VersionKind
@@ -43,6 +49,8 @@ class Description:
     metrics: JsonObject = field(default_factory=dict)
     state: values.VersionState = "ready"
     job_id: str | None = None
+    evidence: Evidence | None = None
+    samples: bytes | None = None
     owner: str = ""
 
 
@@ -63,6 +71,7 @@ class WrittenAdapter:
     state: values.VersionState
     metrics: JsonObject
     card: str
+    evidence: JsonObject | None
 
 
 def publish(folder: Path, stores: Stores, description: Description, environment: JsonObject) -> CreateVersion:
@@ -81,11 +90,14 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
     with scratch_folder(stores.settings.home / "publish") as scratch:
         written = write_adapter(folder, scratch / "adapter", stores, replace(description, lineage=lineage))
         digest = stores.artifacts.put_tree(written.folder)
+    samples = None if description.samples is None else stores.artifacts.put(description.samples)
 
     def create_version(session: Session, base: values.Base) -> values.AdapterVersion:
         artifact_lock.share(session)
         require_tree(digest, stores, description.name)
-        return adapter_versions.create(
+        if description.samples is not None:
+            stores.artifacts.put(description.samples)  # a collection may have removed them meanwhile
+        made = adapter_versions.create(
             session,
             name=description.name,
             digest=digest,
@@ -98,8 +110,14 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             spec=description.spec,
             metrics=written.metrics,
             card=written.card,
+            evidence=written.evidence,
+            samples=samples,
             owner=description.owner,
         )
+        if made.job_id is not None:  # otherwise a user makes it, whose change has an entry
+            details = {"kind": made.kind, "state": made.state}
+            audit.add_of_job(session, made.job_id, action="version.create", on=made.reference, details=details)
+        return made
 
     return create_version
 
@@ -119,7 +137,9 @@ def write_adapter(
     described = _find_registered(description.base, stores)
     admitted = gate.admit_adapter(source, into, base=layout)
     _name_base(into / CONFIG, described)
-    metrics = stores.redactor.clean_values(description.metrics)
+    clean = stores.redactor.clean_values  # plugins add to metrics and evidence
+    metrics = clean(description.metrics)
+    evidence = None if description.evidence is None else clean(description.evidence.to_document())
     metrics |= {"rank": admitted.rank, "bytes": sum((into / name).stat().st_size for name in (CONFIG, WEIGHTS))}
     state = description.state
     if admitted.quarantine:
@@ -136,10 +156,12 @@ def write_adapter(
         "lineage": description.lineage.model_dump(mode="json"),
         "metrics": metrics,
     }
-    card = write_card(record, described.label)
+    card = write_card(record, described.label, evidence)
     (into / "README.md").write_text(card, encoding="utf-8")
     (into / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return WrittenAdapter(folder=into, identity=admitted.identity, state=state, metrics=metrics, card=card)
+    return WrittenAdapter(
+        folder=into, identity=admitted.identity, state=state, metrics=metrics, card=card, evidence=evidence
+    )
 
 
 def require_tree(digest: str, stores: Stores, adapter: str) -> None:

@@ -12,8 +12,10 @@ from finch_hub.artifacts.inventory import StoredArtifact, find_artifact, has_row
 from finch_hub.registry import artifact_lock, datasets, values
 from finch_hub.registry.text_removal import remove_texts
 from finch_hub.specs.value import Value
+from finch_hub.storage.changes import Change
 from finch_hub.storage.log_texts import remove_from_logs
 from finch_hub.storage.row_texts import RowTexts
+from finch_hub.storage.samples import purge_samples
 from finch_hub.storage.store_sweep import sweep_store
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unreferenced import Unreferenced
@@ -64,7 +66,7 @@ class _Kin(NamedTuple):
     seen: set[str]
 
 
-def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
+def purge_dataset(name: str, change: Change, stores: Stores) -> PurgedDataset:
     """Delete the text of a data set, and everything that holds a row of it, except data sets that users added.
 
     Raises:
@@ -83,10 +85,7 @@ def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
         purged: values.Dataset | None = None
         while purged is None:
             _find_kin(dataset, texts, kin, stores)
-            with stores.database.write() as session:
-                artifact_lock.own(session)  # who registers what was made of this data set shares it
-                if kin.seen.issuperset(datasets.list_live(session)):
-                    purged = datasets.purge(session, name, parts=kin.parts)
+            purged = _purge_rows(name, kin, change, stores)
         with _named_errors(purged):
             num_changed = _remove_rows(purged, texts, stores, parts=kin.parts)
             with stores.artifacts.access() as files:
@@ -99,6 +98,25 @@ def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
                 is_erased=stores.database.erase_deleted(),
                 keeps_versions=keeps_versions,
             )
+
+
+def _purge_rows(name: str, kin: _Kin, change: Change, stores: Stores) -> values.Dataset | None:
+    """Mark a data set and its parts as purged. Return None if there is a new data set, which was not compared."""
+    try:
+        with change.write() as session:
+            artifact_lock.own(session)  # who registers what was made of this data set shares it
+            if not kin.seen.issuperset(datasets.list_live(session)):
+                raise _NewDataset
+            purged = datasets.purge(session, name, parts=kin.parts)
+            change.on = purged.name or purged.digest
+            change.details |= {"digest": purged.digest, "parts": sorted(kin.parts)}
+            return purged
+    except _NewDataset:
+        return None
+
+
+class _NewDataset(Exception):
+    """A data set was added that a purge has not compared. The transaction, with its entry in the audit, is undone."""
 
 
 def finish_purge(digest: str, stores: Stores, *, before: float) -> None:
@@ -146,6 +164,7 @@ def _remove_rows(
     Return the number of rows and lines that changed.
     """
     sweep_store(stores.artifacts, stores.database)
+    num_samples = purge_samples(texts, stores, before=before)
     num_rows = remove_texts(stores.database, texts.are_in) if len(texts) else 0
     num_lines = remove_from_logs(stores.settings.home / "logs", texts) if len(texts) else 0
     for digest in parts:
@@ -153,7 +172,7 @@ def _remove_rows(
     _remove_unregistered(texts, purged, stores, before)
     # The text tells what is to be found, so it goes last: a purge that was interrupted can be made again.
     _remove_purged(purged.digest, stores, before)
-    return num_rows + num_lines
+    return num_rows + num_lines + num_samples
 
 
 def _read_texts(dataset: values.Dataset, stores: Stores) -> RowTexts:

@@ -8,11 +8,21 @@ from pathlib import Path
 from finch_hub import errors, progress
 from finch_hub.artifacts.store import blob_path
 from finch_hub.formats.atomic_writes import scratch_folder, translate_write_errors
-from finch_hub.registry import artifact_references, bases, registry_file, row_copies, schema_revisions, workers
+from finch_hub.registry import (
+    artifact_references,
+    audit,
+    bases,
+    registry_file,
+    row_copies,
+    schema_revisions,
+    search_index,
+    workers,
+)
 from finch_hub.registry.database import Session
-from finch_hub.registry.tables import Announcement, Deployment, Listener, Measurement, Worker
+from finch_hub.registry.tables import Announcement, AuditRow, Deployment, Listener, Measurement, Worker
 from finch_hub.specs.backups import RestoreReport
 from finch_hub.storage.backup_folder import ARTIFACTS, BackupFolder
+from finch_hub.storage.changes import Change
 from finch_hub.storage.stores import Stores
 
 # Rows of the hub itself. It keeps its own id, so that it shares no queue in a broker with the hub of the backup. Its
@@ -20,7 +30,7 @@ from finch_hub.storage.stores import Stores
 _OWN = frozenset(table.__tablename__ for table in (Deployment, Measurement, Worker, Listener, Announcement))
 
 
-def restore_backup(folder: BackupFolder, stores: Stores) -> RestoreReport:
+def restore_backup(folder: BackupFolder, change: Change, stores: Stores) -> RestoreReport:
     """Fill an unused hub with a backup.
 
     Everything is checked before anything is written. The artifacts are written first, and the registry in one
@@ -55,14 +65,17 @@ def restore_backup(folder: BackupFolder, stores: Stores) -> RestoreReport:
             data = folder.artifacts.read_manifest(digest)
             stores.artifacts.put_manifest(data)
             size += len(data)
-        with registry_file.open_file(file) as source, stores.database.write() as target:
+        with registry_file.open_file(file) as source, change.write() as target:
             row_copies.lock_tables(target)
             _refuse_used(target, stores)  # again, since the work took a while
+            audit.clear(target)  # of refusals, whose numbers the entries of the backup may have
             meter = progress.Meter("storing rows", sum(folder.backup.rows.values()))
+            search_index.drop(target.connection())  # it would be changed for each row
             for table in row_copies.list_tables():
                 if table.name not in _OWN:
                     row_copies.copy_rows(source, target, table, count=meter.add)
             row_copies.advance_sequences(target)
+            search_index.build(target.connection())
     return RestoreReport(
         folder=str(folder.path),
         database=str(stores.database),
@@ -86,7 +99,8 @@ def _refuse_used(session: Session, stores: Stores) -> None:
     if living := workers.find_living(session):
         fix = "stop them; one that was killed counts as running for a minute"
         raise errors.Conflict(f"{what}: workers are running: {', '.join(living)} ({fix})")
-    if filled := [name for name in row_copies.find_filled(session) if name not in _OWN]:
+    unused = _OWN | {AuditRow.__tablename__} if audit.is_empty(session) else _OWN
+    if filled := [name for name in row_copies.find_filled(session) if name not in unused]:
         fix = "set FINCH_HOME or FINCH_DATABASE_URL to a new hub"
         raise errors.Conflict(f"{what}: there are rows in {', '.join(filled)} ({fix})")
 

@@ -46,7 +46,10 @@ def take_bundle(file: Path, stores: Stores, *, read_layout: ReadLayout, dry_run:
             stores.artifacts.check(again=True)
             stored = {
                 reference: StoredVersion(
-                    digest=stores.artifacts.put_tree(adapter.folder), state=adapter.state, metrics=adapter.metrics
+                    digest=stores.artifacts.put_tree(adapter.folder),
+                    state=adapter.state,
+                    metrics=adapter.metrics,
+                    evidence=adapter.evidence,
                 )
                 for reference, adapter in progress.track(written.items(), "storing versions", total=len(written))
             }
@@ -71,7 +74,7 @@ def _register(manifest: Manifest, stored: dict[str, StoredVersion], stores: Stor
                     what = f"could not register version {reference}: this hub changed meanwhile"
                     raise errors.Unavailable(f"{what} (try again)")
                 require_tree(stored[reference].digest, stores, place.name)
-        return places, unbundled_versions.register(session, manifest, places, stored)
+        return places, unbundled_versions.register(session, manifest, places, stored, who=stores.settings.owner_name)
 
 
 def _report(place: Place, states: dict[str, values.VersionState]) -> UnbundledVersion:
@@ -153,6 +156,7 @@ class _Gate:
             ),
             spec=unbundled_versions.make_spec(version),
             metrics=version.metrics,
+            evidence=version.evidence,
             state=state if layout is not None else "unchecked",
         )
         adapter = write_adapter(source, folder / "adapter", self._stores, description, layout=layout)

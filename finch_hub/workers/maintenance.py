@@ -9,6 +9,7 @@ from collections.abc import Callable
 from finch_hub import errors
 from finch_hub.registry import (
     attempts,
+    audit,
     jobs,
     listeners,
     outbox,
@@ -193,15 +194,16 @@ class Maintenance:
             home_broker.ensure(settings)  # last, since it waits for one that does not start
 
     def _prune(self) -> None:
-        days, max_jobs = self._settings.history_days, self._settings.history_jobs
-        if days is None and max_jobs is None:
+        days, max_jobs, audit_days = self._settings.history_days, self._settings.history_jobs, self._settings.audit_days
+        if days is None and max_jobs is None and audit_days is None:
             return
         self._prune_at = clock.elapsed() + _PRUNE_SECONDS  # set first, because a job that ends meanwhile resets it
         with self._stores.database.write() as session:
             older_than = None if days is None else days * _DAY_SECONDS
-            pruned = jobs.prune(session, older_than=older_than, beyond=max_jobs)
-        if pruned:
-            log.info("prune", extra={"jobs": len(pruned)})
+            num_jobs = len(jobs.prune(session, older_than=older_than, beyond=max_jobs))
+            num_entries = 0 if audit_days is None else audit.prune(session, older_than=audit_days * _DAY_SECONDS)
+        if num_jobs or num_entries:
+            log.info("prune", extra={"jobs": num_jobs, "audit": num_entries})
             self._prune_at = 0.0
 
     def _is_needed(self) -> bool:

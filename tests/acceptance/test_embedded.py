@@ -20,7 +20,17 @@ from finch_hub.registry import adapter_versions, jobs, tables
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.examples import Example
-from finch_hub.specs.jobs import FINAL, BaseModelSource, ComposeSpec, Job, JobState, MergeSpec, Parent, TrainSpec
+from finch_hub.specs.jobs import (
+    FINAL,
+    BaseModelSource,
+    ComposeSpec,
+    ExportSpec,
+    Job,
+    JobState,
+    MergeSpec,
+    Parent,
+    TrainSpec,
+)
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.workers.embedded import worker as home_worker
 from finch_hub.workers.messaging.dispatcher import Dispatcher
@@ -142,8 +152,11 @@ def test_foreground_worker_takes_the_device_over_after_the_current_job(
     examples = [Example.of_pair(f"What do birds eat on day {n}?", "They eat seeds.") for n in range(24)]
     digest = home.artifacts.put(dump_examples(examples))
     base = BaseModelSource(source=str(tiny_folder))
-    long = TrainSpec(adapter="long", base=base, train=digest, training=TRAINING.evolve(epochs=100))
-    short = long.evolve(adapter="short", training=TRAINING)
+    long = TrainSpec(adapter="long", base=base, train=digest, training=TRAINING.evolve(epochs=50))
+
+    def submit_short(name: str) -> str:
+        return home.submit(ExportSpec(adapter="long", format="peft", out=str(tmp_path / name)))
+
     first = home.submit(long)
     wait_until(lambda: home.job(first).state is JobState.RUNNING, "the first job to run", report=home.log)
     environment = {"FINCH_HOME": str(home.settings.home)}
@@ -153,18 +166,18 @@ def test_foreground_worker_takes_the_device_over_after_the_current_job(
             lambda: "action=wait" in foreground.text, "the second worker to wait", report=lambda: foreground.text
         )
         assert "finishes its current jobs first" in foreground.text
-        second = home.submit(short)
+        second = submit_short("second")
         assert home.wait(first).state is JobState.SUCCEEDED
         assert home.wait(second).worker == "foreground"
         wait_until(lambda: home_worker.read_record(home.settings) is None, "the worker on demand to end")
-        assert home.wait(home.submit(short)).worker == "foreground"
+        assert home.wait(submit_short("third")).worker == "foreground"
         assert home_worker.read_record(home.settings) is None, "none was started beside it"
         with home.database.read() as session:
             assert [attempt.outcome for attempt in jobs.list_attempts(session, first)] == ["succeeded"]
     finally:
         foreground.send(signal.SIGTERM)
         assert foreground.wait() == 0
-    assert home.wait(home.submit(short)).worker != "foreground"
+    assert home.wait(submit_short("last")).worker != "foreground"
     assert home_worker.stop(home.settings)
     wait_until(lambda: not home.processes(), "everything to end")
 

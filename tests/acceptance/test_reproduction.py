@@ -91,7 +91,7 @@ def test_what_was_made_comes_out_again_or_is_told_apart(
         assert report.identical, (report.config, report.tensors[:3], report.causes)
         assert (report.kind, report.tensors, report.causes) == (version.kind, (), ())
         assert report.reproduced_identity == version.identity
-    assert [version.number for version in hub.adapters.versions("birds")] == [4, 3, 2, 1]
+    assert [version.number for version in hub.adapters.versions("birds").versions] == [4, 3, 2, 1]
 
     altered(hub, birds, tmp_path / "elsewhere")
     capsys.readouterr()

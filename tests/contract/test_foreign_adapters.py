@@ -316,6 +316,7 @@ def test_classifier_head_that_the_base_lacks_is_named(layout: BaseLayout, made: 
         admit_adapter(sent, tmp_path / "admitted", base=layout)
 
 
+@pytest.mark.usefixtures("parsing_here")
 @pytest.mark.parametrize("targets", [["c_attn"], _slow(["c_attn", "c_proj", "c_fc"]), _slow(["c_proj"])])
 def test_conv1d_of_gpt2_answers_and_merges_as_in_peft(layout_cache: Path, tmp_path: Path, targets: list[str]) -> None:
     base = save_family(named("gpt2"), tmp_path / "base")
@@ -340,6 +341,7 @@ def test_flag_of_conv1d_is_that_of_the_base(layout_cache: Path, tmp_path: Path) 
     assert len(identities) == 1
 
 
+@pytest.mark.usefixtures("parsing_here")
 def test_single_experts_are_refused_where_the_base_has_them_in_one_tensor(layout_cache: Path, tmp_path: Path) -> None:
     base = save_family(named("qwen3-moe"), tmp_path / "base")
     layout = read_layout(base, name="moe", cache=layout_cache)
@@ -358,6 +360,7 @@ def test_single_experts_are_refused_where_the_base_has_them_in_one_tensor(layout
     assert len(refused.value.problems) == 2
 
 
+@pytest.mark.usefixtures("parsing_here")
 @pytest.mark.parametrize("tied", [True, _slow(False)])
 def test_checkpoint_without_the_prefix_of_its_layers_takes_the_same_adapters(
     layout_cache: Path, tmp_path: Path, tied: bool

@@ -38,7 +38,7 @@ def tickets(newcomer: Path) -> Path:
     return file
 
 
-@pytest.mark.usefixtures("tickets")
+@pytest.mark.usefixtures("tickets", "parsing_here")
 def test_commands_print_what_the_page_shows(newcomer: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("bases", "add", str(next((newcomer / ".demo" / "demo").iterdir())), "--name", "smollm2-135m") == 0
     add, train, _ = commands()

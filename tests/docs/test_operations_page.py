@@ -15,6 +15,8 @@ import pytest
 from support import services
 from support.fleet import wait_until
 
+from finch_hub.cli import main
+from finch_hub.display import tables
 from finch_hub.settings import Settings
 from finch_hub.workers.messaging.broker import refuse_open_broker
 
@@ -83,11 +85,13 @@ def test_the_commands_set_up_a_database_and_a_worker(postgres_url: str, valkey_u
         databases.close()
 
 
-def test_the_commands_back_up_restore_and_move_a_hub(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
+def test_the_commands_back_up_restore_and_move_a_hub(
+    postgres_url: str, valkey_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All other blocks of the page, one after another, in a home on SQLite that has a data set."""
     databases = services.Databases(tmp_path, postgres_url)
     url, broker = databases.empty(), {"FINCH_BROKER_URL": valkey_url, "FINCH_ALLOW_INSECURE": "1"}
-    environment = {**os.environ, "FINCH_HOME": str(tmp_path / "home"), **broker}
+    environment = {"FINCH_HOME": str(tmp_path / "home"), **broker}
     changed = {
         "FINCH_HOME": str(tmp_path / "srv"),
         "FINCH_DATABASE_URL": url,
@@ -96,11 +100,15 @@ def test_the_commands_back_up_restore_and_move_a_hub(postgres_url: str, valkey_u
     (tmp_path / "data.jsonl").write_text('{"prompt": "Who?", "completion": "A finch."}\n')
 
     def run(*words: str, **variables: str) -> str:
-        command = [sys.executable, "-m", "finch_hub", *(word.replace("/backups", str(tmp_path)) for word in words)]
-        done = subprocess.run(command, env=environment | variables, capture_output=True, text=True)
+        tables.console.cache_clear()  # it keeps the stream of the previous command
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**environment, **variables}.items():
+                patch.setenv(name, value)
+            status = main.main([word.replace("/backups", str(tmp_path)) for word in words])
+        out, err = capsys.readouterr()
         statuses = (0, 3) if words[:2] == ("worker", "stop") else (0,)  # there may be no worker
-        assert done.returncode in statuses, done.stderr
-        return done.stdout
+        assert status in statuses, err
+        return out
 
     def list_names(**variables: str) -> list[str]:
         return [row["name"] for row in json.loads(run("datasets", "list", "--json", **variables))]

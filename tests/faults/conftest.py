@@ -13,10 +13,10 @@ from support.fleet import Fleet, fleet
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def workers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     """A fleet without workers. Tests start the workers that they need."""
-    server = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
-    databases = services.Databases(tmp_path, server)
+    databases: services.Databases = request.getfixturevalue(f"{request.param}_databases")
+    url = databases.new()
     try:
-        with fleet(tmp_path, databases.new()) as made:
+        with fleet(tmp_path, url) as made:
             yield made
     finally:
-        databases.close()
+        databases.drop(url)

@@ -78,7 +78,7 @@ def test_backups_of_a_busy_hub_are_consistent(workers: Fleet, tiny_folder: Path,
     databases = services.Databases(tmp_path)
     training = TrainingConfig(max_steps=2, batch_size=1, dtype="float32", threads=1)
     text = dump_examples(EXAMPLES)
-    workers.start(slots=2)
+    workers.start()
     stores = open_stores(workers.settings)
     digest = stores.artifacts.put(text)
     with stores.database.write() as session:
@@ -125,7 +125,7 @@ def test_backups_of_a_busy_hub_are_consistent(workers: Fleet, tiny_folder: Path,
     with new_hub(tmp_path / "again", databases.new(), workers.broker.url) as hub:
         hub.restore(reports[0].folder)
         home, url = str(hub.settings.home), hub.settings.database
-        workers.start("two", slots=2, finch_home=home, finch_database_url=url, finch_artifacts_url="")
+        workers.start("two", finch_home=home, finch_database_url=url, finch_artifacts_url="")
         for job in jobs[: len(hub.jobs.find())]:
             assert hub.jobs.get(job).wait(timeout=120).state is JobState.SUCCEEDED
         assert_made(hub._stores)

@@ -186,7 +186,7 @@ def test_worker_that_is_idle_beside_a_busy_one_causes_no_messages(workers: Fleet
 def test_worker_whose_connection_died_in_silence_finds_jobs_and_stops(workers: Fleet) -> None:
     proxy = Proxy(workers.broker.socket)
     try:
-        worker = workers.start(finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
+        worker = workers.start(impatient="1", finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
         proxy.hold()
         job = workers.probe()
         assert workers.wait(job).state is JobState.SUCCEEDED
@@ -201,7 +201,7 @@ def test_worker_whose_connection_died_in_silence_finds_jobs_and_stops(workers: F
 def test_worker_whose_connection_died_in_silence_connects_again(workers: Fleet) -> None:
     proxy = Proxy(workers.broker.socket)
     try:
-        worker = workers.start(finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
+        worker = workers.start(impatient="1", finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
         proxy.hold()
         wait_until(lambda: "does not answer" in worker.text, "the silence to be noticed", report=lambda: worker.text)
         proxy.release()
@@ -217,7 +217,7 @@ def test_worker_follows_the_name_of_its_broker_to_another_server(workers: Fleet)
     """The old server lives on as a replica, so that connections to it stay open."""
     successor, proxy = Broker(), Proxy(workers.broker.socket)
     try:
-        worker = workers.start(finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
+        worker = workers.start(impatient="1", finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
         proxy.target = successor.socket
         with workers.broker.client() as client:
             client.replicaof("127.0.0.1", 1)
@@ -268,10 +268,15 @@ _TROUBLES = {
 }
 
 
-@pytest.mark.parametrize("trouble", _TROUBLES)
+_LIKE_FULL = ("replica", "wrong key")  # they refuse commands as a full broker does
+
+
+@pytest.mark.parametrize(
+    "trouble", [pytest.param(name, marks=pytest.mark.slow if name in _LIKE_FULL else ()) for name in _TROUBLES]
+)
 def test_worker_outlives_a_broker_that_refuses(trouble: str, workers: Fleet) -> None:
     this, key = _TROUBLES[trouble], workers.key(queue_name("default"))
-    worker = workers.start(slots=2)
+    worker = workers.start(slots=2, impatient="1")
     busy = workers.probe("sleep", seconds=3)
     workers.wait_begun(busy)
     with workers.broker.client() as client:
@@ -295,7 +300,7 @@ def test_worker_outlives_a_broker_that_refuses(trouble: str, workers: Fleet) -> 
         this.begin(client, key)
         running = [worker]
         if trouble != "password":  # which is said at the start, before anything runs
-            running.append(workers.start("starting", ready=False))
+            running.append(workers.start("starting", ready=False, impatient="1"))
             wait_until(lambda: "action=start " in running[-1].text, "the start", report=lambda: running[-1].text)
         last = workers.probe()
         assert workers.wait(last).state is JobState.SUCCEEDED

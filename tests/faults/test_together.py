@@ -56,7 +56,7 @@ def test_members_end_separately_and_their_lineage_has_the_size_of_the_group(work
         assert version_of(workers, job).lineage.environment["members"] == 3
     assert workers.job(unwanted).state is JobState.RUNNING
     workers.cancel(unwanted)
-    assert workers.wait(unwanted, timeout=30.0).state is JobState.CANCELLED
+    assert workers.wait(unwanted).state is JobState.CANCELLED
     after = workers.probe()
     assert workers.wait(after).state is JobState.SUCCEEDED
     assert len({*workers.runs_of(after)}) == 1

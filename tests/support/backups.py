@@ -14,6 +14,7 @@ from finch_hub.registry.database import Database
 from finch_hub.specs.backups import RestoreReport
 from finch_hub.storage.backup import hash_file
 from finch_hub.storage.backup_folder import REGISTRY, BackupFolder
+from finch_hub.storage.changes import Change
 from finch_hub.storage.restoration import restore_backup
 from finch_hub.storage.stores import Stores
 
@@ -21,7 +22,7 @@ Open = Callable[..., Stores]
 
 
 def restore(folder: Path, stores: Stores) -> RestoreReport:
-    return restore_backup(BackupFolder(folder), stores)
+    return restore_backup(BackupFolder(folder), Change(stores, "hub.restore", str(folder), {}), stores)
 
 
 def find_id(database: Database) -> str:

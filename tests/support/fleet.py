@@ -46,16 +46,20 @@ _OPEN_TRANSACTIONS = (
     " AND state LIKE 'idle in transaction%' AND now() - state_change > interval '0.05 seconds'"
 )
 _START = """
-import faulthandler, signal, sys
+import faulthandler, os, signal, sys
 from finch_hub import settings
+from finch_hub.workers import worker
 from finch_hub.workers.logs.setup import LogStream, set_up_logging
-from finch_hub.workers.worker import Worker
+from finch_hub.workers.messaging import app, consumer
+
+if "IMPATIENT" in os.environ:
+    app.HEALTH_SECONDS, consumer._WELL_SECONDS, worker._LOOK_SECONDS = 2, 3.0, 3.0
 
 faulthandler.enable()
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a run of the tests under nohup ignores it
 loaded = settings.load()
 set_up_logging(loaded, LogStream())
-sys.exit(Worker(loaded, name=sys.argv[1], slots=int(sys.argv[2]), labels=sys.argv[3:]).run())
+sys.exit(worker.Worker(loaded, name=sys.argv[1], slots=int(sys.argv[2]), labels=sys.argv[3:]).run())
 """
 
 
@@ -191,7 +195,8 @@ class Fleet:
     ) -> WorkerProcess:
         """Start a worker. `environment` adds variables, with names in capitals.
 
-        It has a home of its own, so that several can use the one CPU. The folders in these homes are shared.
+        With `impatient`, it soon asks whether its broker answers, and soon looks for jobs that have no message. It has
+        a home of its own, so that several can use the one CPU. The folders in these homes are shared.
         """
         home = self.folder / "homes" / str(len(self.workers))
         home.mkdir(parents=True)
@@ -384,14 +389,13 @@ class Fleet:
 
     def check_nothing_left(self) -> None:
         """Check that no process of the fleet runs after its workers have ended."""
-        wait_until(lambda: not self.processes(), "all processes to end", 15.0, self._describe_left)
+        wait_until(lambda: not self.processes(), "all processes to end", report=self._describe_left)
 
     def close(self) -> None:
         for worker in self.workers:
             worker.end()
-        wait = 10.0
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not self.processes(), "", wait)
+            wait_until(lambda: not self.processes(), "", 60.0)
         left = self.processes()
         for process in left:
             with contextlib.suppress(psutil.Error):
@@ -405,8 +409,8 @@ class Fleet:
         with self.database.read() as session:
             made = [
                 version
-                for summary in adapters.find(session)
-                for version in adapter_versions.find(session, summary.name)
+                for summary in adapters.find(session, limit=1000).adapters
+                for version in adapter_versions.find(session, summary.name, limit=1000).versions
                 if version.job_id == job.id
             ]
         makes = job.kind in ("train", "compose", "quantize") and job.state is JobState.SUCCEEDED

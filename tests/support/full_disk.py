@@ -34,6 +34,14 @@ def collect(hub: Hub, place: Path) -> None:
     hub.collect(unused_days=0)
 
 
+def delete_adapter(hub: Hub, place: Path) -> None:
+    hub.adapters.delete("wrens")
+
+
+def purge_adapter(hub: Hub, place: Path) -> None:
+    hub.adapters.purge("wrens")
+
+
 def import_adapter(hub: Hub, place: Path) -> None:
     hub.import_adapter(place / "adapter", name="birds", base="tiny")
 
@@ -109,7 +117,21 @@ def save(hub: Hub, place: Path) -> None:
 ACTIONS: dict[str, Callable[[Hub, Path], None]] = {
     action.__name__: action
     for action in (
-        *(add, purge, collect, import_adapter, fetch, back_up, train, add_base, convert, import_archive, save),
+        *(
+            add,
+            purge,
+            collect,
+            delete_adapter,
+            purge_adapter,
+            import_adapter,
+            fetch,
+            back_up,
+            train,
+            add_base,
+            convert,
+            import_archive,
+            save,
+        ),
         *(bundle, unbundle),
         *(export_peft, export_vllm, export_gguf, export_ollama, export_merged),
     )
@@ -133,7 +155,7 @@ def check(hub: Hub) -> None:
     for dataset in hub.datasets.find():
         if dataset.purged_at is None:
             assert len(list(hub._stores.artifacts.read_lines(dataset.digest))) == dataset.examples
-    for adapter in hub.adapters.find():
+    for adapter in hub.adapters.overview().adapters:
         hub.adapters.folder(adapter.newest.reference)
     for job in hub.jobs.find(kind="train"):
         assert job.state == "queued"

@@ -12,6 +12,8 @@ from support.fleet import write_adapter
 
 from finch_hub import settings
 from finch_hub.registry import (
+    adapter_names,
+    audit,
     datasets,
     deployment,
     evaluations,
@@ -25,12 +27,14 @@ from finch_hub.registry import (
 )
 from finch_hub.registry.database import Database
 from finch_hub.specs.bases import BaseDescription
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
 from finch_hub.storage.stores import Stores, open_stores
 
 AWAY = "/models/that are elsewhere"
 TEXTS = (b'{"messages":[]}\n', b'{"messages":[]}\n' * 2)
 PURGED = b"purged"
+SAMPLES = b'{"samples":[{"prompt":"A?","expected":"B.","before":"C.","after":"B."}],"max_tokens":64}'
 
 
 def open_hub(folder: Path, database_url: str | None, **changes: Any) -> Stores:
@@ -54,8 +58,17 @@ def fill(stores: Stores, folder: Path) -> None:
     first = add_version(stores, folder, "birds", base, train_digest=texts[0])
     child = add_version(stores, folder, "both", base, parents=(first.reference,), text="both")
     deleted = add_version(stores, folder, "birds", base, text="deleted")
+    add_evidence(stores, first)
     registry.delete_version(database, "birds", deleted.number)
     registry.set_alias(database, "birds", "best", 1)
+    with database.write() as session:
+        adapter_names.rename(session, "both", "team/both")
+    add_version(stores, folder, "gone", base, text="gone")
+    registry.purge(database, "gone/1")
+    add_version(stores, folder, "hidden", base, text="hidden")
+    registry.delete(database, "hidden")
+    with database.write() as session:
+        audit.add(session, who="ana", action="alias.move", on="birds@best", details={"to": 1})
     spec = TrainSpec(adapter="birds", base=BaseModelSource(source="tiny"), train=texts[0], validation=texts[1])
     with database.write() as session:
         done, running, cancelled, queued = (
@@ -83,6 +96,17 @@ def fill(stores: Stores, folder: Path) -> None:
         unheard = {"job_id": done.id, "seq": 1, "listener": "bell", "failed_calls": 0}
         session.execute(sa.insert(tables.announcements).values(**unheard))
         assert deployment.has_store(session)
+
+
+def add_evidence(stores: Stores, version: values.AdapterVersion) -> None:
+    """Add evidence with sample answers to a version."""
+    from finch_hub.registry.adapter_versions import get_row
+
+    digest = stores.artifacts.put(SAMPLES)
+    with stores.database.write() as session:
+        row = get_row(session, version.reference)
+        document = Evidence(kind="train", notes=("measured",)).to_document()
+        session.execute(sa.insert(tables.Evidence).values(version_id=row.id, document=document, samples=digest))
 
 
 def describe_worker() -> values.WorkerDescription:

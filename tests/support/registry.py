@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from alembic import command
 
 from finch_hub.registry import (
+    adapter_deletion,
+    adapter_purges,
     adapter_versions,
     adapters,
     attempts,
@@ -22,6 +24,7 @@ from finch_hub.registry import (
 from finch_hub.registry.database import Database
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource, Job, MergeSpec, Parent, Requirements, TrainSpec
+from finch_hub.specs.references import AdapterReference
 
 ANY_SLOT = values.Capabilities(device="cpu", memory_bytes=2**40)
 AT_ONCE = values.RetryPolicy(max_attempts=3, base_delay=0)
@@ -125,9 +128,23 @@ def add_version(
         return adapter_versions.add_tags(session, made.reference, *tags) if tags else made
 
 
-def delete_version(database: Database, name: str, number: int) -> values.AdapterVersion:
+def delete_version(database: Database, name: str, number: int) -> adapter_deletion.Deletion:
+    return delete(database, f"{name}/{number}")
+
+
+def delete(database: Database, reference: str) -> adapter_deletion.Deletion:
     with database.write() as session:
-        return adapters.delete_version(session, name, number)
+        return adapter_deletion.delete(session, AdapterReference.parse(reference))
+
+
+def restore(database: Database, reference: str) -> list[str]:
+    with database.write() as session:
+        return adapter_deletion.restore(session, AdapterReference.parse(reference), has_files=lambda digest: True)
+
+
+def purge(database: Database, reference: str) -> adapter_purges.PurgedRows:
+    with database.write() as session:
+        return adapter_purges.purge(session, AdapterReference.parse(reference))
 
 
 def set_alias(database: Database, name: str, alias: str, version: int, expected: int | None = None) -> None:
@@ -140,9 +157,9 @@ def resolve(database: Database, reference: str) -> values.AdapterVersion:
         return adapter_versions.resolve(session, reference)
 
 
-def list_versions(database: Database, name: str = "medical") -> list[values.AdapterVersion]:
+def list_versions(database: Database, name: str = "medical") -> tuple[values.AdapterVersion, ...]:
     with database.read() as session:
-        return adapter_versions.find(session, name)
+        return adapter_versions.find(session, name).versions
 
 
 def made_from(*references: str) -> values.Lineage:

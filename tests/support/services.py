@@ -181,11 +181,14 @@ class Databases:
     def new(self) -> str:
         """Return the URL of a new database."""
         self._template = self._template or self._make_template()
-        if self._server is None:
-            made = self._url(self._folder / f"{secrets.token_hex(4)}.db")
-            shutil.copyfile(_file(self._template), _file(made))
-        else:
-            made = self._create(sa.make_url(self._template).database)
+        return self.copy(self._template)
+
+    def copy(self, template: str) -> str:
+        """Return the URL of a copy of a database that is closed."""
+        if self._server is not None:
+            return self._create(sa.make_url(template).database)
+        made = self._url(self._folder / f"{secrets.token_hex(4)}.db")
+        shutil.copyfile(_file(template), _file(made))
         return made
 
     def empty(self) -> str:

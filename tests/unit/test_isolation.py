@@ -87,11 +87,11 @@ def test_exported_variables_and_files_of_the_user_are_neither_read_nor_written(t
             **{f"{kind}_proxy": f"http://{address}" for kind in ("http", "https", "all")},
         }
         tests = (
-            "unit/cli/test_datasets.py",
-            "unit/cli/test_jobs.py",
+            "unit/cli/test_datasets.py::test_data_sets_are_added_listed_and_purged",
+            "unit/cli/test_jobs.py::test_detached_jobs_print_their_ids",
             "unit/hub/test_evaluating.py",
             "unit/workers/supervision/test_slots.py",
-            "unit/test_ci.py",
+            "unit/test_ci.py::test_the_first_part_that_fails_ends_the_run_and_names_its_repetition",
             "unit/test_isolation.py::test_demo_and_benchmarks_never_work_in_the_hub_of_the_user",
             "unit/test_isolation.py::test_a_test_and_its_children_see_no_setting_of_the_user",
         )

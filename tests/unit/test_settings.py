@@ -283,15 +283,24 @@ def test_owner_is_the_login_name_unless_it_is_set(monkeypatch: pytest.MonkeyPatc
     assert settings.load().owner_name == "team birds"
 
 
+def test_user_is_the_login_name_and_the_owner_unless_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load().user_name == pwd.getpwuid(os.geteuid()).pw_name
+    monkeypatch.setenv("FINCH_USER", "ana")
+    assert (settings.load().user_name, settings.load().owner_name) == ("ana", "ana")
+    monkeypatch.setenv("FINCH_OWNER", "team birds")
+    assert (settings.load().user_name, settings.load().owner_name) == ("ana", "team birds")
+
+
 def test_owner_of_a_user_without_a_name_is_the_number_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_123)
     assert settings.load().owner_name == "user-4000000123"
 
 
 @pytest.mark.parametrize("name", ["x" * 97, "a\nb", "a\x7f"])
-def test_owner_that_cannot_be_stored_or_printed_is_refused(name: str) -> None:
-    with pytest.raises(errors.InvalidSpec, match="owner"):
-        settings.load(owner=name)
+@pytest.mark.parametrize("field", ["owner", "user"])
+def test_owner_that_cannot_be_stored_or_printed_is_refused(field: str, name: str) -> None:
+    with pytest.raises(errors.InvalidSpec, match=field):
+        settings.load(**{field: name})
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "1e300", "9" * 40])
@@ -307,7 +316,8 @@ def test_number_that_no_clock_or_database_can_hold_is_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["memory_bytes", "owner_running", "owner_unfinished", "history_days", "history_jobs", "metrics_port"]
+    "name",
+    ["memory_bytes", "owner_running", "owner_unfinished", "history_days", "history_jobs", "audit_days", "metrics_port"],
 )
 def test_limit_that_no_database_can_hold_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"FINCH_{name.upper()}", "9" * 40)

@@ -25,6 +25,7 @@ from finch_hub.engine.bases.base import Base
 from finch_hub.engine.training.data import TrainingData
 from finch_hub.engine.training.resume_state import ResumeState, TrainingProgress
 from finch_hub.formats.atomic_writes import flush_path
+from finch_hub.specs.evidence import LossCurve
 from finch_hub.specs.training import TrainingConfig
 
 Environment: TypeAlias = Mapping[str, str | int]
@@ -66,7 +67,7 @@ def identify_training(
     start = hashlib.sha256()
     for name, parameter in sorted(adapter.parameters().items()):
         start.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
-    settings = training.model_dump_json(exclude={"keep_checkpoints", "checkpoint_every", "threads"})
+    settings = training.model_dump_json(exclude={"keep_checkpoints", "checkpoint_every", "threads", "samples"})
     return {
         "data": examples.hexdigest(),
         "specification": hashlib.sha256((settings + adapter.config.model_dump_json()).encode()).hexdigest(),
@@ -95,6 +96,7 @@ def save(folder: Path, state: ResumeState, *, identity: Mapping[str, str], envir
             "identity": dict(identity),
             "environment": dict(environment),
             "state": state.progress.model_dump(mode="json", exclude_defaults=True),
+            "curve": state.curve.model_dump(mode="json", exclude_defaults=True),
             "tensors_sha256": hashlib.sha256(data).hexdigest(),
         }
         (unfinished / _STATE).write_bytes(_to_json({**body, "sha256": _hash(body)}))
@@ -123,6 +125,7 @@ def load_newest(folder: Path, *, identity: Mapping[str, str], environment: Envir
         try:
             body, tensors = _read(path)
             progress = TrainingProgress.of(body["state"])
+            curve = LossCurve.of_stored(body.get("curve", {}))  # earlier versions kept none
             known = dict(body["identity"])
             # Checkpoints of older versions have a hash of the environment only.
             written_in = body.get("environment") or (environment if known["environment"] == _hash(environment) else {})
@@ -142,6 +145,7 @@ def load_newest(folder: Path, *, identity: Mapping[str, str], environment: Envir
                 name.removeprefix(_OPTIMIZER): tensor for name, tensor in tensors.items() if name.startswith(_OPTIMIZER)
             },
             best_parameters=tuple(tensors[name] for name in sorted(tensors) if name.startswith(_BEST)),
+            curve=curve,
         )
         return Found(damaged=damaged, state=state, difference=difference, path=path)
     return Found(damaged=damaged)

@@ -113,7 +113,7 @@ class _MemberTraining:
         if failure is not None:
             self.result = failure
         elif self.run is not None and self._adapter is not None:
-            self.result = loop.Trained(adapter=self._adapter, report=self.run.finish())
+            self.result = loop.Trained(adapter=self._adapter, report=self.run.finish(), curve=self.run.curve())
         self._close()
         if self._adapter is not None:
             self._adapter.disable()

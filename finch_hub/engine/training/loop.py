@@ -26,6 +26,7 @@ from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.engine.training.run import TrainingRun
 from finch_hub.progress import listen
 from finch_hub.specs.events import Report, silent
+from finch_hub.specs.evidence import LossCurve
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TrainingReport
@@ -34,10 +35,11 @@ from finch_hub.specs.training import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
-    """Trained adapter, enabled on its base, and the report of its training."""
+    """Trained adapter, enabled on its base, the report of its training, and its losses by step."""
 
     adapter: AttachableAdapter
     report: TrainingReport
+    curve: LossCurve
 
 
 def train(
@@ -127,13 +129,13 @@ def train(
                     (failure,) = take_step(decoder, [run])
                     if failure is not None:
                         raise failure
-                finished = run.finish()
+                finished, curve = run.finish(), run.curve()
             finally:
                 run.close()
             if finds_rank:
                 reporter.report_phase("choosing the rank")
                 attached, finished = _reduce_rank(base, attached, config, data.held_out, finished)
-            return Trained(adapter=attached, report=finished)
+            return Trained(adapter=attached, report=finished, curve=curve)
         except BaseException:
             if adapter is None:
                 attached.detach()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from finch_hub import errors
 from finch_hub.engine.training import checkpoint
+from finch_hub.engine.training.loss_curve import CurveRecorder
 from finch_hub.engine.training.resume_state import TrainingProgress
 
 _SMOOTHING = 0.9  # of the reported loss: an average over about the last ten steps
@@ -22,19 +23,25 @@ class _StepLoss(NamedTuple):
     loss: Tensor
     gradient_norm: Tensor
     label_tokens: int
+    learning_rate: float
 
 
 class LossTracker:
-    """Losses of the latest steps, kept on the device until they are needed."""
+    """Losses of the latest steps, kept on the device until they are needed.
 
-    def __init__(self, *, vocabulary: int, workdir: Path | None) -> None:
+    Args:
+        curve: gets each loss that is read.
+    """
+
+    def __init__(self, *, vocabulary: int, workdir: Path | None, curve: CurveRecorder) -> None:
         self.gradient_norm = 0.0  # of the last step whose loss was read
+        self._curve = curve
         self._vocabulary, self._workdir = vocabulary, workdir
         self._pending: list[_StepLoss] = []
 
-    def add(self, step: int, loss: Tensor, gradient_norm: Tensor, label_tokens: int) -> None:
+    def add(self, step: int, loss: Tensor, gradient_norm: Tensor, label_tokens: int, learning_rate: float) -> None:
         """Keep the loss of a finished step."""
-        self._pending.append(_StepLoss(step, loss, gradient_norm, label_tokens))
+        self._pending.append(_StepLoss(step, loss, gradient_norm, label_tokens, learning_rate))
 
     def read(self, progress: TrainingProgress) -> TrainingProgress:
         """Return the progress with the losses of all kept steps; this waits for the device.
@@ -53,6 +60,7 @@ class LossTracker:
             # Equal probabilities for all tokens have the loss ln V. A model that began below it has unlearned.
             if smoothed > max(math.log(self._vocabulary), first) + 1.0:
                 raise self.diverged(step.step, f"the loss rose to {smoothed:.2f}, which is worse than guessing")
+            self._curve.add(step.step, smoothed, step.learning_rate)
             progress = progress.evolve(
                 label_tokens=progress.label_tokens + step.label_tokens,
                 loss_sum=progress.loss_sum + loss * step.label_tokens,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from finch_hub.engine.training.early_stopping import EarlyStopping
+from finch_hub.specs.evidence import LossCurve
 from finch_hub.specs.reports import TokenMetrics
 from finch_hub.specs.value import Value
 
@@ -62,8 +63,10 @@ class ResumeState:
         progress: counts and measurements.
         optimizer: the adapter's parameters, their moments and step counts.
         best_parameters: parameters at the lowest held-out loss; empty before the first improvement.
+        curve: losses so far.
     """
 
     progress: TrainingProgress
     optimizer: Mapping[str, Tensor]
     best_parameters: tuple[Tensor, ...] = ()
+    curve: LossCurve = LossCurve()  # noqa: RUF009 - frozen

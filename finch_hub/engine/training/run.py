@@ -22,6 +22,7 @@ from finch_hub.engine.training import checkpoint, environment, schedule
 from finch_hub.engine.training.data import TrainingData
 from finch_hub.engine.training.early_stopping import EarlyStopping
 from finch_hub.engine.training.interruption import Interrupted, ShouldStop, stop_on_request
+from finch_hub.engine.training.loss_curve import CurveRecorder
 from finch_hub.engine.training.loss_tracker import LossTracker
 from finch_hub.engine.training.optimizer import FlatAdamW
 from finch_hub.engine.training.pace import Pace
@@ -29,6 +30,7 @@ from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens, ResumeState, TrainingProgress
 from finch_hub.engine.training.step_batches import StepBatches
 from finch_hub.progress import listen
+from finch_hub.specs.evidence import LossCurve
 from finch_hub.specs.reports import Forgetting, TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
@@ -85,7 +87,8 @@ class TrainingRun:
         }
         self._identity = checkpoint.identify_training(base, adapter, training, data)
         self._optimizer = FlatAdamW(adapter.parameters(), training)
-        self._losses = LossTracker(vocabulary=self.head.vocabulary, workdir=workdir)
+        self._curve = CurveRecorder()
+        self._losses = LossTracker(vocabulary=self.head.vocabulary, workdir=workdir, curve=self._curve)
         self._best_parameters: tuple[Tensor, ...] = ()
         self._progress = TrainingProgress(
             stopping=EarlyStopping(patience=training.patience, min_improvement=training.min_improvement),
@@ -125,6 +128,7 @@ class TrainingRun:
             self.reporter.warn(f"starting from the beginning: the state of the optimizer does not fit ({error})")
             return
         self._progress = found.state.progress
+        self._curve.restore(found.state.curve)
         self._best_parameters = tuple(tensor.to(self.base.device) for tensor in found.state.best_parameters)
         self.reporter.report_phase(f"resumed after step {self._progress.step}")
         if found.difference:
@@ -179,6 +183,7 @@ class TrainingRun:
         except errors.Diverged as error:
             raise self._losses.diverged(step, str(error)) from None
         self.reporter.report_metrics(step, metrics)
+        self._curve.add_evaluation(step, metrics.loss, metrics.accuracy)
         if step == 0:
             self._progress = self._progress.evolve(before=metrics, evaluated_step=step)
             return
@@ -210,7 +215,10 @@ class TrainingRun:
         if self._workdir is None:
             return
         state = ResumeState(
-            progress=self._progress, optimizer=self._optimizer.state_dict(), best_parameters=self._best_parameters
+            progress=self._progress,
+            optimizer=self._optimizer.state_dict(),
+            best_parameters=self._best_parameters,
+            curve=self._curve.curve(),
         )
         checkpoint.save(
             self._workdir,
@@ -259,7 +267,7 @@ class TrainingRun:
         )
         learning_rate = self.training.learning_rate * factor
         norm = self._optimizer.step(learning_rate)
-        self._losses.add(step + 1, loss, norm, self.batches.label_tokens(step))
+        self._losses.add(step + 1, loss, norm, self.batches.label_tokens(step), learning_rate)
         seconds += time.monotonic() - began
         self._pace.add(seconds)
         self._progress = self._progress.evolve(
@@ -323,6 +331,10 @@ class TrainingRun:
                 **({"continued": progress.continued} if progress.continued else {}),
             },
         )
+
+    def curve(self) -> LossCurve:
+        """Return the losses by step."""
+        return self._curve.curve().thinned()
 
     def _measure_forgetting(self) -> Forgetting | None:
         """Compare the model with its base on general prompts; None if the base cannot render or hold them."""

@@ -24,6 +24,8 @@ from finch_hub.workers.messaging.broker import BrokerStatus, explain, key_prefix
 # Seconds to wait for a broker that does not answer. A client's job is stored by then, and an idle slot finds it. A
 # worker that is told to stop waits as long.
 TIMEOUT = 2.0
+# Seconds between questions whether an idle connection of a worker still answers.
+HEALTH_SECONDS = 10
 
 # What clients of a broker raise if it does not answer or refuses. kombu passes refusals on as errors of redis-py.
 BROKER_ERRORS = (kombu.exceptions.KombuError, redis.RedisError, OSError)
@@ -52,7 +54,7 @@ def make_app(
         "global_keyprefix": key_prefix(deployment),
         # Find connections that died in silence, as behind a firewall that forgot them. The answer to a worker that
         # waits for messages is never read before it is there, so the timeout does not end the wait.
-        "health_check_interval": 10,
+        "health_check_interval": HEALTH_SECONDS,
         "socket_connect_timeout": TIMEOUT,
         "socket_timeout": TIMEOUT,
         "socket_keepalive": True,

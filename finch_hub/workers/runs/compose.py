@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from finch_hub.plugins import trials
 from finch_hub.registry.values import ParentVersion
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.jobs import ComposeSpec, Job, Parent
 from finch_hub.specs.reports import CompositionReport
 from finch_hub.specs.value import Value
@@ -125,6 +126,7 @@ def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores)
             **(forgetting.metrics if forgetting else {}),
         },
         state="below_retention" if outcome.report.below_retention else "ready",
+        evidence=Evidence.of_composition(outcome.report),
     )
     create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)
     return lambda session: outcome.result_of(create_version(session, base))

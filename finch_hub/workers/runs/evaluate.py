@@ -166,7 +166,7 @@ def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Store
     earlier = find_earlier_fingerprint(outcome.base, stores)
 
     def record(session: Session) -> JobResult:
-        base = bases.add(session, outcome.base, earlier_fingerprint=earlier)
+        base = bases.add(session, outcome.base, earlier_fingerprint=earlier, job_id=job.id)
         for name, metrics in report.results.items():
             evaluations.add(
                 session,
@@ -178,7 +178,7 @@ def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Store
                 job_id=job.id,
             )
         for reference in report.unusable:
-            adapter_versions.quarantine(session, reference)
+            adapter_versions.quarantine(session, reference, job_id=job.id)
         return outcome.record(session)
 
     return record

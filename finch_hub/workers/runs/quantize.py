@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.jobs import Job, QuantizeSpec
 from finch_hub.specs.reports import QuantizationReport
 from finch_hub.specs.value import Value
@@ -117,6 +118,7 @@ def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Store
         spec=spec.model_dump(mode="json") | parent.prompting,
         lineage=parent.lineage.evolve(parents=(values.ParentVersion(reference=parent.reference),)),
         metrics=metrics,
+        evidence=Evidence.of_quantization(report),
     )
     create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)
     return lambda session: outcome.result_of(create_version(session, parent.base))

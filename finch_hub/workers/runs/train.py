@@ -13,6 +13,7 @@ from finch_hub.engine.data import reading
 from finch_hub.progress import listen
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.events import NewEvent
+from finch_hub.specs.evidence import Evidence, LossCurve
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import Job, JobResult, TrainSpec
 from finch_hub.specs.reports import TrainingReport
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 
+_SAMPLES = 2  # if the settings do not say
+_SAMPLES_SHARE = 0.02  # of the time of the training
+_LEAST_SAMPLE_SECONDS = 1.0  # in which hardly any base answers with some words
+_LEAST_SAMPLE_TOKENS = 8  # of an answer that was cut, if the settings do not ask for samples
+_MOST_SAMPLE_SECONDS = 120.0
 _METRICS = ("steps", "epochs", "tokens", "seconds", "train_loss", "stopped_early", "trainable_parameters")
 
 
@@ -53,8 +59,16 @@ class TrainOrder(Value):
 
 
 class TrainOutcome(AdapterOutcome[TrainingReport]):
-    """What the child trained. `validation` is the file of the examples that were held out, None if there are none."""
+    """What the child trained.
 
+    Attributes:
+        curve: losses by step.
+        samples: file of the sample answers, None if there are none.
+        validation: file of the examples that were held out, None if there are none.
+    """
+
+    curve: LossCurve
+    samples: Path | None
     validation: Path | None
     validation_examples: int
     base: BaseDescription
@@ -198,17 +212,57 @@ def _save(
     """Write the adapter to the attempt's folder, detach it from its base, and return the outcome."""
     try:
         trained.adapter.save(channel.workdir / "adapter")
+        samples = _sample_answers(trained, order.spec, channel, base, validation)
     finally:
         trained.adapter.detach()
     data = trained.report.data.evolve(reading=order.spec.reading)
     return TrainOutcome(
         adapter=channel.workdir / "adapter",
         environment=trained.report.environment,
+        curve=trained.curve,
+        samples=samples,
         validation=channel.workdir / "validation.jsonl" if validation else None,
         validation_examples=len(validation),
         report=trained.report.evolve(data=data),
         base=model_cache.describe_base(base, order.base),
     )
+
+
+def _sample_answers(
+    trained: Trained, spec: TrainSpec, channel: Channel, base: Base, validation: Sequence[Example]
+) -> Path | None:
+    """Write answers of the base and the adapter to a file, if they are wanted. The training succeeds without them."""
+    count, seconds, least_tokens = spec.training.samples, _MOST_SAMPLE_SECONDS, 0
+    if count is None:
+        least_tokens = _LEAST_SAMPLE_TOKENS
+        count, seconds = _SAMPLES, min(seconds, _SAMPLES_SHARE * trained.report.seconds)
+    if not count or not validation or seconds < _LEAST_SAMPLE_SECONDS:
+        return None
+    from finch_hub.engine.inference.samples import sample_answers
+    from finch_hub.engine.numerics.threads import use_threads
+
+    channel.report(NewEvent.phase("answering samples"))
+    try:
+        with use_threads(spec.training.threads):
+            samples = sample_answers(
+                base,
+                trained.adapter.name,
+                validation,
+                system=spec.system,
+                count=count,
+                seconds=seconds,
+                least_tokens=least_tokens,
+                should_stop=channel.should_stop,
+            )
+    except (errors.FinchError, RuntimeError, MemoryError) as error:
+        what = f"no sample answers were kept: {type(error).__name__}"  # its text may quote a row
+        channel.report(NewEvent(type="message", level="warn", message=what))
+        return None
+    if samples is None:
+        return None
+    file = channel.workdir / "samples.json"
+    file.write_text(samples.model_dump_json(), encoding="utf-8")
+    return file
 
 
 def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> Record:
@@ -233,6 +287,8 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
             parents=parents, train_digest=spec.train, validation_digest=validation, seed=spec.training.seed
         ),
         metrics=_metrics(outcome.report),
+        evidence=Evidence.of_training(outcome.report, outcome.curve),
+        samples=outcome.samples.read_bytes() if outcome.samples is not None else None,
     )
     create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)
     earlier = find_earlier_fingerprint(outcome.base, stores)
@@ -248,7 +304,8 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
                 of_jobs=True,
                 check_stored=lambda: stores.artifacts.put(held_out),
             )
-        return outcome.result_of(create_version(session, bases.add(session, outcome.base, earlier_fingerprint=earlier)))
+        base = bases.add(session, outcome.base, earlier_fingerprint=earlier, job_id=job.id)
+        return outcome.result_of(create_version(session, base))
 
     return record
 
@@ -275,7 +332,8 @@ def _repeat(version: AdapterVersion) -> TrainSpec:
 
 def _pin(order: TrainOrder, version: AdapterVersion) -> TrainOrder:
     base = model_cache.pin_base(order.base, version.base)
-    return order.evolve(base=base, batch_tokens=version.lineage.environment.get("batch_tokens"))
+    spec = order.spec.evolve(training=order.spec.training.evolve(samples=0))
+    return order.evolve(base=base, spec=spec, batch_tokens=version.lineage.environment.get("batch_tokens"))
 
 
 KIND = JobKind(

@@ -114,7 +114,7 @@ class AttemptRecord:
         def fail(session: Session) -> Job:
             if unusable is not None:
                 with contextlib.suppress(errors.NotFound, errors.InvalidReference):  # the end counts, whatever it names
-                    adapter_versions.quarantine(session, unusable)
+                    adapter_versions.quarantine(session, unusable, job_id=job.id)
             return attempts.fail(session, job, reason, retry=policy, events=self._unwritten)
 
         self._end(fail, "failed")

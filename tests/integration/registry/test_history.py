@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from support import registry
+from support.services import Databases
 
 from finch_hub.registry import (
     attempts,
@@ -56,9 +57,11 @@ def vacuum(database: Database) -> None:
         connection.execute("VACUUM ANALYZE")
 
 
-@pytest.fixture
-def history(database: Database) -> Database:
-    """A database with many finished jobs and a few queued ones."""
+@pytest.fixture(scope="module")
+def finished_jobs(databases: Databases) -> Iterator[str]:
+    """URL of a database with many finished jobs and a few queued ones, for tests to copy."""
+    url = databases.new()
+    database = Database(url, allow_insecure=True)
     new = [values.NewJob.of_spec(registry.merge_spec())] * 2000
     with database.write() as session:
         jobs.submit_many(session, new)
@@ -68,7 +71,43 @@ def history(database: Database) -> Database:
         jobs.submit_many(session, new[:20])
     if not database.is_sqlite:  # PostgreSQL does so after a while, SQLite never
         vacuum(database)
-    return database
+    database.close()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture(scope="module")
+def waiting_jobs(databases: Databases, finished_jobs: str) -> Iterator[str]:
+    """URL of a copy with many queued jobs besides, for tests to copy."""
+    url = databases.copy(finished_jobs)
+    database = Database(url, allow_insecure=True)
+    with database.write() as session:
+        jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec())] * 5000)
+    if not database.is_sqlite:
+        vacuum(database)
+    database.close()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+def history(databases: Databases, finished_jobs: str) -> Iterator[Database]:
+    """A database with many finished jobs and a few queued ones."""
+    yield from open_copy(databases, finished_jobs)
+
+
+@pytest.fixture
+def queue(databases: Databases, waiting_jobs: str) -> Iterator[Database]:
+    """A database with many finished jobs and many queued ones."""
+    yield from open_copy(databases, waiting_jobs)
+
+
+def open_copy(databases: Databases, template: str) -> Iterator[Database]:
+    url = databases.copy(template)
+    database = Database(url, allow_insecure=True)
+    yield database
+    database.close()
+    databases.drop(url)
 
 
 def test_frequent_queries_do_not_read_finished_jobs(history: Database) -> None:
@@ -124,12 +163,8 @@ def test_claim_past_jobs_that_fit_nobody_reads_few_of_them(history: Database) ->
     ],
     ids=["due", "unsent", "queued", "take", "expire", "stuck"],
 )
-def test_worker_that_looks_does_not_read_the_jobs_that_wait(history: Database, look: Callable[[Session], Any]) -> None:
-    with history.write() as session:
-        jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec())] * 5000)
-    if not history.is_sqlite:
-        vacuum(history)
-    plans = plans_of(history, look)
+def test_worker_that_looks_does_not_read_the_jobs_that_wait(queue: Database, look: Callable[[Session], Any]) -> None:
+    plans = plans_of(queue, look)
     assert plans
     for plan in plans:
         assert not re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)", plan), plan

@@ -14,6 +14,7 @@ from support import registry
 from support.services import Databases
 
 from finch_hub.registry import (
+    adapter_deletion,
     adapter_versions,
     adapters,
     attempts,
@@ -32,6 +33,7 @@ from finch_hub.registry import (
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
+from finch_hub.specs.references import AdapterReference
 
 Rows = dict[tuple[str, str], tuple[Any, ...]]
 BASES, DATASETS = ("tiny", "other", "third"), ("train", "validation", "dataset")
@@ -165,6 +167,10 @@ def _create(session: Session, world: World) -> Any:
     return adapter_versions.create(session, name="medical", lineage=lineage, **fields)
 
 
+def _delete(session: Session, world: World) -> Any:
+    return adapter_deletion.delete(session, AdapterReference("medical", version=2))
+
+
 def _register(name: str) -> Callable[[Session, World], Any]:
     description = values.WorkerDescription(
         id=name, hostname="new", pid=8, version="0", schema_revision="1", devices=(), slots=1
@@ -183,13 +189,22 @@ def _of_job(write: Callable[..., Any], role: str) -> Callable[[Session, World], 
 NEW_JOB = job_rows("new", 1) | {("job_datasets", f"new {registry.digest('train')}")}
 OTHER_TINY = registry.describe_base("tiny", fingerprint=registry.digest("other"), source="/models/other")
 WRITES: dict[str, tuple[Callable[[Session, World], Any], set[tuple[str, str]]]] = {
-    "set an alias": (lambda s, _: adapters.set_alias(s, "medical", "new", 2), {("aliases", "medical new")}),
-    "move an alias": (lambda s, _: adapters.set_alias(s, "medical", "stable", 2), {("aliases", "medical stable")}),
-    "delete an alias": (lambda s, _: adapters.delete_alias(s, "medical", "stable"), {("aliases", "medical stable")}),
+    "set an alias": (
+        lambda s, _: adapters.set_alias(s, "medical", "new", 2),
+        {("aliases", "medical new"), ("alias_moves", "new")},
+    ),
+    "move an alias": (
+        lambda s, _: adapters.set_alias(s, "medical", "stable", 2),
+        {("aliases", "medical stable"), ("alias_moves", "new")},
+    ),
+    "delete an alias": (
+        lambda s, _: adapters.delete_alias(s, "medical", "stable"),
+        {("aliases", "medical stable"), ("alias_moves", "new")},
+    ),
     "add a tag": (lambda s, _: adapter_versions.add_tags(s, "medical/1", "x"), {("tags", "medical/1 x")}),
     "remove a tag": (lambda s, _: adapter_versions.remove_tags(s, "medical/1", "eu"), {("tags", "medical/1 eu")}),
     "edit a card": (lambda s, _: adapter_versions.edit_card(s, "medical/1", "x"), {("adapter_versions", "medical/1")}),
-    "delete a version": (lambda s, _: adapters.delete_version(s, "medical", 2), {("adapter_versions", "medical/2")}),
+    "delete a version": (_delete, {("adapter_versions", "medical/2")}),
     "create a version": (
         _create,
         {("adapters", "medical"), ("adapter_versions", "new"), ("lineage", "new 0"), ("lineage", "new 1")},
@@ -286,10 +301,10 @@ _RUNNING = ("running", "other running", "expired")
 
 def test_queries_about_one_adapter_return_nothing_of_others(world: World) -> None:
     with world.database.read() as session:
-        (found,) = adapters.find(session, name="medical")
+        (found,) = (found for found in adapters.find(session).adapters if found.name == "medical")
         assert (found.newest.reference, found.versions, found.latest) == ("medical/2", 2, 2)
         assert found.aliases == {"best": 1, "stable": 1}
-        assert [version.reference for version in adapter_versions.find(session, "medical")] == [
+        assert [version.reference for version in adapter_versions.find(session, "medical").versions] == [
             "medical/2",
             "medical/1",
         ]

@@ -76,7 +76,9 @@ class LeakyInstallation(Installation):
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])  # each takes two minutes
-def installation(request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Path) -> Iterator[LeakyInstallation]:
+def installation(
+    request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> Iterator[LeakyInstallation]:
     canaries, inputs = Canaries(), tmp_path / "inputs"
     inputs.mkdir()
     base = shutil.copytree(tiny_folder, inputs / "base")
@@ -116,7 +118,7 @@ def installation(request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Pa
         of_files = ("config", "tokenizer")  # which nobody who prints them knows as secrets
         known = [secret for name, secret in canaries.planted.items() if name not in of_files]
         variables["LEAKS"] = json.dumps(known)
-        yield LeakyInstallation(workers=workers, canaries=canaries, inputs=inputs, variables=variables)
+        yield LeakyInstallation(workers=workers, canaries=canaries, inputs=inputs, variables=variables, capture=capfd)
         client.auth(canaries.planted["broker"])
         client.config_set("requirepass", "")
 
@@ -156,7 +158,7 @@ def submit_from_elsewhere(installation: LeakyInstallation, folder: Path) -> dict
         "leaky": ("export", "birds", "--format", "leaky", "--parameter", "end=return"),
     }
     submitted = {
-        installation.run(*words, "--out", str(folder / name), "--detach").splitlines()[0].strip(): name
+        installation.run_outside(*words, "--out", str(folder / name), "--detach").splitlines()[0].strip(): name
         for name, words in outputs.items()
     }
     folder.rename(folder.with_name("before"))
@@ -176,19 +178,20 @@ def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(
     installation: LeakyInstallation, tmp_path: Path
 ) -> None:
     workers, canaries, run = installation.workers, installation.canaries, installation.run
+    run_outside = installation.run_outside
     rows = installation.inputs / "rows.jsonl"
     rows.write_text("".join(f'{{"prompt": "a{number}", "completion": "b{number}"}}\n' for number in range(12)))
     first = installation.start("one", FINCH_LOG_FORMAT="logfmt")
-    run("bases", "add", ADDRESS, "--name", "tiny")
+    run_outside("bases", "add", ADDRESS, "--name", "tiny")
     train = ("train", str(rows), "--max-steps", "1", "--rank", "4", "--set", "max_length=64")
-    run(*train, "--base", ADDRESS, "--adapter", "birds")
+    run_outside(*train, "--base", ADDRESS, "--adapter", "birds")
     run("merge", "birds", "--out", str(tmp_path / "merged"))
-    run("export", "birds", "--format", "peft", "--out", str(tmp_path / "peft"))
+    run_outside("export", "birds", "--format", "peft", "--out", str(tmp_path / "peft"))
     run("quantize", "birds", "--scheme", "int8")
     run(*train, "--base", "tiny", "--adapter", "owls")
     run("compose", "birds/1", "owls", "--adapter", "both", "--strategy", "linear")
     run("eval", str(rows), "--adapter", "both", "--json")
-    run("generate", "Hi", "--adapter", "birds", "--max-new-tokens", "2", "--json")
+    run_outside("generate", "Hi", "--adapter", "birds", "--max-new-tokens", "2", "--json")
     first.send(signal.SIGTERM)
     assert first.wait() == 0
     waiting = submit_from_elsewhere(installation, tmp_path / "away")
@@ -196,12 +199,12 @@ def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(
     for job, name in waiting.items():
         assert workers.wait(job).state is JobState.SUCCEEDED
         run("jobs", "watch", job)
-        run("jobs", "save", job, "--out", str(tmp_path / "saved" / name))
+        run_outside("jobs", "save", job, "--out", str(tmp_path / "saved" / name))
         run("jobs", "save", job, "--out", str(tmp_path / "saved" / name), status=None)
     ends = {"return": JobState.SUCCEEDED, "raise": JobState.FAILED, "print": JobState.FAILED}
     for end, state in ends.items():
         words = ("export", "birds", "--format", "leaky", "--out", str(tmp_path / end), "--parameter", f"end={end}")
-        job = run(*words, "--detach").splitlines()[0].strip()
+        job = run_outside(*words, "--detach").splitlines()[0].strip()
         assert workers.wait(job).state is state
         run("jobs", "watch", job, status=None)
         for name in ("show", "events"):
@@ -212,21 +215,21 @@ def test_secrets_of_all_inputs_are_in_no_output_file_row_or_log(
         ("worker", "list"),
         ("adapters", "show", "birds"),
         ("bases", "list"),
-        ("plugins", "list"),
-        ("plugins", "show", "export-format", "leaky"),
         ("adapters", "lineage", "both"),
         ("datasets", "list"),
     ):
         run(*listed, status=None)
         run(*listed, "--json", status=None)
-    run("doctor", "--fast", "--json", status=None)
+    run_outside("plugins", "list", status=None)
+    run_outside("plugins", "show", "export-format", "leaky", "--json", status=None)
+    run_outside("doctor", "--fast", "--json", status=None)
     run("backup", str(tmp_path / "backup"))
     restored: dict[str, Any] = {
         "FINCH_HOME": str(tmp_path / "restored"),
         "FINCH_DATABASE_URL": "",
         "FINCH_ARTIFACTS_URL": "",
     }
-    run("restore", str(tmp_path / "backup"), **restored)
+    run_outside("restore", str(tmp_path / "backup"), **restored)
     wait_until(lambda: any((tmp_path / "metrics").glob("*.prom")), "the metrics to be written")
     metrics = {f"metrics/{file.name}": file.read_bytes() for file in (tmp_path / "metrics").glob("*.prom")}
     second.send(signal.SIGTERM)

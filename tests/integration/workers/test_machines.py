@@ -35,13 +35,13 @@ def bucket() -> Iterator[str]:
 
 
 @pytest.fixture
-def machines(tmp_path: Path, postgres_url: str, bucket: str) -> Iterator[Fleet]:
-    databases = services.Databases(tmp_path, postgres_url)
+def machines(tmp_path: Path, postgresql_databases: services.Databases, bucket: str) -> Iterator[Fleet]:
+    url = postgresql_databases.new()
     try:
-        with fleet(tmp_path, databases.new(), artifacts_url=bucket) as made:
+        with fleet(tmp_path, url, artifacts_url=bucket) as made:
             yield made
     finally:
-        databases.close()
+        postgresql_databases.drop(url)
 
 
 def tell(machines: Fleet, worker: str, state: str) -> None:

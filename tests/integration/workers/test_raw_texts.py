@@ -36,7 +36,7 @@ NAME = f"{STEERING} [a](javascript:x) | b\n# {FORGED}"  # without the slash, whi
 
 
 @pytest.fixture
-def installation(tmp_path: Path, tiny_folder: Path) -> Iterator[Installation]:
+def installation(tmp_path: Path, tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Installation]:
     inputs = tmp_path / "inputs"
     base = shutil.copytree(tiny_folder, inputs / f"base {NAME}")
     for name, fields in {
@@ -60,7 +60,7 @@ def installation(tmp_path: Path, tiny_folder: Path) -> Iterator[Installation]:
             "LEAKY_FORM": STEERING,
             "LEAKS": json.dumps([HOSTILE, f"{HOSTILE}\ud800"]),
         }
-        yield Installation(workers=workers, inputs=inputs, variables=variables)
+        yield Installation(workers=workers, inputs=inputs, variables=variables, capture=capfd)
 
 
 def check_shown(text: str) -> None:
@@ -92,38 +92,28 @@ def parse(card: str) -> set[str]:
     return {part.type for token in tokens for part in (token, *(token.children or ()))}
 
 
-def test_nothing_of_any_input_is_shown_raw(
-    installation: Installation, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_of_any_input_is_shown_raw(installation: Installation, tmp_path: Path) -> None:
     workers, inputs = installation.workers, installation.inputs
 
-    def run(*words: str, status: int | None = 0) -> str:
-        text = installation.run(*words, status=status)
+    def run(*words: str, status: int = 0) -> None:
+        check_shown(installation.run(*words, status=status))
+
+    def run_outside(*words: str, status: int = 0) -> str:
+        text = installation.run_outside(*words, status=status)
         check_shown(text)
         return text
 
     def look(*words: str) -> None:
-        """Run a command that changes nothing, in this process, which is faster."""
-        with monkeypatch.context() as patch:
-            for name, value in {**workers.environment, **installation.variables}.items():
-                patch.setenv(name, value)
-            for more in ((), ("--json",)):
-                tables.console.cache_clear()  # it keeps the stream of the previous command
-                with warnings.catch_warnings():
-                    warnings.simplefilter("default")
-                    main.main([*words, *more])
-                out, err = capfd.readouterr()
-                check_shown(out)
-                check_shown(err)
-                if more:
-                    list_values(out)
+        check_shown(installation.run(*words, status=None))
+        check_shown(installation.run(*words, "--json", status=None))
+        list_values(installation.stdout)
 
     rows = inputs / f"rows {NAME}.jsonl"
     row = {"prompt": f"a {HOSTILE}", "completion": f"b {HOSTILE}", f"column {HOSTILE}": 1}
     lines = [json.dumps({**row, "prompt": f"{number} {HOSTILE}"}) for number in range(24)]
     rows.write_text("\n".join([*lines, json.dumps({"prompt": HOSTILE, f"other {HOSTILE}": HOSTILE})]) + "\n")
     first = installation.start("one", FINCH_LOG_FORMAT="logfmt")
-    run("bases", "add", ADDRESS, "--name", "tiny")
+    run_outside("bases", "add", ADDRESS, "--name", "tiny")
     run("datasets", "add", str(rows), "--name", "rows", "--json")
     options = ("--max-steps", "1", "--rank", "4", "--set", "max_length=512", "--system", HOSTILE, "--validation", "0.3")
     run("train", str(rows), "--base", "tiny", "--adapter", "birds", *options)
@@ -140,14 +130,14 @@ def test_nothing_of_any_input_is_shown_raw(
     )
     run("adapters", "import", str(folder), "--name", "seeds", "--base", "tiny")
     run("eval", str(rows), "--adapter", "birds")
-    run("generate", HOSTILE, "--adapter", "birds", "--max-new-tokens", "8")
+    run_outside("generate", HOSTILE, "--adapter", "birds", "--max-new-tokens", "8")
     first.send(signal.SIGTERM)
     assert first.wait() == 0
 
     second = installation.start("two", FINCH_LOG_FORMAT="json")
     for end, state in {"return": JobState.SUCCEEDED, "raise": JobState.FAILED, "print": JobState.FAILED}.items():
         export = ("export", "birds", "--format", "leaky", "--out", str(tmp_path / end), "--parameter", f"end={end}")
-        job = run(*export, "--detach").splitlines()[0].strip()
+        job = run_outside(*export, "--detach").splitlines()[0].strip()
         assert workers.wait(job).state is state
         if end == "raise":
             check_terminal(installation, "jobs", "watch", job)

@@ -54,10 +54,12 @@ def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def database(home: Path) -> Database:
+def database(home: Path, make_home: Callable[[Path], None]) -> Database:
     """The database of the home."""
+    if not (home / "finch.db").exists():
+        make_home(home)
     with Hub() as hub:
-        hub._stores.artifacts.check()  # creates it, and marks the store
+        hub._stores.artifacts.check()  # marks the store
     return Database(f"sqlite:///{home / 'finch.db'}")
 
 

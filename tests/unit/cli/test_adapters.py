@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
+import pytest
 from support import registry
 from support.adapters import save_adapter
 
@@ -24,9 +28,12 @@ def test_adapters_are_listed_tagged_aliased_and_deleted(run: Run, database: Data
     assert run("adapters", "alias", "medical/2", "best", "--expected", 2).status == 4
     assert run("adapters", "tag", "medical@best", "gold", "checked").out == "Tagged medical/1: checked, gold\n"
     assert run("adapters", "tag", "medical/1", "gold", "--remove").out == "Tagged medical/1: checked\n"
-    (listed,) = run("adapters", "list", "--json").json
+    (listed,) = run("adapters", "list", "--json").json["adapters"]
     assert (listed["newest"]["number"], listed["aliases"]) == (2, {"best": 1})
-    assert [version["number"] for version in run("adapters", "versions", "medical", "--json").json] == [2, 1]
+    assert [version["number"] for version in run("adapters", "versions", "medical", "--json").json["versions"]] == [
+        2,
+        1,
+    ]
     assert "medical/2" in run("adapters", "lineage", "medical").out
     assert run("adapters", "delete", "medical/1").status == 4  # an alias points at it
     assert run("adapters", "alias", "medical", "best", "--delete").out == "Deleted alias medical@best\n"
@@ -82,3 +89,88 @@ def test_version_and_alias_that_a_job_needs_are_not_deleted(run: Run, database: 
     assert run("bases", "remove", "tiny").status == 4
     registry.cancel(database, job)
     assert run("adapters", "delete", "medical/1").status == 0
+
+
+def test_history_of_an_alias_is_shown(run: Run, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        registry.add_version(database)
+    monkeypatch.setenv("FINCH_USER", "ana")
+    run("adapters", "alias", "medical/1", "best", "--why", "it is the first")
+    run("adapters", "alias", "medical/2", "best", "--expected", 1)
+    run("adapters", "alias", "medical", "best", "--delete", "--why", "it is wrong")
+    history = run("adapters", "alias-history", "medical@best", "--json").json
+    assert [(move["from_number"], move["to_number"], move["who"], move["why"]) for move in history] == [
+        (2, None, "ana", "it is wrong"),
+        (1, 2, "ana", None),
+        (None, 1, "ana", "it is the first"),
+    ]
+    shown = run("adapters", "alias-history", "medical", "--limit", 1)
+    assert "it is wrong" in shown.out
+    assert f"--after {history[0]['id']}" in shown.err
+    assert run("adapters", "alias-history", "medical@bets").status == 3
+
+
+def test_adapter_is_deleted_listed_and_restored(run: Run, database: Database, store: ArtifactStore) -> None:
+    add_with_files(database, store, "medical", 2)
+    deleted = run("adapters", "delete", "medical")
+    assert deleted.out == "Deleted medical with 2 versions.\n"
+    assert deleted.err == "Restore it: finch-hub adapters restore medical\n"
+    assert run("adapters", "list", "--json").json == []
+    (listed,) = run("adapters", "list", "--deleted", "--json").json
+    assert (listed["reference"], listed["versions"]) == ("medical", 2)
+    assert "medical" in run("adapters", "list", "--deleted").out
+    assert run("adapters", "list", "--deleted", "--name", "x").status == 2
+    refused = run("adapters", "show", "medical/1")
+    assert (refused.status, "adapters restore medical" in refused.err) == (3, True)
+    assert run("adapters", "restore", "medical").out == "Restored medical/1, medical/2\n"
+    assert run("adapters", "restore", "medical").status == 4
+    assert run("adapters", "delete", "medical/1").out == "Deleted medical/1. Its number will not be reused.\n"
+    assert run("adapters", "restore", "medical/1").out == "Restored medical/1\n"
+
+
+def test_purge_asks_at_a_terminal_and_needs_yes_elsewhere(
+    run: Run, database: Database, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_with_files(database, store, "medical", 2)
+    refused = run("adapters", "purge", "medical/1")
+    assert (refused.status, "add --yes" in refused.err) == (2, True)
+    purged = run("adapters", "purge", "medical/1", "--yes")
+    assert purged.out.startswith("Purged medical/1 with 1 version. ")
+    assert purged.out.endswith("B freed.\n")
+    for answer, status in (("n\n", 130), ("y\n", 0)):
+        terminal = io.StringIO(answer)
+        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stdin", terminal)
+        asked = run("adapters", "purge", "medical", "--json")
+        assert (asked.status, "Purge medical with 1 version, which cannot be undone?" in asked.err) == (status, True)
+    assert asked.json["versions"] == ["medical/2"]
+    assert run("adapters", "purge", "medical", "--yes").status == 3
+
+
+def test_lineage_marks_what_is_gone(run: Run, database: Database) -> None:
+    registry.add_version(database, "medical")
+    registry.add_version(database, "legal")
+    registry.add_version(database, "both", kind="compose", lineage=registry.made_from("medical/1", "legal/1"))
+    registry.add_version(database, "less", kind="quantize", lineage=registry.made_from("both/1"))
+    registry.delete(database, "medical/1")
+    registry.purge(database, "less/1")
+    drawn = run("adapters", "lineage", "both").out
+    assert "medical/1 x 0.5 (train, deleted)" in drawn
+    assert "legal/1 x 0.5 (train, -)" in drawn
+    versions = run("adapters", "lineage", "both", "--json").json["versions"]
+    assert [version["deleted_at"] is None for version in versions] == [True, False, True]
+    refused = run("adapters", "lineage", "less/1")
+    assert (refused.status, "was purged" in refused.err) == (3, True)
+
+
+@pytest.fixture
+def store(home: Path) -> ArtifactStore:
+    return ArtifactStore(str(home / "artifacts"), cache=home / "cache" / "artifacts")
+
+
+def add_with_files(database: Database, store: ArtifactStore, name: str, count: int) -> None:
+    """Add versions with files of their own."""
+    for number in range(count):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "adapter_config.json").write_text(f"{number}")
+            registry.add_version(database, name, digest=store.put_tree(Path(folder)))

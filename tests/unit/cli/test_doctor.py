@@ -274,13 +274,13 @@ def test_doctor_compares_clocks(run: Run, broker: Broker, roomy: None, monkeypat
 
 
 def test_doctor_compares_the_clock_of_a_database_server(
-    run: Run, roomy: None, monkeypatch: pytest.MonkeyPatch, postgres_url: str, tmp_path: Path
+    run: Run, roomy: None, monkeypatch: pytest.MonkeyPatch, postgresql_databases: services.Databases
 ) -> None:
-    databases = services.Databases(tmp_path, postgres_url)
-    monkeypatch.setenv("FINCH_DATABASE_URL", databases.new())
+    url = postgresql_databases.new()
+    monkeypatch.setenv("FINCH_DATABASE_URL", url)
     monkeypatch.setenv("FINCH_ALLOW_INSECURE", "1")
     monkeypatch.setattr(doctor, "time", SimpleNamespace(time=lambda: time.time() - 60))
     try:
         assert "this machine and the database differ by 1:00 min" in find_advice(run, "clocks")
     finally:
-        databases.close()
+        postgresql_databases.drop(url)

@@ -10,8 +10,11 @@ import pytest
 from finch_hub import AdapterVersion
 from finch_hub.display import adapters
 from finch_hub.registry import values
+from finch_hub.specs.evidence import Evidence
 
 from .conftest import Drawn
+
+NOTHING = Evidence(kind="train")
 
 
 def make_version(name: str, **fields: Any) -> AdapterVersion:
@@ -41,12 +44,14 @@ def make_version(name: str, **fields: Any) -> AdapterVersion:
     ],
 )
 def test_evidence_is_that_of_the_kind(metrics: dict[str, Any], evidence: str) -> None:
-    assert adapters.format_evidence(make_version("birds", metrics=metrics)) == evidence
+    assert adapters.format_evidence(metrics) == evidence
 
 
 def test_version_shows_lineage_metrics_and_evaluations(drawn: Drawn) -> None:
     lineage = values.Lineage(train_digest="a" * 64, seed=7)
-    text = drawn(adapters.draw_version(make_version("birds", lineage=lineage, metrics={"rank": 16}), "/folder", [], {}))
+    text = drawn(
+        adapters.draw_version(make_version("birds", lineage=lineage, metrics={"rank": 16}), "/folder", [], {}, NOTHING)
+    )
     for shown in ("birds/1", "LlamaForCausalLM", "aaaaaaaaaaaa, held out -", "rank 16", "/folder"):
         assert shown in text
     assert "evaluations" not in text
@@ -60,7 +65,7 @@ def test_version_shows_its_prompts_and_settings(drawn: Drawn) -> None:
         "training": {"epochs": 3, "learning_rate": 0.0002, "max_steps": None, "validation": 0.1, "seed": 3,
                      "warmup_steps": 0, "max_bad_rows": 0.0, "strict": False},
     }  # fmt: skip
-    text = " ".join(drawn(adapters.draw_version(make_version("birds", spec=spec), "/folder", [], {})).split())
+    text = " ".join(drawn(adapters.draw_version(make_version("birds", spec=spec), "/folder", [], {}, NOTHING)).split())
     assert "system prompt Answer as a doctor. Be brief." in text
     assert "reasoning prompts ask for it" in text
     settings = "preset medical, rank 16, alpha 32, target_modules q_proj, v_proj, epochs 3, learning_rate 0.0002"
@@ -70,5 +75,5 @@ def test_version_shows_its_prompts_and_settings(drawn: Drawn) -> None:
 
 def test_version_without_prompts_and_settings_shows_neither(drawn: Drawn) -> None:
     version = make_version("guest", kind="import", spec={"system": None, "thinking": False, "import": {"notes": []}})
-    text = drawn(adapters.draw_version(version, "/folder", [], {}))
+    text = drawn(adapters.draw_version(version, "/folder", [], {}, NOTHING))
     assert not any(name in text for name in ("system prompt", "reasoning", "settings"))

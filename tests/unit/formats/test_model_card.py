@@ -95,3 +95,17 @@ def test_no_text_forges_a_part_of_a_card(text: str) -> None:
         kind for kind in parse(write_merged_card("x", [{"name": "x", "weight": 1.0}], None)) if kind != "text"
     ]
     assert "base_model" not in front_matter(merged)
+
+
+def test_card_has_the_data_and_what_was_kept_of_each_parent() -> None:
+    trained = {"training": {"data": {"examples": 1234, "tokens": 56789, "validation_examples": 10}}}
+    record: dict[str, Any] = {"name": "birds", "kind": "train", "lineage": {}, "metrics": {}}
+    assert "trained on 1,234 examples with 56,789 tokens, and 10 were held out." in write_card(record, "tiny", trained)
+    retention = [
+        {"parent": "seeds/1", "status": "measured", "base": 3.0, "own": 2.0, "composed": 2.5, "retention": 0.5},
+        {"parent": "a|b/1", "status": "unmeasured"},
+    ]
+    card = write_card(record, "tiny", {"composition": {"retention": retention}})
+    assert "| `seeds/1` | 3.000 | 2.000 | 2.500 | 0.500 |" in card
+    assert r"| `a\x7cb/1` | - | - | - | unmeasured |" in card
+    assert "## Retention" not in write_card(record, "tiny", {"kind": "compose"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from finch_hub.specs.jobs import TrainSpec
 
 
 @pytest.fixture
-def hub(tmp_path: Path, valkey_url: str, layout_cache: Path) -> Iterator[Hub]:
-    (tmp_path / "home").mkdir()
+def hub(tmp_path: Path, valkey_url: str, layout_cache: Path, make_home: Callable[[Path], None]) -> Iterator[Hub]:
+    make_home(tmp_path / "home")
     (tmp_path / "home" / "bases").symlink_to(layout_cache)
     with Hub(settings.load(home=tmp_path / "home", broker_url=valkey_url)) as made:
         yield made
@@ -25,7 +25,7 @@ def hub(tmp_path: Path, valkey_url: str, layout_cache: Path) -> Iterator[Hub]:
 @pytest.fixture
 def database(hub: Hub) -> Iterator[Database]:
     """The hub's database, for writing what workers write."""
-    hub._stores.artifacts.check()  # creates it, and marks the store
+    hub._stores.artifacts.check()  # marks the store
     database = Database(hub.settings.database)
     yield database
     database.close()

@@ -17,16 +17,33 @@ from support.models import ARCHITECTURES, save_model
 from finch_hub import Hub, errors
 from finch_hub.display.adapters import format_import
 from finch_hub.registry import adapter_versions
+from finch_hub.registry.database import Database
 from finch_hub.workers.runs import inputs
 
 
 @pytest.mark.usefixtures("versions")
-def test_delete_without_a_version_number_is_refused(hub: Hub) -> None:
-    with pytest.raises(errors.InvalidReference, match="name/3"):
-        hub.adapters.delete("medical")
+def test_delete_of_what_an_alias_names_is_refused(hub: Hub) -> None:
+    for reference in ("medical@best", "medical@latest"):
+        with pytest.raises(errors.InvalidReference, match="name/3"):
+            hub.adapters.delete(reference)
     assert hub.adapters.delete("medical/1").deleted_at is not None
     with pytest.raises(errors.NotFound):
         hub.adapters.get("medical")
+
+
+def test_deleted_adapter_gets_no_new_version(hub: Hub, versions: Database, tiny_folder: Path, data: Path) -> None:
+    hub.bases.add(tiny_folder, name="tiny-base")
+    hub.adapters.delete("medical")
+    makers: list[Callable[[], object]] = [
+        lambda: hub.train(data, adapter="medical", base="tiny-base"),
+        lambda: hub.compose(["legal"], adapter="medical"),
+        lambda: hub.import_adapter("/nowhere", name="medical", base="tiny-base"),
+    ]
+    for make in makers:
+        with pytest.raises(errors.Deleted, match=r"adapter medical was deleted .run `finch-hub adapters restore"):
+            make()
+    assert hub.jobs.find() == []
+    assert [dataset.name for dataset in hub.datasets.find()] == []
 
 
 def test_import_of_a_peft_adapter_makes_a_ready_version(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
@@ -38,6 +55,8 @@ def test_import_of_a_peft_adapter_makes_a_ready_version(hub: Hub, tiny_folder: P
     model = hub.generator(adapters=["guest"])
     assert model.adapters == ("guest",)
     assert model.active is None
+    evidence = hub.adapters.evidence("guest")
+    assert (evidence.kind, evidence.samples, evidence.notes) == ("import", "none", ("ignored files beside it: 1",))
 
 
 SHAPE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
@@ -177,7 +196,7 @@ def test_import_for_another_base_is_refused(hub: Hub, tiny_folder: Path, tmp_pat
     made = save_adapter(other, tmp_path / "made", r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
     with pytest.raises(errors.Incompatible, match="tiny"):
         hub.import_adapter(made, name="guest", base="tiny")
-    assert hub.adapters.find() == []
+    assert hub.adapters.overview().adapters == ()
 
 
 def test_import_of_a_pickle_is_refused_and_leaves_nothing(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
@@ -186,7 +205,7 @@ def test_import_of_a_pickle_is_refused_and_leaves_nothing(hub: Hub, tiny_folder:
     shutil.move(made / "adapter_model.safetensors", made / "adapter_model.bin")
     with pytest.raises(errors.RefusedArtifact):
         hub.import_adapter(made, name="guest", base="tiny")
-    assert hub.adapters.find() == []
+    assert hub.adapters.overview().adapters == ()
     assert not list(hub.settings.home.glob(".*.part"))
 
 

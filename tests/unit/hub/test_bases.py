@@ -188,6 +188,7 @@ def test_source_finds_the_base_that_has_its_name_rather_than_a_newer_one(hub: Hu
     assert found.fingerprint == registered.fingerprint
 
 
+@pytest.mark.usefixtures("parsing_here")
 def test_gguf_file_with_other_bytes_than_before_is_refused(hub: Hub, data: Path, tmp_path: Path) -> None:
     model, file = tmp_path / "base", tmp_path / "base.gguf"
     old = hub.bases.add(save_gguf(save_model(DEFAULT, model), file), name="tiny")
@@ -245,6 +246,7 @@ def test_removal_of_a_base_keeps_a_folder_that_a_user_put_beside_the_converted_o
     assert (own / "config.json").is_file()
 
 
+@pytest.mark.usefixtures("parsing_here")
 def test_removal_of_a_converted_base_frees_its_files(hub: Hub, tmp_path: Path) -> None:
     save_gguf(save_model(DEFAULT, tmp_path / "tiny"), tmp_path / "tiny.gguf")
     base = hub.bases.add(tmp_path / "tiny.gguf", name="tiny")
@@ -258,6 +260,7 @@ def test_removal_of_a_converted_base_frees_its_files(hub: Hub, tmp_path: Path) -
     assert hub.bases.add(tmp_path / "tiny.gguf", name="tiny").fingerprint == base.fingerprint
 
 
+@pytest.mark.usefixtures("parsing_here")
 def test_base_whose_converted_files_a_job_on_a_copy_of_its_file_needs_is_not_removed(
     hub: Hub, data: Path, tmp_path: Path
 ) -> None:

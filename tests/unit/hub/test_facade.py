@@ -17,6 +17,8 @@ from finch_hub.specs.jobs import QuantizeSpec
 
 DELETIONS: dict[str, Callable[[Hub], object]] = {
     "adapters": lambda hub: hub.adapters.delete("medical/1"),
+    "whole adapters": lambda hub: hub.adapters.delete("medical"),
+    "purged adapters": lambda hub: hub.adapters.purge("medical"),
     "bases": lambda hub: hub.bases.remove("unused"),
     "jobs": lambda hub: hub.jobs.prune(beyond=0),
     "datasets": lambda hub: hub.datasets.purge("birds"),

@@ -86,7 +86,7 @@ def test_version_that_cannot_be_trained_is_refused(
     with pytest.raises(errors.InvalidInput, match=r"cannot start from adapter whole/1: it has whole modules"):
         submit(hub, data, start=whole_version)
     with hub._stores.database.write() as session:
-        adapter_versions.quarantine(session, start)
+        adapter_versions.quarantine(session, start, job_id="none")
     with pytest.raises(errors.Conflict, match="cannot start from adapter legal/1: it is quarantined"):
         submit(hub, data, start=start)
     with pytest.raises(errors.NotFound, match="legal"):

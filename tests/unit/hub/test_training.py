@@ -104,6 +104,7 @@ def test_module_names_are_checked_if_the_base_is_local(hub: Hub, data: Path, tin
     hub.train(data, adapter="birds", base="owner/model", target_modules=("q_porj",))
 
 
+@pytest.mark.usefixtures("parsing_here")
 @pytest.mark.parametrize(
     ("family", "wanted", "message"),
     [

@@ -4,8 +4,9 @@ import pytest
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, adapter_versions, adapters
+from finch_hub.registry import adapter_deletion, adapter_names, adapter_versions, adapters, audit
 from finch_hub.registry.database import Database
+from finch_hub.specs.references import AdapterReference
 
 
 def rename(database: Database, name: str, new: str) -> None:
@@ -37,7 +38,7 @@ def test_renamed_adapter_is_found_by_each_of_its_names(database: Database) -> No
         assert {registry.resolve(database, text).reference for text in references} == {"team/c/1"}
     with database.read() as session:
         assert adapter_versions.resolve_files(session, "a/1").reference == "team/c/1"
-        assert [version.reference for version in adapter_versions.find(session, "b")] == ["team/c/1"]
+        assert [version.reference for version in adapter_versions.find(session, "b").versions] == ["team/c/1"]
         assert adapter_names.list_names(session, 1) == ["team/c", "a", "b"]
 
 
@@ -55,10 +56,10 @@ def test_changes_under_a_former_name_reach_the_renamed_adapter(database: Databas
     assert registry.resolve(database, "b@best").number == 1
     with database.write() as session:
         adapters.delete_alias(session, "a", "best")
-        adapters.delete_version(session, "a", 1)
+        adapter_deletion.delete(session, AdapterReference("a", version=1))
         adapter_names.describe(session, "a", "Names birds.")
     with database.read() as session:
-        (summary,) = adapters.find(session)
+        (summary,) = adapters.find(session).adapters
     assert (summary.name, summary.description, summary.versions) == ("b", "Names birds.", 1)
 
 
@@ -159,3 +160,40 @@ def test_versions_that_are_made_during_a_rename_are_of_one_adapter(database: Dat
     for thread in threads:
         thread.join()
     assert [version.number for version in registry.list_versions(database, "a")] == list(range(21, 0, -1))
+
+
+def test_renamed_adapter_is_deleted_restored_and_purged_by_either_name(database: Database) -> None:
+    registry.add_version(database, "a")
+    rename(database, "a", "b")
+    job = registry.submit(database, spec=registry.train_spec("a"))
+    for change in (registry.delete, registry.purge):
+        with pytest.raises(errors.Conflict, match=f"adapter b: job {job.id} needs it"):
+            change(database, "a")
+    registry.cancel(database, job)
+    assert registry.delete(database, "a").reference == "b"
+    for name in ("a", "b"):
+        with pytest.raises(errors.Deleted, match="adapters restore b"):
+            registry.add_version(database, name)
+        with pytest.raises(errors.Deleted, match="adapters restore b"):
+            registry.submit(database, spec=registry.train_spec(name))
+        with pytest.raises(errors.Deleted, match="adapters restore b"):
+            registry.resolve(database, f"{name}/1")
+    assert registry.restore(database, "a") == ["b/1"]
+    assert registry.purge(database, "a/1").versions == ("b/1",)
+    with pytest.raises(errors.Deleted, match="b/1 was purged"):
+        registry.resolve(database, "a/1")
+    assert registry.add_version(database, "a").number == 2
+
+
+def test_entries_of_a_renamed_adapter_are_found_by_either_name(database: Database) -> None:
+    registry.add_version(database, "a")
+    with database.write() as session:
+        audit.add(session, who="ana", action="version.tag", on="a/1", details={})
+    rename(database, "a", "b")
+    with database.write() as session:
+        audit.add(session, who="ana", action="version.tag", on="b/1", details={})
+    with database.read() as session:
+        assert [[entry.on for entry in audit.find(session, on=on)] for on in ("a", "b", "a/1", "b/1", "b/2")] == [
+            *[["b/1", "a/1"]] * 4,
+            [],
+        ]

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, adapters, bases, jobs, tables
+from finch_hub.registry import adapter_deletion, adapter_names, adapters, bases, jobs, tables
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import (
     BaseModelSource,
@@ -20,6 +20,7 @@ from finch_hub.specs.jobs import (
     QuantizeSpec,
     ReproduceSpec,
 )
+from finch_hub.specs.references import AdapterReference
 
 READERS: list[JobSpec] = [
     registry.merge_spec("medical/1"),
@@ -141,7 +142,7 @@ def test_retry_of_a_job_whose_version_is_deleted_is_refused(versions: Database) 
     job = registry.submit(versions, spec=registry.merge_spec("medical/1"))
     registry.cancel(versions, job)
     registry.delete_version(versions, "medical", 1)
-    with versions.write() as session, pytest.raises(errors.NotFound, match="no adapter 'medical'"):
+    with versions.write() as session, pytest.raises(errors.Deleted, match="medical/1 was deleted"):
         jobs.retry(session, job.id)
 
 
@@ -179,7 +180,7 @@ def test_submission_waits_for_a_deletion_that_is_not_committed(versions: Databas
     spec = ReproduceSpec(adapter="smaller/1")
     with ThreadPoolExecutor(1) as threads:
         with versions.write() as session:
-            adapters.delete_version(session, "medical", 1)
+            adapter_deletion.delete(session, AdapterReference("medical", version=1))
             submitted = threads.submit(registry.submit, versions, spec=spec)
             concurrent.futures.wait([submitted], timeout=1)
         with pytest.raises(errors.NotFound, match="medical"):

@@ -161,8 +161,8 @@ def test_quarantine_takes_ready_versions_and_no_others(database: Database) -> No
     for state in ("ready", "unchecked"):
         registry.add_version(database, state=state)
     with database.write() as session:
-        assert adapter_versions.quarantine(session, "medical/1").state == "quarantined"
-        assert adapter_versions.quarantine(session, "medical/2").state == "unchecked"
+        assert adapter_versions.quarantine(session, "medical/1", job_id="none").state == "quarantined"
+        assert adapter_versions.quarantine(session, "medical/2", job_id="none").state == "unchecked"
     with pytest.raises(errors.Conflict, match="no ready version"):
         registry.resolve(database, "medical")
 

@@ -4,30 +4,57 @@ import pytest
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapters, values
+from finch_hub.registry import adapter_versions, adapters, values
 from finch_hub.registry.database import Database
 
 
-def test_search_by_name_tag_and_base_finds_adapters(database: Database) -> None:
-    registry.add_version(database, "medical", tags=["gold"])
-    registry.add_version(database, "medical", base="small")
-    registry.add_version(database, "medical", state="quarantined")
+def test_list_has_newest_and_latest_version_of_each_adapter(database: Database) -> None:
+    registry.add_version(database, "medical")
+    registry.add_version(database, "medical", base="small", metrics={"loss_after": 2.5})
+    registry.add_version(database, "medical", state="quarantined", metrics={"loss_after": 1.5})
     registry.add_version(database, "legal")
     registry.delete_version(database, "legal", registry.add_version(database, "legal").number)
+    registry.delete_version(database, "empty", registry.add_version(database, "empty").number)
     registry.set_alias(database, "medical", "stable", 1)
     with database.read() as session:
-        everything = adapters.find(session)
-        assert [(found.name, found.versions, found.newest.number, found.latest) for found in everything] == [
-            ("legal", 1, 1, 1),
-            ("medical", 3, 3, 2),
-        ]
-        assert everything[1].aliases == {"stable": 1}
-        assert [found.newest.reference for found in adapters.find(session, name="EDIC")] == ["medical/3"]
-        assert [found.newest.reference for found in adapters.find(session, tag="gold")] == ["medical/1"]
-        assert [found.newest.reference for found in adapters.find(session, base="small")] == ["medical/2"]
-        assert len(adapters.find(session, base=registry.digest("tiny"))) == 2
-        assert adapters.find(session, name="%") == []
-        assert len(adapters.find(session, limit=1)) == 1
+        page = adapters.find(session)
+    assert [(found.name, found.versions, found.newest.number, found.latest) for found in page.adapters] == [
+        ("legal", 1, 1, 1),
+        ("medical", 3, 3, 2),
+    ]
+    medical = page.adapters[1]
+    assert (medical.newest.reference, medical.newest.state, medical.newest.base) == ("medical/3", "quarantined", "tiny")
+    assert (medical.newest.metrics, medical.aliases) == ({"loss_after": 1.5}, {"stable": 1})
+    assert page.next is None
+
+
+def test_pages_of_the_list_have_each_adapter_once(database: Database) -> None:
+    names = ["b", "a", "d", "c"]
+    for name in names:
+        registry.add_version(database, name)
+    found: list[str] = []
+    after = None
+    for _ in range(2):
+        with database.read() as session:
+            page = adapters.find(session, limit=2, after=after)
+        found += [summary.name for summary in page.adapters]
+        after = page.next
+    assert found == sorted(names)
+    assert after is None
+
+
+def test_cursor_of_another_list_is_refused(database: Database) -> None:
+    for _ in range(2):
+        registry.add_version(database, "medical")
+    with database.read() as session:
+        page = adapter_versions.find(session, "medical", limit=1)
+        assert page.next is not None
+        rest = adapter_versions.find(session, "medical", after=page.next)
+        assert [version.number for version in rest.versions] == [1]
+        with pytest.raises(errors.InvalidSpec, match="after: is not a cursor of this list"):
+            adapters.find(session, after=page.next)
+        with pytest.raises(errors.InvalidSpec, match="limit: 0 is not the size of a page"):
+            adapters.find(session, limit=0)
 
 
 def test_alias_moves_only_from_the_expected_version(database: Database) -> None:

@@ -124,7 +124,7 @@ def test_statement_that_waits_too_long_for_a_lock_says_what_to_do(postgres_url: 
 
 
 def test_statement_that_runs_too_long_says_what_to_do(postgres_url: str) -> None:
-    url = sa.make_url(postgres_url).update_query_dict({"options": "-c statement_timeout=50ms"})
+    url = sa.make_url(postgres_url).update_query_dict({"options": "-c statement_timeout=1s"})
     database = Database(url.render_as_string(hide_password=False), allow_insecure=True)
 
     def sleep() -> None:

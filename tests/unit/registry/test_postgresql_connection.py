@@ -32,13 +32,13 @@ def proxy(postgres_url: str) -> Iterator[TcpProxy]:
 
 
 @pytest.fixture
-def database(proxy: TcpProxy, postgres_url: str, tmp_path: Path) -> Iterator[Database]:
-    databases = Databases(tmp_path, postgres_url)
-    name = sa.make_url(databases.new()).database
+def database(proxy: TcpProxy, postgresql_databases: Databases) -> Iterator[Database]:
+    url = postgresql_databases.new()
+    name = sa.make_url(url).database
     made = Database(f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}{OPTIONS}", allow_insecure=True)
     yield made
     made.close()
-    databases.close()
+    postgresql_databases.drop(url)
 
 
 def test_statement_ends_when_the_server_vanishes_while_it_runs(database: Database, proxy: TcpProxy) -> None:

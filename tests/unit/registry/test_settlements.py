@@ -53,7 +53,8 @@ def settle_all(database: Database) -> int:
 
 
 def states(database: Database, of: Sequence[Job]) -> list[JobState]:
-    return [registry.get(database, job).state for job in of]
+    with database.read() as session:
+        return [jobs.get(session, job.id).state for job in of]
 
 
 def end(database: Database, job: Job, how: str) -> None:

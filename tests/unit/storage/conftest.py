@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from finch_hub.storage.stores import Stores
 
 
 @pytest.fixture
-def open_hub(tmp_path: Path) -> Iterator[Open]:
+def open_hub(tmp_path: Path, make_home: Callable[[Path], None]) -> Iterator[Open]:
     """Return the function that opens a hub of a name; None for its database takes the SQLite file of its home."""
     opened: list[Stores] = []
 
     def call(name: str, database_url: str | None = None, **changes: Any) -> Stores:
-        (tmp_path / name).mkdir(exist_ok=True)
+        home = tmp_path / name / "home"
+        if not home.exists():
+            make_home(home)
         opened.append(full_hub.open_hub(tmp_path / name, database_url, **changes))
         return opened[-1]
 

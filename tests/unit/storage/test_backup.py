@@ -150,8 +150,9 @@ def test_missing_and_damaged_artifacts_are_listed_and_the_rest_is_backed_up(
 
 
 def test_files_of_deleted_versions_may_be_gone(source: Stores, target: Stores, tmp_path: Path) -> None:
-    (deleted,) = (row for row in full_hub.read_all(source.database)["adapter_versions"] if row["deleted_at"])
-    (Path(source.settings.artifacts) / tree_path(deleted["digest"])).unlink()
+    deleted = [row for row in full_hub.read_all(source.database)["adapter_versions"] if row["deleted_at"]]
+    for row in deleted:
+        (Path(source.settings.artifacts) / tree_path(row["digest"])).unlink()
     assert take_backup(tmp_path / "backup", source).backup.is_complete
     assert restore(tmp_path / "backup", target).missing == ()
 

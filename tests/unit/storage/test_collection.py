@@ -26,8 +26,8 @@ from finch_hub.registry.types import later
 from finch_hub.specs.collections import CollectionReport
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec, TrainSpec
 from finch_hub.storage import collection, publishing, purging
+from finch_hub.storage.changes import changing
 from finch_hub.storage.collection import collect
-from finch_hub.storage.purging import purge_dataset
 from finch_hub.storage.stores import Stores, open_stores
 from finch_hub.storage.unreferenced import Unreferenced
 from finch_hub.workers.supervision.work_folders import WorkFolders
@@ -38,6 +38,11 @@ ROWS = b"".join(
     b'{"role":"assistant","content":"Seeds and many buds. %d"}]}\n' % (number, number)
     for number in range(3)
 )
+
+
+def purge_dataset(name: str, stores: Stores) -> purging.PurgedDataset:
+    with changing(stores, "dataset.purge", name) as change:
+        return purging.purge_dataset(name, change, stores)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from support.safetensors_files import PREFIX, adapter_folder, factors
 
 from finch_hub import errors, settings
 from finch_hub.artifacts.gate import adapter_identity
-from finch_hub.registry import bases, values
+from finch_hub.registry import bases, evidence, values
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.value import JsonObject
 from finch_hub.storage import publishing
 from finch_hub.storage.stores import Stores, open_stores
@@ -58,6 +60,35 @@ def test_version_has_the_admitted_files_with_card_and_record(stores: Stores, tmp
     assert (version.metrics["rank"], version.metrics["loss_after"]) == (2, 1.5)
     assert version.metrics["bytes"] == sum((folder / name).stat().st_size for name in names if "adapter" in name)
     assert left_behind(stores) == []
+
+
+def test_evidence_and_samples_are_stored_apart_from_the_files(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORE_KEY", secret := "correct-horse-battery")
+    known, samples = Evidence(kind="import", notes=(f"refused {secret}",)), b'{"samples":[],"max_tokens":64}'
+    version = publish(stores, adapter_folder(tmp_path / "in"), evidence=known, samples=samples)
+    with stores.database.read() as session:
+        found, digest = evidence.find(session, version.reference)
+    assert digest is not None
+    assert stores.artifacts.get(digest) == samples
+    assert found.notes[0].startswith("refused ")
+    assert secret not in found.model_dump_json()
+    entries = stores.artifacts.tree(version.digest).values()
+    assert digest not in {entry.digest for entry in entries}
+
+
+def test_samples_that_were_collected_before_the_registration_are_stored_again(stores: Stores, tmp_path: Path) -> None:
+    base, samples = registry.add_base(stores.database), b'{"samples":[],"max_tokens":64}'
+    described = publishing.Description(
+        name="birds", kind="import", base=base, evidence=Evidence(kind="import"), samples=samples
+    )
+    create = publishing.publish(adapter_folder(tmp_path / "in"), stores, described, {})
+    stores.artifacts.remove(hashlib.sha256(samples).hexdigest())
+    with stores.database.write() as session:
+        version = create(session, base)
+    with stores.database.read() as session:
+        assert stores.artifacts.has(str(evidence.find(session, version.reference)[1]))
 
 
 def test_secrets_among_metrics_and_environment_are_stored_nowhere(

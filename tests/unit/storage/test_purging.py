@@ -17,9 +17,10 @@ from support import registry
 from support.buckets import make_bucket
 
 from finch_hub import Hub, errors, settings
-from finch_hub.registry import attempts, datasets, evaluations, jobs, sqlite, tables
+from finch_hub.registry import attempts, datasets, evaluations, jobs, sqlite, tables, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.jobs import Job, TrainSpec
 from finch_hub.storage import purging
 from finch_hub.storage.store_sweep import sweep_store
@@ -83,7 +84,9 @@ def end(hub: Hub, job_id: str) -> None:
 
 def write_about(hub: Hub, database: Database) -> None:
     """Let a job tell of rows wherever it can: in events, its reason, its report, an attempt, figures and a card."""
-    version = registry.add_version(database, "birds", metrics={"samples": [PAIRS[1][1]]}, card=f"Says: {PAIRS[2][1]}")
+    noted = Evidence(kind="train", notes=(f"left out: {PAIRS[11][0]}", "kept")).to_document()
+    metrics = {"samples": [PAIRS[1][1]]}
+    version = registry.add_version(database, "birds", metrics=metrics, card=f"Says: {PAIRS[2][1]}", evidence=noted)
     quoted = json.dumps({"row": PAIRS[3][0]})
     job = registry.claimed(database, job_id=registry.submit(database).id)
     with database.write() as session:
@@ -126,7 +129,8 @@ def test_purge_leaves_no_byte_of_any_row(hub: Hub, tiny_folder: Path) -> None:
     assert find_texts(read_all(hub)) == set()
     assert len(purged.parts) == 4
     assert purged.also_in == ()
-    assert purged.changed_records >= 8
+    assert purged.changed_records >= 9
+    assert hub.adapters.evidence("birds").notes == ("(purged)", "kept")
     assert purged.is_erased == database.is_sqlite
     assert purged.keeps_versions is False
     assert not hub._stores.artifacts.has(orphan)
@@ -135,6 +139,29 @@ def test_purge_leaves_no_byte_of_any_row(hub: Hub, tiny_folder: Path) -> None:
     assert event.data == {"loss": 0.5, "samples": [{"answer": "(purged)"}], "(purged)": 1}
     for digest in (stored.digest, *purged.parts):
         assert hub.datasets.get(digest).purged_at is not None
+
+
+def test_purge_leaves_no_name_and_no_word_in_the_index(hub: Hub) -> None:
+    stored = hub.datasets.add([(f"Where is Zanzibarium {n}?", f"Xylographique {n}.") for n in range(9)], name="quokkas")
+    database = hub._stores.database
+    lineage = values.Lineage(train_digest=stored.digest)
+    for number in range(3):
+        registry.add_version(database, "birds", lineage=lineage, card=f"Says: Where is Zanzibarium {number}?")
+    assert len(hub.adapters.find("quokkas zanzibarium").versions) == 3
+
+    hub.datasets.purge("quokkas")
+
+    for word in ("quokkas", "zanzibarium"):
+        assert hub.adapters.find(word).versions == ()
+    if database.is_sqlite:
+        file = Path(str(database.url.database))
+        data = b"".join(path.read_bytes() for path in file.parent.glob(f"{file.name}*")).lower()
+        assert b"zanzibarium" not in data
+        assert data.count(b"quokkas") == 2  # the row of the data set keeps its name, which has an index
+    else:
+        with database.read() as session:
+            words = session.scalars(sa.text("SELECT CAST(words AS TEXT) FROM searched_versions")).all()
+        assert "quokkas" not in str(words)
 
 
 def test_purge_finds_rows_that_got_a_system_prompt(home_hub: Hub, tiny_folder: Path) -> None:

@@ -18,6 +18,7 @@ from finch_hub import errors
 from finch_hub.artifacts.store import MARKER
 from finch_hub.registry import (
     adapter_versions,
+    audit,
     jobs,
     listeners,
     outbox,
@@ -35,26 +36,26 @@ from finch_hub.storage.stores import Stores
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def target_databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databases]:
-    """Maker of databases for restored hubs, on both engines in turn."""
-    server = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
-    made = Databases(tmp_path, server)
-    yield made
-    made.close()
+def target_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a new database for a restored hub, on both engines in turn."""
+    databases: Databases = request.getfixturevalue(f"{request.param}_databases")
+    url = databases.new()
+    yield url
+    databases.drop(url)
 
 
 def test_hub_moves_between_databases_with_all_rows_and_artifacts(
-    database_url: str, target_databases: Databases, open_hub: Open, tmp_path: Path
+    database_url: str, target_url: str, open_hub: Open, tmp_path: Path
 ) -> None:
     """Both databases restore what each of them backed up."""
-    source, target = open_hub("from", database_url), open_hub("to", target_databases.new())
+    source, target = open_hub("from", database_url), open_hub("to", target_url)
     full_hub.fill(source, tmp_path / "from")
     before = full_hub.read_all(source.database)
     taken = take_backup(tmp_path / "moved", source)
     assert taken.backup.is_complete
     report = restore(tmp_path / "moved", target)
     after = full_hub.read_all(target.database)
-    own = {"deployment", "measurements", "workers", "listeners", "announcements"}
+    own = {"deployment", "measurements", "workers", "listeners", "announcements", "audit"}
     unchanged = before.keys() - own - {"jobs", "attempts", "events"}
     assert {name: _plain(after[name]) for name in unchanged} == {name: _plain(before[name]) for name in unchanged}
     ended = [job["id"] for job in before["jobs"] if job["finished_at"] is not None]
@@ -63,7 +64,14 @@ def test_hub_moves_between_databases_with_all_rows_and_artifacts(
         old, new = ([row for row in rows[name] if row[key] in ended] for rows in (before, after))
         assert _plain(new) == _plain(old)
     assert report.artifacts == taken.backup.artifacts
+    *entries, restoration = after["audit"]
+    assert (_plain(entries), restoration["action"]) == (_plain(before["audit"]), "hub.restore")
+    assert [row["purged_at"] is None for row in after["adapter_versions"]].count(False) == 1
     for row in after["adapter_versions"]:
+        if row["purged_at"] is not None:
+            with pytest.raises(errors.MissingArtifact):
+                target.artifacts.fetch_tree(row["digest"])
+            continue
         assert target.artifacts.fetch_tree(row["digest"]).is_dir()
     for text in full_hub.TEXTS:
         assert text in [target.artifacts.get(row["digest"]) for row in after["datasets"] if row["purged_at"] is None]
@@ -85,7 +93,7 @@ def test_hub_moves_between_object_stores(open_hub: Open, tmp_path: Path) -> None
     assert take_backup(tmp_path / "moved", source).backup.is_complete
     restore(tmp_path / "moved", target)
     for row in full_hub.read_all(target.database)["adapter_versions"]:
-        assert target.artifacts.fetch_tree(row["digest"]).is_dir()
+        assert row["purged_at"] is not None or target.artifacts.fetch_tree(row["digest"]).is_dir()
     for text in full_hub.TEXTS:
         assert target.artifacts.get(hashlib.sha256(text).hexdigest()) == text
     assert target.artifacts.read_marker() == find_id(target.database)
@@ -98,9 +106,9 @@ def test_every_table_has_rows_in_the_full_hub(source: Stores) -> None:
 
 
 def test_new_rows_are_numbered_behind_the_restored_ones(
-    source: Stores, backup: Path, target_databases: Databases, open_hub: Open
+    source: Stores, backup: Path, target_url: str, open_hub: Open
 ) -> None:
-    target = open_hub("to", target_databases.new())
+    target = open_hub("to", target_url)
     restore(backup, target)
     numbers = [job["number"] for job in full_hub.read_all(target.database)["jobs"]]
     registry.submit(target.database)
@@ -168,7 +176,7 @@ def test_report_names_bases_whose_files_are_elsewhere(backup: Path, target: Stor
 def test_purged_text_and_deleted_versions_stay_so(backup: Path, target: Stores) -> None:
     restore(backup, target)
     with target.database.read() as session:
-        assert [row.number for row in adapter_versions.find(session, "birds")] == [1]
+        assert [row.number for row in adapter_versions.find(session, "birds").versions] == [1]
     purged = [row for row in full_hub.read_all(target.database)["datasets"] if row["purged_at"] is not None]
     assert len(purged) == 1
     assert not target.artifacts.has(purged[0]["digest"])
@@ -297,8 +305,17 @@ def test_backup_of_a_restored_hub_has_the_same_rows(backup: Path, target: Stores
     restore(backup, target)
     again = take_backup(tmp_path / "again", target).backup
     first = BackupFolder(backup).backup
-    changed = {"measurements", "workers", "events", "listeners", "announcements"}
+    changed = {"measurements", "workers", "events", "listeners", "announcements", "audit"}
     assert {k: v for k, v in again.rows.items() if k not in changed} == {
         k: v for k, v in first.rows.items() if k not in changed
     }
     assert again.artifacts == first.artifacts
+
+
+def test_hub_that_only_refused_changes_is_restored_into(backup: Path, target: Stores) -> None:
+    refused: dict[str, Any] = {"who": "ana", "action": "version.tag", "on": "x/1", "details": {}}
+    with target.database.write() as session:
+        audit.add(session, **refused, outcome="refused", reason="it is not there")
+    restore(backup, target)
+    with target.database.read() as session:
+        assert [entry.action for entry in audit.find(session)] == ["hub.restore", "alias.move"]

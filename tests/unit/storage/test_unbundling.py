@@ -24,7 +24,8 @@ from support.services import Databases
 from finch_hub import errors
 from finch_hub.artifacts.gate import adapter_identity
 from finch_hub.formats.base_layout import BaseLayout
-from finch_hub.registry import adapter_names, adapter_versions, evaluations, lineage, tables, values
+from finch_hub.registry import adapter_names, adapter_versions, audit, evaluations, evidence, lineage, tables, values
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.bundles import UnbundleReport
 from finch_hub.storage import publishing
 from finch_hub.storage.backup import take_backup
@@ -93,7 +94,8 @@ def rows(stores: Stores) -> dict[str, Any]:
 def fill(stores: Stores, tmp_path: Path) -> str:
     """Publish two adapters and one that is made from both."""
     parents = (publish(stores, tmp_path, "legal"), publish(stores, tmp_path, "team/tone"))
-    made = publish(stores, tmp_path, "both", parents=parents, kind="compose")
+    measured = Evidence(kind="compose", notes=("measured",))
+    made = publish(stores, tmp_path, "both", parents=parents, kind="compose", evidence=measured)
     with stores.database.write() as session:
         version = adapter_versions.resolve(session, made)
         adapter_versions.add_tags(session, made, "gold", "owner=ana")
@@ -127,6 +129,9 @@ def test_versions_come_with_lineage_and_all_that_is_known(hubs: list[Stores], tm
     with two.database.read() as session:
         (evaluation,) = evaluations.find(session, adapter=made)
     assert (evaluation.evaluator, evaluation.metrics) == ("held_out_loss", {"loss": 1.5})
+        assert evidence.find(session, made)[0].notes == ("measured",)
+        entries = audit.find(session, action="version.create")
+    assert [entry.on for entry in entries] == ["team/tone/1", "legal/1", "both/1"]
     assert after.spec["system"] == "Be kind."
     assert "reading" not in after.spec
     folder = two.artifacts.fetch_tree(after.digest)

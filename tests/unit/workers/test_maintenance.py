@@ -16,7 +16,7 @@ from support.fleet import wait_until
 from support.logs import list_said
 
 from finch_hub import errors, settings
-from finch_hub.registry import jobs, settlements, stuck_jobs, types, values, workers
+from finch_hub.registry import audit, jobs, settlements, stuck_jobs, tables, types, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.registry.tables import jobs as job_table
 from finch_hub.specs.jobs import JobState
@@ -109,6 +109,23 @@ def test_history_is_kept_for_so_many_days(database: Database, tmp_path: Path) ->
     assert kept(database) == {youngest}
 
 
+def test_audit_is_kept_for_so_many_days(database: Database, tmp_path: Path) -> None:
+    with database.write() as session:
+        for on in ("old", "young"):
+            audit.add(session, who="ana", action="base.add", on=on, details={})
+        is_old = tables.AuditRow.subject == "old"
+        session.execute(sa.update(tables.AuditRow).where(is_old).values(at=types.later(-2.01 * 24 * 3600)))
+
+    def kept() -> list[str]:
+        with database.read() as session:
+            return [entry.on for entry in audit.find(session)]
+
+    Worker(database, tmp_path, history_days=1.0).maintenance._prune()
+    assert kept() == ["young", "old"], "without a policy nothing is deleted"
+    Worker(database, tmp_path, name="two", audit_days=2.0).maintenance._prune()
+    assert kept() == ["young"]
+
+
 def test_dependents_are_settled_until_none_are_left_or_a_heartbeat_is_near(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +167,7 @@ def test_files_tell_whether_a_worker_is_alive_and_ready(database: Database, tmp_
     (folder / "alive").unlink()
     worker.is_answered = False
     worker.maintenance.start()
-    wait_until(lambda: (folder / "alive").exists(), "the worker to go on without its database", 20.0)
+    wait_until(lambda: (folder / "alive").exists(), "the worker to go on without its database")
     worker.maintenance.close()
 
 
@@ -167,7 +184,7 @@ def test_health_folder_that_is_lost_later_ends_no_work(
     with database.write() as session:
         workers.request_state(session, "one", "stopping")
     worker.maintenance.start()
-    wait_until(lambda: worker.ended > 0, "the worker to hear that it is to stop", 20.0)
+    wait_until(lambda: worker.ended > 0, "the worker to hear that it is to stop")
     worker.maintenance.close()
     assert [said["action"] for said in list_said(caplog)] == ["report_health"]
 

@@ -34,13 +34,13 @@ SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
 
 
 @pytest.fixture
-def database(postgres_url: str, tmp_path: Path) -> Iterator[Database]:
+def database(postgresql_databases: services.Databases) -> Iterator[Database]:
     """A database on PostgreSQL, where claims skip locked rows. On SQLite they wait."""
-    databases = services.Databases(tmp_path, postgres_url)
-    made = Database(databases.new(), allow_insecure=True)
+    url = postgresql_databases.new()
+    made = Database(url, allow_insecure=True)
     yield made
     made.close()
-    databases.close()
+    postgresql_databases.drop(url)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def fetch(file: Path, cache: Path, **options: Any) -> Path:
     return sources.fetch_base(BaseModelSource(source=str(file)), cache=cache, **options)
 
 
+@pytest.mark.usefixtures("parsing_here")
 def test_converted_model_computes_the_logits_of_its_source(tiny_folders: Path, tmp_path: Path) -> None:
     file = save_gguf(tiny_folders, tmp_path / "model.gguf", kind="F32")
     original = load_base(tiny_folders, dtype="float32", device="cpu", cache=tmp_path)
@@ -38,6 +39,7 @@ def test_converted_model_computes_the_logits_of_its_source(tiny_folders: Path, t
     assert converted.tokenizer.eos_token_id == original.tokenizer.eos_token_id
 
 
+@pytest.mark.usefixtures("parsing_here")
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [("F32", torch.float32), ("F16", torch.float16), ("BF16", torch.bfloat16), ("Q8_0", torch.bfloat16)],
@@ -95,6 +97,7 @@ def test_file_that_changes_while_it_is_converted_is_refused(
     assert list((tmp_path / "cache").glob("gguf-*[0-9a-f]")) == []
 
 
+@pytest.mark.usefixtures("parsing_here")
 def test_one_of_two_simultaneous_uses_converts(tiny_folder: Path, tmp_path: Path) -> None:
     # Threads stand for processes: each opens the lock file itself, so the lock separates them too.
     file = save_gguf(tiny_folder, tmp_path / "model.gguf")
@@ -105,6 +108,7 @@ def test_one_of_two_simultaneous_uses_converts(tiny_folder: Path, tmp_path: Path
     assert len(said) == 1
 
 
+@pytest.mark.usefixtures("parsing_here")
 def test_conversion_replaces_what_a_dead_process_left(tiny_folder: Path, tmp_path: Path) -> None:
     file = save_gguf(tiny_folder, tmp_path / "model.gguf")
     cache = tmp_path / "cache"
@@ -138,6 +142,7 @@ def test_damaged_file_is_refused_and_leaves_no_folder(tiny_folder: Path, tmp_pat
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
+@pytest.mark.usefixtures("parsing_here")
 @pytest.mark.parametrize(
     ("tensor", "named"),
     [
@@ -153,16 +158,15 @@ def test_file_that_lacks_a_tensor_is_refused(tiny_folder: Path, tmp_path: Path, 
         fetch(file, tmp_path / "cache")
 
 
+@pytest.mark.usefixtures("parsing_here")
 @pytest.mark.parametrize(
     ("field", "number", "kind"),
     [
         ("attention.head_count", 0, 4),
         ("attention.head_count", 7, 4),
         ("attention.key_length", 0, 4),
-        ("embedding_length", 2**31, 4),
         ("embedding_length", 0, 4),
         ("feed_forward_length", 3, 4),
-        ("vocab_size", 2**31 - 1, 4),
         ("rope.freq_base", 0x7FC00000, 6),
         ("context_length", 0x7FC00000, 6),
     ],
@@ -172,5 +176,13 @@ def test_file_whose_fields_are_impossible_is_refused(
 ) -> None:
     file = save_gguf(tiny_folder, tmp_path / "model.gguf")
     set_number(file, f".{field}", number, kind)
+    with pytest.raises(errors.Incompatible):
+        fetch(file, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("field", "number"), [("embedding_length", 2**31), ("vocab_size", 2**31 - 1)])
+def test_file_whose_fields_are_too_large_is_refused(tiny_folder: Path, tmp_path: Path, field: str, number: int) -> None:
+    file = save_gguf(tiny_folder, tmp_path / "model.gguf")
+    set_number(file, f".{field}", number, 4)
     with pytest.raises(errors.Incompatible):
         fetch(file, tmp_path / "cache")

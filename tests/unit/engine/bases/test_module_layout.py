@@ -104,6 +104,7 @@ def test_transformers_is_asked_once_in_a_process_of_its_own(
     assert read_layout(folder, name="base", cache=tmp_path / "cache") == first
 
 
+@pytest.mark.usefixtures("parsing_here")
 @pytest.mark.parametrize("name", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_a_checkpoint_without_the_prefix_of_its_layers(name: str, tmp_path: Path) -> None:
     folder = save_family(named(name), tmp_path, tie_word_embeddings=True)
@@ -114,6 +115,7 @@ def test_a_checkpoint_without_the_prefix_of_its_layers(name: str, tmp_path: Path
     assert found == describe_model(make_model(named(name), tie_word_embeddings=True), name="").linear
 
 
+@pytest.mark.usefixtures("parsing_here")
 def test_a_model_that_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
     folder = save_family(named("llama"), tmp_path)
     config = json.loads((folder / "config.json").read_text())
@@ -125,7 +127,7 @@ def test_a_model_that_transformers_does_not_know_is_refused(tmp_path: Path) -> N
 def test_config_of_a_billion_layers_is_refused(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module_layout, "_LIMITS", Limits(memory=2**28))
+    monkeypatch.setattr(module_layout, "_LIMITS", Limits(memory=2**27))
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
     (folder / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1000000000, "n_embd": 8, "n_head": 1}')
     with pytest.raises(errors.Incompatible, match=r"takes more than|cannot build it: std::bad_alloc"):

@@ -19,9 +19,10 @@ from typing import Any
 
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
+from support import fuzzing
 
 from finch_hub import errors
 from finch_hub.engine.data import data_folders, reading, row_collector, row_formats, row_time
@@ -911,17 +912,27 @@ def test_dumping_and_loading_returns_the_examples_and_the_same_bytes(examples: l
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=5))
-def test_pairs_of_any_texts_survive_each_kind_of_file(
+def test_pairs_of_any_texts_survive_each_kind_of_text_file(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
     rows = [{"prompt": prompt, "completion": completion} for prompt, completion in pairs]
     (folder / "a.jsonl").write_bytes("\n".join(json.dumps(r, ensure_ascii=False) for r in rows).encode())
     (folder / "a.json").write_bytes(json.dumps(rows, indent=1).encode("utf-16"))
-    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "a.parquet")
     expected = tuple(Example.of_pair(*pair) for pair in pairs)
-    for name in ("a.jsonl", "a.json", "a.parquet"):
+    for name in ("a.jsonl", "a.json"):
         assert reading.read_data(folder / name).examples == expected
+
+
+@settings(max_examples=fuzzing.examples(8))  # a process reads each file
+@given(st.lists(st.tuples(texts, texts), min_size=20, max_size=50))
+def test_pairs_of_any_texts_survive_a_table(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]
+) -> None:
+    file = tmp_path_factory.mktemp("data") / "a.parquet"
+    rows = [{"prompt": prompt, "completion": completion} for prompt, completion in pairs]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    assert reading.read_data(file).examples == tuple(Example.of_pair(*pair) for pair in pairs)
 
 
 def test_reading_loads_no_torch() -> None:

@@ -223,6 +223,8 @@ def test_a_handed_back_training_resumes_to_the_same_bytes(kind: str, tiny_base: 
         for name, tensor in whole.adapter.weights().tensors.items():
             assert torch.equal(resumed.adapter.weights().tensors[name], tensor)
         assert untimed(resumed.report) == untimed(whole.report)
+        assert resumed.curve == whole.curve
+        assert resumed.curve.steps == tuple(range(1, whole.report.steps + 1))
 
 
 @pytest.mark.parametrize(

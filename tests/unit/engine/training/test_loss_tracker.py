@@ -13,6 +13,7 @@ from support.training import started
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
+from finch_hub.engine.training.loss_curve import CurveRecorder
 from finch_hub.engine.training.loss_tracker import LossTracker
 from finch_hub.engine.training.resume_state import TrainingProgress
 from finch_hub.specs.lora import LoRAConfig
@@ -24,21 +25,21 @@ QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, va
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)])
 def test_loss_or_gradient_that_is_not_finite_diverges(loss: float, norm: float, tmp_path: Path) -> None:
-    tracker = LossTracker(vocabulary=100, workdir=tmp_path)
-    tracker.add(1, torch.tensor(2.0), torch.tensor(1.0), 10)
-    tracker.add(2, torch.tensor(loss), torch.tensor(norm), 10)
+    tracker = LossTracker(vocabulary=100, workdir=tmp_path, curve=CurveRecorder())
+    tracker.add(1, torch.tensor(2.0), torch.tensor(1.0), 10, 1e-3)
+    tracker.add(2, torch.tensor(loss), torch.tensor(norm), 10, 1e-3)
     with pytest.raises(errors.Diverged, match=r"diverged at step 2: .*not finite.*there is no checkpoint"):
         tracker.read(TrainingProgress())
     (tmp_path / "step-00000001").mkdir()
-    tracker.add(2, torch.tensor(loss), torch.tensor(norm), 10)
+    tracker.add(2, torch.tensor(loss), torch.tensor(norm), 10, 1e-3)
     with pytest.raises(errors.Diverged, match=r"last good checkpoint is .*step-00000001"):
         tracker.read(TrainingProgress())
 
 
 def test_mean_loss_weighs_label_tokens_and_the_reported_one_is_smooth() -> None:
-    tracker = LossTracker(vocabulary=100, workdir=None)
-    tracker.add(1, torch.tensor(2.0), torch.tensor(0.5), 10)
-    tracker.add(2, torch.tensor(1.0), torch.tensor(0.25), 30)
+    tracker = LossTracker(vocabulary=100, workdir=None, curve=CurveRecorder())
+    tracker.add(1, torch.tensor(2.0), torch.tensor(0.5), 10, 1e-3)
+    tracker.add(2, torch.tensor(1.0), torch.tensor(0.25), 30, 1e-3)
     progress = tracker.read(TrainingProgress())
     assert (progress.loss_sum, progress.label_tokens, progress.first_loss) == (50.0, 40, 2.0)
     assert progress.smoothed_loss == pytest.approx(1.9)

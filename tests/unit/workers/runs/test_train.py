@@ -14,6 +14,7 @@ from support.training import lessons
 from finch_hub.engine.bases import precision
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data import reading
+from finch_hub.specs.evidence import Samples
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
@@ -123,3 +124,53 @@ def test_report_says_how_the_rows_were_read(channel: Channel, tmp_path: Path) ->
     outcome = train.execute(order.evolve(spec=order.spec.evolve(reading=reading_report)), channel)
     assert outcome.report.data.reading == reading_report
     assert outcome.report.data.examples == 12
+
+
+def read_samples(outcome: train.TrainOutcome) -> Samples:
+    assert outcome.samples is not None
+    return Samples.of(outcome.samples.read_bytes())
+
+
+def test_samples_are_kept_apart_and_change_no_byte_of_the_adapter(channel: Channel, tmp_path: Path) -> None:
+    order = order_of(tmp_path, validation=0.25, epochs=2, checkpoint_every=None)
+    weights = []
+    for samples, count in ((0, None), (None, None), (2, 2)):
+        changed = order.evolve(spec=order.spec.evolve(training=order.spec.training.evolve(samples=samples)))
+        channel.workdir = tmp_path / f"samples {samples}"
+        outcome = train.execute(changed, channel)
+        assert outcome.samples is None if count is None else len(read_samples(outcome).samples) == count
+        weights.append((outcome.adapter / "adapter_model.safetensors").read_bytes())
+    assert len(set(weights)) == 1
+    said = channel._messages.getvalue().decode()  # type: ignore[attr-defined]
+    assert read_samples(outcome).samples[0].prompt not in said
+
+
+def test_members_of_a_group_have_samples_of_their_own_adapters(channel: Channel, tmp_path: Path) -> None:
+    orders = [order_of(tmp_path, validation=0.25, epochs=epochs, checkpoint_every=None) for epochs in (1, 3)]
+    weights = []
+    for samples in (0, 2):
+        changed = [
+            order.evolve(spec=order.spec.evolve(training=order.spec.training.evolve(samples=samples)))
+            for order in orders
+        ]
+        members = [channel.member(name, tmp_path / f"{name}{samples}") for name in ("a", "b")]
+        ended: dict[int, Any] = {}
+        train.execute_together(changed, members, ended.__setitem__)
+        weights.append([(ended[n].adapter / "adapter_model.safetensors").read_bytes() for n in (0, 1)])
+        assert [ended[n].curve.steps[-1] for n in (0, 1)] == [ended[n].report.steps for n in (0, 1)]
+    assert weights[0] == weights[1]
+    first, second = (read_samples(ended[n]).samples for n in (0, 1))
+    assert [sample.before for sample in first] == [sample.before for sample in second]
+    assert len(first) == 2
+
+
+def test_training_succeeds_if_its_samples_fail(
+    channel: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("out of memory at: What does finch 3 eat?")
+
+    monkeypatch.setattr("finch_hub.engine.inference.samples.sample_answers", fail)
+    outcome = train.execute(order_of(tmp_path, validation=0.25, samples=1), channel)
+    assert outcome.samples is None
+    assert messages(channel)[-1] == "no sample answers were kept: RuntimeError"

@@ -125,12 +125,12 @@ def test_result_that_is_stored_for_longer_than_a_stall_is_no_hang(
 ) -> None:
     for name in ("_LEAST_SECONDS", "_MOST_SECONDS"):
         monkeypatch.setattr(progress, name, 0.0)
-    limit = context.stores.settings.model_copy(update={"stall_seconds": 0.5})
+    limit = context.stores.settings.model_copy(update={"stall_seconds": 2.0})
     monkeypatch.setattr(context.stores, "settings", limit)
 
     def store(*arguments: Any) -> Any:
-        for _ in progress.track(range(15), "storing files"):
-            time.sleep(0.1)
+        for _ in progress.track(range(12), "storing files"):
+            time.sleep(0.2)
         return lambda session: JobResult(report={})
 
     kind.finish = store

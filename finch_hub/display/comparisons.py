@@ -1,0 +1,55 @@
+"""Drawings of comparisons of versions, and of histories of a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from finch_hub.display.evidence import make_bars
+from finch_hub.display.tables import draw_table, format_number, group
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+
+    from finch_hub.specs.comparisons import ComparedModule, Comparison, MetricPoint
+
+
+def draw_comparison(comparison: Comparison) -> Group:
+    """Draw a table with a column for each version."""
+    parts: list[RenderableType] = []
+    if comparison.values:
+        rows = [(value.section, value.name, *value.values) for value in comparison.values]
+        parts.append(draw_table(("", "", *comparison.versions), rows))
+    else:
+        parts.append("No value differs.")
+    if comparison.equal:
+        parts.append(f"{comparison.equal} values are equal. Show them with --all.")
+    if comparison.modules:
+        parts.append(_draw_modules(comparison.modules, comparison.versions))
+    return group([*parts, *comparison.remarks])
+
+
+def _draw_modules(modules: Sequence[ComparedModule], versions: Sequence[str]) -> RenderableType:
+    columns = ["module", *(f"norm of {version}" for version in versions)]
+    for version in versions[1:]:
+        columns += [f"{measure} of {version}" for measure in ("cosine", "output overlap", "input overlap")]
+    rows = []
+    for module in modules:
+        cells = [module.module or "all modules", *(format_number(norm) for norm in module.norms)]
+        for place in range(1, len(versions)):
+            for entries in (module.cosines, module.output_overlaps, module.input_overlaps):
+                cells.append(format_number(entries[place] if entries else None, 2))
+        rows.append(cells)
+    return draw_table(columns, rows, title=f"Updates by module, compared with those of {versions[0]}")
+
+
+def draw_metric(metric: str, points: Sequence[MetricPoint]) -> Group:
+    """Draw a metric of the versions of an adapter, with bars if it is a number."""
+    rows = [(point.version, point.value, point.state, point.created_at) for point in points]
+    numbers = [float(point.value) for point in points if _is_number(point.value)]
+    bars = [make_bars(numbers)] if len(numbers) > 1 else []
+    return group([draw_table(("version", metric, "state", "made"), rows), *bars])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

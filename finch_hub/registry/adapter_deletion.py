@@ -1,0 +1,186 @@
+"""Deletion and restoration of versions and of whole adapters. Their rows, numbers and files stay."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, joinedload
+
+from finch_hub import errors
+from finch_hub.registry import adapter_names, adapter_needs
+from finch_hub.registry.adapter_versions import get_row, lock_adapter
+from finch_hub.registry.tables import Adapter, AdapterVersion, Alias
+from finch_hub.registry.types import now
+from finch_hub.specs.references import AdapterReference
+from finch_hub.specs.value import Value
+
+_MAX_NAMED = 20  # aliases or versions in a message
+_IS_PRESENT = AdapterVersion.deleted_at.is_(None)
+
+
+class Deletion(Value):
+    """A version or an adapter that was deleted, and can be restored.
+
+    Attributes:
+        reference: `name/3` for a version, `name` for an adapter.
+        versions: number of versions that were deleted at once.
+    """
+
+    reference: str
+    versions: int
+    deleted_at: datetime
+
+
+def delete(session: Session, reference: AdapterReference) -> Deletion:
+    """Mark a version, or an adapter with all its versions, as deleted.
+
+    Raises:
+        NotFound: it does not exist, or is deleted already.
+        Conflict: aliases point at it, or unfinished jobs need it; the text has all reasons.
+    """
+    reference = dataclasses.replace(reference, name=lock_adapter(session, reference.name))
+    if reference.version is not None:
+        return _delete_version(session, reference)
+    adapter = get_adapter(session, reference.name)
+    if adapter.deleted_at is not None:
+        raise errors.Deleted("adapter", reference.name)
+    aliases = explain_aliases(session, reference.name, Alias.adapter_id == adapter.id)
+    refuse(f"cannot delete adapter {reference}", [*aliases, *adapter_needs.explain_adapter(session, adapter.id)])
+    # One value for all of them, by which a restoration knows which versions were not deleted before.
+    deleted_at = session.scalars(sa.select(now())).one()
+    session.execute(sa.update(Adapter).where(Adapter.id == adapter.id).values(deleted_at=deleted_at))
+    is_of_adapter = AdapterVersion.adapter_id == adapter.id, _IS_PRESENT
+    deleted = sa.update(AdapterVersion).where(*is_of_adapter).values(deleted_at=deleted_at)
+    numbers = session.scalars(deleted.returning(AdapterVersion.number)).all()
+    if not numbers:
+        raise errors.NotFound("adapter", reference.name)
+    return Deletion(reference=str(reference), versions=len(numbers), deleted_at=deleted_at)
+
+
+def _delete_version(session: Session, reference: AdapterReference) -> Deletion:
+    row = get_row(session, reference)
+    aliases = explain_aliases(session, reference.name, Alias.version_id == row.id)
+    refuse(f"cannot delete adapter {reference}", [*aliases, *adapter_needs.explain_version(session, row)])
+    deleted_at = session.scalars(sa.select(now())).one()
+    row.deleted_at = deleted_at
+    session.flush()
+    return Deletion(reference=str(reference), versions=1, deleted_at=deleted_at)
+
+
+def restore(session: Session, reference: AdapterReference, *, has_files: Callable[[str], bool]) -> list[str]:
+    """Restore a deleted version, or an adapter with the versions that were deleted with it. Return their references.
+
+    The caller shares the lock of the artifacts.
+
+    Args:
+        has_files: tells whether the tree with a digest is stored whole.
+
+    Raises:
+        NotFound: there is no such version or adapter.
+        Deleted: it was purged, or it is a version of a deleted adapter.
+        Conflict: it is not deleted, or its base or files were removed since.
+    """
+    reference = dataclasses.replace(reference, name=lock_adapter(session, reference.name))
+    adapter = get_adapter(session, reference.name)
+    rows = _select_deleted(session, reference, adapter)
+    what = f"cannot restore adapter {reference}"
+    bases = {row.base.fingerprint: row.base.source for row in rows if row.base.removed_at is not None}
+    reasons = [
+        f"its base was removed (run `finch-hub bases add {source}` first)" for source in dict.fromkeys(bases.values())
+    ]
+    if lost := [f"{reference.name}/{row.number}" for row in rows if not has_files(row.digest)]:
+        fix = f"purge it with `finch-hub adapters purge {lost[0]}`"
+        reasons.append(f"the files of {_join(lost)} were removed since ({fix})")
+    refuse(what, reasons)
+    moment = session.scalars(sa.select(now())).one()
+    session.execute(sa.update(Adapter).where(Adapter.id == adapter.id).values(deleted_at=None))
+    for row in rows:
+        row.deleted_at, row.restored_at = None, moment
+    session.flush()
+    return [f"{reference.name}/{row.number}" for row in rows]
+
+
+def _select_deleted(session: Session, reference: AdapterReference, adapter: Adapter) -> Sequence[AdapterVersion]:
+    query = (
+        sa.select(AdapterVersion)
+        .where(AdapterVersion.adapter_id == adapter.id)
+        .options(joinedload(AdapterVersion.base))
+    )
+    if reference.version is None:
+        if adapter.deleted_at is None:
+            raise errors.Conflict(f"cannot restore adapter {reference}: it is not deleted (restore a version of it)")
+        is_of_deletion = AdapterVersion.deleted_at == adapter.deleted_at, AdapterVersion.purged_at.is_(None)
+        return session.scalars(query.where(*is_of_deletion).order_by(AdapterVersion.number)).all()
+    row = get_row(session, reference, deleted=True)
+    if row.purged_at is not None:
+        raise errors.Deleted("adapter version", str(reference), is_purged=True)
+    if row.deleted_at is None:
+        raise errors.Conflict(f"cannot restore adapter {reference}: it is not deleted")
+    if adapter.deleted_at is not None:
+        raise errors.Deleted("adapter", reference.name)
+    return session.scalars(query.where(AdapterVersion.id == row.id)).all()
+
+
+def find(session: Session, *, limit: int = 100) -> list[Deletion]:
+    """Return what is deleted and not purged, newest first: whole adapters, and single versions of other adapters."""
+    is_kept = AdapterVersion.deleted_at.is_not(None), AdapterVersion.purged_at.is_(None)
+    adapters = session.execute(
+        sa.select(Adapter.name, Adapter.deleted_at, sa.func.count(AdapterVersion.id).label("versions"))
+        .join(AdapterVersion, sa.and_(AdapterVersion.adapter_id == Adapter.id, *is_kept))
+        .where(Adapter.deleted_at.is_not(None), AdapterVersion.deleted_at == Adapter.deleted_at)
+        .group_by(Adapter.id, Adapter.name, Adapter.deleted_at)
+        .order_by(Adapter.deleted_at.desc())
+        .limit(limit)
+    )
+    is_single = sa.or_(Adapter.deleted_at.is_(None), Adapter.deleted_at != AdapterVersion.deleted_at)
+    versions = session.execute(
+        sa.select(Adapter.name, AdapterVersion.number, AdapterVersion.deleted_at)
+        .join_from(AdapterVersion, Adapter)
+        .where(*is_kept, is_single)
+        .order_by(AdapterVersion.deleted_at.desc(), AdapterVersion.id.desc())
+        .limit(limit)
+    )
+    found = [Deletion(reference=row.name, versions=row.versions, deleted_at=row.deleted_at) for row in adapters]
+    found += [Deletion(reference=f"{row.name}/{row.number}", versions=1, deleted_at=row.deleted_at) for row in versions]
+    return sorted(found, key=lambda deletion: deletion.deleted_at, reverse=True)[:limit]
+
+
+def get_adapter(session: Session, name: str) -> Adapter:
+    """Return the row of an adapter, deleted or not.
+
+    Raises:
+        NotFound: there is no such adapter.
+    """
+    adapter = session.scalar(sa.select(Adapter).where(Adapter.name == name).execution_options(populate_existing=True))
+    if adapter is None:
+        raise adapter_names.not_found(session, name)
+    return adapter
+
+
+def explain_aliases(session: Session, name: str, is_meant: sa.ColumnElement[bool]) -> list[str]:
+    """Return why aliases forbid a deletion, nothing if there are none."""
+    aliases = session.scalars(sa.select(Alias.name).where(is_meant).order_by(Alias.name)).all()
+    if not aliases:
+        return []
+    fix = f"move or delete the alias first, as in `finch-hub adapters alias {name} {aliases[0]} --delete`"
+    return [f"it has the alias {_join([f'{name}@{alias}' for alias in aliases])} ({fix})"]
+
+
+def refuse(what: str, reasons: Sequence[str]) -> None:
+    """Refuse a change for all reasons at once.
+
+    Raises:
+        Conflict: there is a reason.
+    """
+    if len(reasons) == 1:
+        raise errors.Conflict(f"{what}: {reasons[0]}")
+    if reasons:
+        raise errors.Conflict("\n".join([f"{what}: {len(reasons)} reasons", *(f"  {reason}" for reason in reasons)]))
+
+
+def _join(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more

@@ -1,0 +1,305 @@
+"""The index of versions for searches: narrow rows, numbers and texts, which triggers of the database keep right.
+
+It has no facts of its own, so backups leave it out, and it can be dropped and built again at any time. A migration that
+rebuilds one of the tables below on SQLite must drop it before, and create and fill it afterwards, because SQLite drops
+the triggers of a table with the table. A migration that changes the index keeps a copy of the SQL of 0018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+TABLES = ("searched_versions", "version_numbers")
+TEXTS = "version_texts"  # of SQLite. PostgreSQL has the words in `searched_versions`.
+
+_MAX_TEXT = 80_000  # characters: PostgreSQL refuses more than 1 MB of words
+_BATCH = 2000
+_MARKS = "remove_diacritics 2"  # as `fold_text` does
+_NAMES = "version_id, adapter_id, name, number, base_id, kind, state, preset, owner, created_at, updated_at"
+_COLUMNS = """
+    version_id {id} PRIMARY KEY,
+    adapter_id BIGINT NOT NULL,
+    name VARCHAR(255) {binary} NOT NULL,
+    number INTEGER NOT NULL,
+    base_id BIGINT NOT NULL,
+    kind VARCHAR(16) NOT NULL,
+    state VARCHAR(16) NOT NULL,
+    preset VARCHAR(255),
+    owner VARCHAR(255) NOT NULL,
+    created_at {time} NOT NULL,
+    updated_at {time} NOT NULL"""
+# A filter has its own index in the order of creation, so that a page of it is read in that order.
+_INDEXES = {
+    "ix_searched_versions_created": "searched_versions (created_at, version_id)",
+    "ix_searched_versions_updated": "searched_versions (updated_at, version_id)",
+    "ix_searched_versions_name": "searched_versions (name, number, version_id)",
+    **{
+        f"ix_searched_versions_{name}": f"searched_versions ({column}, created_at, version_id)"
+        for name, column in (
+            ("adapter", "name"),
+            ("base", "base_id"),
+            ("kind", "kind"),
+            ("state", "state"),
+            ("owner", "owner"),
+            ("preset", "preset"),
+        )
+    },
+    "ix_version_numbers_value": "version_numbers (name, value, version_id)",
+}
+# Indexes of the registry's own tables, for the triggers of data sets and for filters.
+SOURCE_INDEXES: dict[str, tuple[str, list[str], str | None]] = {
+    "ix_adapter_versions_train_digest": ("adapter_versions", ["train_digest", "id"], "train_digest IS NOT NULL"),
+    "ix_adapter_versions_validation_digest": (
+        "adapter_versions",
+        ["validation_digest", "id"],
+        "validation_digest IS NOT NULL",
+    ),
+    "ix_tags_name_value": ("tags", ["name", "value", "version_id"], None),
+}
+_CHANGED = (
+    "adapter_id, number, base_id, kind, state, preset, owner, spec, metrics, train_digest, validation_digest, card,"
+    " notes, created_at, updated_at, deleted_at"
+)
+_OF_ADAPTER = "SELECT x.id FROM adapter_versions x WHERE x.adapter_id = NEW.id"
+_OF_DATASET = (
+    "SELECT x.id FROM adapter_versions x WHERE x.train_digest = {row}.digest"
+    " UNION SELECT x.id FROM adapter_versions x WHERE x.validation_digest = {row}.digest"
+)
+# Trigger, event, condition, and the versions whose entries are made anew.
+_TRIGGERS = (
+    ("version_added", "INSERT ON adapter_versions", "NEW.deleted_at IS NULL", "SELECT NEW.id"),
+    ("version_changed", f"UPDATE OF {_CHANGED} ON adapter_versions", "TRUE", "SELECT NEW.id"),
+    ("version_removed", "DELETE ON adapter_versions", "TRUE", "SELECT OLD.id"),
+    ("adapter_changed", "UPDATE OF name, description, deleted_at ON adapters", "TRUE", _OF_ADAPTER),
+    ("tag_added", "INSERT ON tags", "TRUE", "SELECT NEW.version_id"),
+    ("tag_changed", "UPDATE OF name, value ON tags", "TRUE", "SELECT NEW.version_id"),
+    ("tag_removed", "DELETE ON tags", "TRUE", "SELECT OLD.version_id"),
+    ("dataset_added", "INSERT ON datasets", "NEW.name IS NOT NULL", _OF_DATASET.format(row="NEW")),
+    ("dataset_changed", "UPDATE OF name, purged_at ON datasets", "TRUE", _OF_DATASET.format(row="NEW")),
+    ("dataset_removed", "DELETE ON datasets", "OLD.name IS NOT NULL", _OF_DATASET.format(row="OLD")),
+)
+_PRESENT = """FROM adapter_versions v JOIN adapters a ON a.id = v.adapter_id {more}
+    WHERE v.deleted_at IS NULL AND a.deleted_at IS NULL AND {which}"""
+_ENTRY = """v.id, v.adapter_id, a.name, v.number, v.base_id, v.kind, v.state, v.preset, coalesce(v.owner, ''),
+    v.created_at, coalesce(v.updated_at, v.created_at)"""
+_TEXT = f"""substr(a.name || ' '
+    || coalesce((SELECT {{join}}(t.name || ' ' || t.value, ' ') FROM tags t WHERE t.version_id = v.id), '') || ' '
+    || coalesce((SELECT {{join}}(d.name, ' ') FROM datasets d
+        WHERE d.digest IN (v.train_digest, v.validation_digest) AND d.purged_at IS NULL), '') || ' '
+    || coalesce(a.description, '') || ' ' || coalesce(v.notes, '') || ' ' || v.card, 1, {_MAX_TEXT})"""  # noqa: S608 - no input of users, here and below
+
+
+def build(connection: sa.Connection) -> None:
+    """Build the index anew in the transaction of a connection."""
+    drop(connection)
+    create(connection)
+    fill(connection)
+    for statement in list_indexes(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+    analyze(connection)
+
+
+def create(connection: sa.Connection) -> None:
+    """Create the tables and the triggers. The tables are empty until `fill`, and without indexes."""
+    for statement in _list_statements(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+
+
+def list_indexes(dialect: str, *, concurrently: bool = False) -> list[str]:
+    """Return the statements that make the indexes. Built at the end, they take a fraction of the time."""
+    create = f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}"
+    statements = [f"{create}{name} ON {on}" for name, on in _INDEXES.items()]
+    if dialect != "sqlite":
+        # Entries that wait in a list, as GIN has them by default, would be read by each search.
+        words = "searched_versions USING gin (words) WITH (fastupdate = off)"
+        statements.append(f"{create}ix_searched_versions_words ON {words}")
+    return statements
+
+
+def analyze(connection: sa.Connection) -> None:
+    """Let PostgreSQL count the rows, on which its plans depend. Those of SQLite are chosen by the searches."""
+    for table in TABLES if connection.dialect.name != "sqlite" else ():
+        connection.exec_driver_sql(f"ANALYZE {table}")
+
+
+def fill(connection: sa.Connection) -> None:
+    """Index all versions that triggers have not indexed since `create`, in batches."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    for first, last in _list_batches(connection):
+        which = f"v.id BETWEEN {first} AND {last}"
+        statements = _insert_sqlite(which) if is_sqlite else [_fill_postgresql(which)]
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def drop(connection: sa.Connection) -> None:
+    """Drop the index, if there is one."""
+    if connection.dialect.name == "sqlite":
+        for name, *_ in _TRIGGERS:
+            connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS search_{name}")
+    else:
+        for name, event, *_ in _TRIGGERS:
+            table = event.rpartition(" ")[2]
+            connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS search_{name} ON {table}")
+            connection.exec_driver_sql(f"DROP FUNCTION IF EXISTS search_{name}()")
+        connection.exec_driver_sql("DROP FUNCTION IF EXISTS refresh_searched_versions(bigint[])")
+    for table in (TEXTS, *TABLES):
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}")
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql("DROP FUNCTION IF EXISTS fold_text(text)")
+
+
+def list_tables(connection: sa.Connection) -> list[sa.TableClause]:
+    """Return the tables with their columns, for a check that they are there."""
+    columns = [part.split()[0] for part in _NAMES.split(", ")]
+    entries, numbers, texts = columns, ["version_id", "name", "value"], ["rowid"]
+    if connection.dialect.name == "sqlite":
+        named = {TABLES[0]: entries, TABLES[1]: numbers, TEXTS: texts}
+    else:
+        named = {TABLES[0]: [*entries, "words"], TABLES[1]: numbers}
+    return [sa.table(name, *map(sa.column, columns)) for name, columns in named.items()]
+
+
+def merge_texts(connection: Any) -> None:
+    """Remove the words of deleted texts, which FTS5 keeps until it merges them, from a file of SQLite."""
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (TEXTS,)).fetchone():
+        connection.execute(f"INSERT INTO {TEXTS} ({TEXTS}) VALUES ('optimize')")  # noqa: S608
+
+
+def _list_batches(connection: sa.Connection) -> Iterator[tuple[int, int]]:
+    last = connection.exec_driver_sql("SELECT coalesce(max(id), 0) FROM adapter_versions").scalar_one()
+    for first in range(1, int(last) + 1, _BATCH):
+        yield first, first + _BATCH - 1
+
+
+def _list_statements(dialect: str) -> list[str]:
+    is_sqlite = dialect == "sqlite"
+    kinds = {"id": "INTEGER", "time": "VARCHAR(23)", "binary": ""}
+    if not is_sqlite:
+        kinds = {"id": "BIGINT", "time": "TIMESTAMP WITH TIME ZONE", "binary": 'COLLATE "C"'}
+    columns = _COLUMNS.format(**kinds)
+    numbers = """CREATE TABLE version_numbers (
+        version_id BIGINT NOT NULL, name VARCHAR(255) {binary} NOT NULL, value DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (version_id, name)){end}"""
+    if is_sqlite:
+        return [
+            f"CREATE TABLE searched_versions ({columns})",
+            numbers.format(binary="", end=" WITHOUT ROWID"),
+            f"CREATE VIRTUAL TABLE {TEXTS} USING fts5(text, columnsize = 0, tokenize = 'unicode61 {_MARKS}')",
+            *(_trigger_sqlite(*trigger) for trigger in _TRIGGERS),
+        ]
+    return [
+        f"CREATE TABLE searched_versions ({columns}, words TSVECTOR NOT NULL)",
+        # Words are kept apart from the rows, so that a search for a frequent word reads few pages.
+        "ALTER TABLE searched_versions SET (toast_tuple_target = 128)",
+        numbers.format(binary='COLLATE "C"', end=""),
+        *_FOLD_AND_REFRESH,
+        *(statement for trigger in _TRIGGERS for statement in _trigger_postgresql(*trigger)),
+    ]
+
+
+def _refresh_sqlite(ids: str) -> list[str]:
+    """Return the statements that make the entries of some versions anew."""
+    return [
+        f"DELETE FROM version_numbers WHERE version_id IN ({ids})",  # noqa: S608 - no input of users
+        f"DELETE FROM searched_versions WHERE version_id IN ({ids})",  # noqa: S608
+        f"DELETE FROM {TEXTS} WHERE rowid IN ({ids})",  # noqa: S608
+        *_insert_sqlite(f"v.id IN ({ids})"),
+    ]
+
+
+def _insert_sqlite(which: str) -> list[str]:
+    present = _PRESENT.format(which=which, more="")
+    metrics, spec = (f"iif(json_valid({column}), {column}, '{{}}')" for column in ("v.metrics", "v.spec"))
+    rank = f"json_extract({metrics}, '$.rank')"
+    sources = (
+        ("metric.", f"json_each({metrics})"),
+        ("lora.", f"json_each({spec}, '$.lora')"),
+        ("training.", f"json_each({spec}, '$.training')"),
+    )
+    is_number = (
+        "j.type IN ('integer', 'real') AND abs(j.value) < 1e300 AND typeof(j.key) = 'text' AND length(j.key) < 200"
+    )
+    return [
+        f"INSERT INTO searched_versions ({_NAMES}) SELECT {_ENTRY} {present}",
+        "INSERT INTO version_numbers"  # an import has no settings
+        f" SELECT v.id, 'lora.rank', {rank} {present} AND typeof({rank}) = 'integer'",
+        *(
+            f"INSERT OR REPLACE INTO version_numbers SELECT v.id, '{group}' || j.key, CAST(j.value AS REAL)"
+            f" {_PRESENT.format(which=which, more=f', {source} j')} AND {is_number}"
+            for group, source in sources
+        ),
+        f"INSERT INTO {TEXTS} (rowid, text) SELECT v.id, {_TEXT.format(join='group_concat')} {present}",
+    ]
+
+
+def _trigger_sqlite(name: str, event: str, condition: str, ids: str) -> str:
+    statements = _insert_sqlite("v.id = NEW.id") if name == "version_added" else _refresh_sqlite(ids)
+    body = ";\n".join(statements)
+    return f"CREATE TRIGGER search_{name} AFTER {event} WHEN {condition} BEGIN\n{body};\nEND"
+
+
+def _insert_postgresql(which: str) -> str:
+    return f"""
+        INSERT INTO searched_versions ({_NAMES}, words)
+            SELECT {_ENTRY}, to_tsvector('simple', fold_text({_TEXT.format(join="string_agg")}))
+            {_PRESENT.format(which=which, more="")}
+            ON CONFLICT DO NOTHING;
+        INSERT INTO version_numbers (version_id, name, value)
+            SELECT id, name, (CASE WHEN abs(value::numeric) < 1e-300 THEN 0 ELSE value::numeric END)::double precision
+            FROM (
+                {_number_postgresql("metric.", "v.metrics", which)} UNION ALL
+                {_number_postgresql("lora.", "v.spec -> 'lora'", which)} UNION ALL
+                {_number_postgresql("training.", "v.spec -> 'training'", which)}
+            ) AS found
+            WHERE CASE WHEN jsonb_typeof(value) = 'number' THEN abs(value::numeric) < 1e300 ELSE false END
+                AND length(name) < 200
+            ON CONFLICT DO NOTHING;
+        INSERT INTO version_numbers (version_id, name, value)
+            SELECT v.id, 'lora.rank', n.value
+            {_PRESENT.format(which=f"{which} AND n.name = 'metric.rank'", more=_NUMBERS_OF_VERSION)}
+            ON CONFLICT DO NOTHING;"""  # noqa: S608
+
+
+_NUMBERS_OF_VERSION = "JOIN version_numbers n ON n.version_id = v.id"
+
+
+def _number_postgresql(group: str, document: str, which: str) -> str:
+    fields = f"jsonb_each(CASE jsonb_typeof({document}) WHEN 'object' THEN {document} END)"
+    present = _PRESENT.format(which=which, more=f"CROSS JOIN LATERAL {fields} j")
+    return f"SELECT v.id, '{group}' || j.key AS name, j.value {present}"
+
+
+def _fill_postgresql(which: str) -> str:
+    """Return a block that indexes versions which nobody changes at that time."""
+    lock = f"PERFORM 1 FROM adapter_versions v WHERE {which} ORDER BY v.id FOR NO KEY UPDATE;"
+    return f"DO $$ BEGIN {lock} {_insert_postgresql(which)} END $$"
+
+
+_FOLD_AND_REFRESH = (
+    # As `fold` in finch_hub.specs.queries. The parser of PostgreSQL would make addresses and paths one word.
+    """CREATE FUNCTION fold_text(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+        SELECT translate(regexp_replace(normalize(given, NFD), '[\u0300-\u036f]', '', 'g'),
+            '!"#$%%&''()*+,-./:;<=>?@[\\]^_`{|}~', '                                ') $$""",
+    # The lock lets changes of one version follow each other, so that each sees what the one before wrote. A connection
+    # keeps the plans of a function, so they must not be those of an empty table.
+    f"""CREATE FUNCTION refresh_searched_versions(ids bigint[]) RETURNS void LANGUAGE plpgsql
+    SET enable_seqscan = off AS $$
+    BEGIN
+        PERFORM 1 FROM adapter_versions WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        DELETE FROM version_numbers WHERE version_id = ANY (ids);
+        DELETE FROM searched_versions WHERE version_id = ANY (ids);
+        {_insert_postgresql("v.id = ANY (ids)")}
+    END $$""",  # noqa: S608
+)
+
+
+def _trigger_postgresql(name: str, event: str, condition: str, ids: str) -> list[str]:
+    return [
+        f"""CREATE FUNCTION search_{name}() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM refresh_searched_versions(ARRAY({ids})); RETURN NULL; END $$""",
+        f"CREATE TRIGGER search_{name} AFTER {event} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION search_{name}()",
+    ]

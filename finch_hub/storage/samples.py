@@ -1,0 +1,72 @@
+"""Sample answers of versions in the artifact store. They quote rows, so they are purged with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finch_hub import errors
+from finch_hub.artifacts.inventory import find_artifact
+from finch_hub.registry import artifact_lock, evidence
+from finch_hub.registry.evidence import StoredSamples
+from finch_hub.specs.evidence import Samples
+from finch_hub.storage.row_texts import RowTexts
+from finch_hub.storage.stores import Stores
+
+
+def read_samples(digest: str, stores: Stores) -> Samples:
+    """Return stored sample answers.
+
+    Raises:
+        NotFound: they are gone, as those of a deleted version.
+        RefusedArtifact: their bytes have changed.
+        InvalidSpec: a later version of Finch Hub wrote them.
+    """
+    return Samples.of_stored(stores.artifacts.get(digest), subject="sample answers")
+
+
+def purge_samples(texts: RowTexts, stores: Stores, *, before: float) -> int:
+    """Remove the sample answers that quote rows, or whose version was made of data that is purged.
+
+    Args:
+        before: time by the clock of the store. Files that were written later stay, since somebody may register them.
+
+    Returns:
+        The number of versions that lost their sample answers.
+    """
+    num_changed, last = 0, 0
+    while True:
+        with stores.database.read() as session:
+            page = evidence.list_samples(session, after=last)
+        if not page:
+            return num_changed
+        last = page[-1].version_id
+        unwanted = {found.digest for found in page if found.is_of_purged or _quotes(texts, found, stores)}
+        for digest in sorted(unwanted):
+            num_changed += _purge(digest, stores, before)
+
+
+def _quotes(texts: RowTexts, found: StoredSamples, stores: Stores) -> bool:
+    if not len(texts):
+        return False
+    try:
+        samples = read_samples(found.digest, stores)
+    except (errors.MissingArtifact, errors.RefusedArtifact, errors.InvalidSpec):
+        return True  # nobody can read them
+    return any(texts.are_in(list(_list_texts(samples))))
+
+
+def _list_texts(samples: Samples) -> Iterable[str]:
+    for sample in samples.samples:
+        yield from (sample.prompt, sample.expected, sample.before, sample.after)
+
+
+def _purge(digest: str, stores: Stores, before: float) -> int:
+    with stores.database.write() as session:
+        artifact_lock.own(session)  # who registers a version shares it
+        blob = find_artifact(stores.artifacts, "blobs", digest)
+        if blob is not None and blob.modified is not None and blob.modified > before:
+            return 0
+        num_changed = evidence.forget_samples(session, [digest])
+        if blob is not None:
+            stores.artifacts.remove(digest)  # before the commit, so that an interrupted purge finds them again
+        return num_changed

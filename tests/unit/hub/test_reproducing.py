@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from support import registry
+
+from finch_hub import Hub, errors
+from finch_hub.registry import values
+from finch_hub.registry.database import Database
+
+
+def test_reproduction_names_all_that_is_gone(hub: Hub, versions: Database) -> None:
+    registry.add_version(versions, "both", kind="compose", lineage=registry.made_from("medical/1", "legal/1"))
+    registry.delete(versions, "medical/1")
+    registry.delete(versions, "legal")
+    message = (
+        "cannot reproduce adapter both/1: 2 reasons\n"
+        "  its parent medical/1 was deleted (run `finch-hub adapters restore medical/1`)\n"
+        "  its parent legal/1 was deleted (run `finch-hub adapters restore legal/1`)"
+    )
+    with pytest.raises(errors.Conflict, match=re.escape(message)):
+        hub.reproduce("both")
+    registry.restore(versions, "medical/1")
+    registry.restore(versions, "legal")
+    assert hub.reproduce("both").spec.model_dump()["adapter"] == "both/1"
+
+
+def test_reproduction_of_a_deleted_or_purged_version_is_refused(hub: Hub, versions: Database) -> None:
+    registry.delete(versions, "medical/1")
+    with pytest.raises(errors.Deleted, match="adapters restore medical/1"):
+        hub.reproduce("medical/1")
+    registry.purge(versions, "medical")
+    with pytest.raises(errors.Deleted, match="medical/1 was purged"):
+        hub.reproduce("medical/1")
+
+
+def test_reproduction_without_its_data_is_refused(hub: Hub, versions: Database) -> None:
+    dataset = hub.datasets.add([("Which?", "A bird.")], name="birds")
+    lineage = values.Lineage(train_digest=dataset.digest, validation_digest="0" * 64)
+    registry.add_version(versions, "trained", lineage=lineage)
+    hub.datasets.purge("birds")
+    message = rf"2 reasons\n  the data set {dataset.digest[:12]} was purged\n  the data set 0{{12}} was removed"
+    with pytest.raises(errors.Conflict, match=message):
+        hub.reproduce("trained")

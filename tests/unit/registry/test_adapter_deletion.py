@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from support import registry
+
+from finch_hub import errors
+from finch_hub.registry import adapter_deletion, adapters, bases
+from finch_hub.registry.database import Database
+from finch_hub.specs.references import AdapterReference
+
+
+@pytest.fixture
+def versions(database: Database) -> Database:
+    """An adapter with three versions, of which the first is deleted, and another one."""
+    for _ in range(3):
+        registry.add_version(database, "legal")
+    registry.add_version(database, "medical")
+    registry.delete_version(database, "legal", 1)
+    return database
+
+
+def find(database: Database, limit: int = 100) -> list[tuple[str, int]]:
+    with database.read() as session:
+        return [(found.reference, found.versions) for found in adapter_deletion.find(session, limit=limit)]
+
+
+def restore(database: Database, reference: str, *, lost: str = "") -> list[str]:
+    with database.write() as session:
+        parsed = AdapterReference.parse(reference)
+        return adapter_deletion.restore(session, parsed, has_files=lambda digest: digest != lost)
+
+
+def test_deleted_adapter_is_hidden_and_restored_with_the_versions_of_that_moment(versions: Database) -> None:
+    deletion = registry.delete(versions, "legal")
+    assert (deletion.reference, deletion.versions) == ("legal", 2)
+    for reference in ("legal", "legal/2"):
+        with pytest.raises(errors.Deleted, match=r"adapter legal was deleted .run `finch-hub adapters restore legal`"):
+            registry.resolve(versions, reference)
+    with pytest.raises(errors.Deleted):
+        registry.list_versions(versions, "legal")
+    with versions.read() as session:
+        assert [summary.name for summary in adapters.find(session).adapters] == ["medical"]
+    assert find(versions) == [("legal", 2), ("legal/1", 1)]
+    assert find(versions, limit=1) == [("legal", 2)]
+    with pytest.raises(errors.Deleted):
+        registry.delete(versions, "legal")
+    assert restore(versions, "legal") == ["legal/2", "legal/3"]
+    assert registry.resolve(versions, "legal").number == 3
+    with pytest.raises(errors.Deleted, match=r"legal/1 was deleted .run `finch-hub adapters restore legal/1`"):
+        registry.resolve(versions, "legal/1")
+    assert find(versions) == [("legal/1", 1)]
+    assert restore(versions, "legal/1") == ["legal/1"]
+    assert find(versions) == []
+
+
+def test_new_version_of_a_deleted_adapter_is_refused(versions: Database) -> None:
+    registry.delete(versions, "legal")
+    with pytest.raises(errors.Deleted, match="adapters restore legal"):
+        registry.add_version(versions, "legal")
+    with pytest.raises(errors.Deleted, match="adapters restore legal"):
+        registry.submit(versions, spec=registry.train_spec("legal"))
+    registry.submit(versions, spec=registry.train_spec("medical"))
+    restore(versions, "legal")
+    assert registry.add_version(versions, "legal").number == 4
+
+
+def test_deletion_of_an_adapter_names_all_aliases_and_jobs(versions: Database) -> None:
+    for alias in ("best", "worst"):
+        registry.set_alias(versions, "legal", alias, 3)
+    made = [
+        registry.submit(versions, spec=spec).id
+        for spec in (registry.merge_spec("legal/2"), registry.train_spec("legal"), registry.train_spec("other"))
+    ]
+    message = (
+        "cannot delete adapter legal: 2 reasons\n"
+        "  it has the alias legal@best, legal@worst (move or delete the alias first, as in"
+        " `finch-hub adapters alias legal best --delete`)\n"
+        f"  job {made[0]}, {made[1]} needs it"
+    )
+    with pytest.raises(errors.Conflict, match=re.escape(message)):
+        registry.delete(versions, "legal")
+    with versions.write() as session:
+        for alias in ("best", "worst"):
+            adapters.delete_alias(session, "legal", alias)
+    for job_id in made[:2]:
+        registry.cancel(versions, registry.get(versions, job_id))
+    registry.delete(versions, "legal")
+
+
+def test_restoration_of_what_is_not_deleted_is_refused(versions: Database) -> None:
+    for reference in ("legal", "legal/2"):
+        with pytest.raises(errors.Conflict, match=f"cannot restore adapter {reference}: it is not deleted"):
+            restore(versions, reference)
+    for reference in ("nobody", "nobody/1", "legal/9"):
+        with pytest.raises(errors.NotFound):
+            restore(versions, reference)
+
+
+def test_version_of_a_deleted_adapter_is_not_restored_alone(versions: Database) -> None:
+    registry.delete(versions, "legal")
+    with pytest.raises(errors.Deleted, match="adapters restore legal`"):
+        restore(versions, "legal/2")
+
+
+def test_version_without_its_files_or_its_base_is_not_restored(versions: Database) -> None:
+    made = registry.add_version(versions, "poem", base="other", digest=registry.digest("poem"))
+    registry.delete(versions, "poem")
+    with versions.write() as session:
+        bases.remove(session, "other")
+    message = r"its base was removed .run `finch-hub bases add /models/other` first(.|\n)*the files of poem/1 were"
+    with pytest.raises(errors.Conflict, match=message):
+        restore(versions, "poem", lost=made.digest)
+    registry.add_base(versions, "other")
+    assert restore(versions, "poem") == ["poem/1"]
+
+
+def test_deletion_of_an_adapter_without_versions_is_refused(versions: Database) -> None:
+    registry.delete(versions, "medical/1")
+    for reference in ("medical", "nobody"):
+        with pytest.raises(errors.NotFound):
+            registry.delete(versions, reference)

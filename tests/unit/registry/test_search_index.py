@@ -1,0 +1,119 @@
+"""The index of versions, which triggers of the database keep right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from support import registry
+
+from finch_hub.registry import adapter_versions, datasets, search_index, tables, values, version_search
+from finch_hub.registry.database import Database
+
+VERSIONS, ADAPTERS = tables.AdapterVersion.__table__, tables.Adapter.__table__
+
+
+def find(database: Database, query: str) -> list[str]:
+    with database.read() as session:
+        return [version.reference for version in version_search.find(session, query, sort="name").versions]
+
+
+def change(database: Database, table: Any, **columns: Any) -> None:
+    with database.write() as session:
+        session.execute(sa.update(table).values(columns))
+
+
+def read_index(database: Database) -> list[Any]:
+    names = [*search_index.TABLES, *([search_index.TEXTS] if database.is_sqlite else [])]
+    with database.read() as session:
+        return [sorted(map(str, session.execute(sa.text(f"SELECT * FROM {name}")))) for name in names]
+
+
+def add_dataset(database: Database, text: str, name: str | None, **options: Any) -> None:
+    with database.write() as session:
+        datasets.add(session, digest=registry.digest(text), format="messages", examples=1, name=name, **options)
+
+
+def test_changes_of_a_version_are_found(database: Database) -> None:
+    registry.add_version(database, card="about whales", tags=["gold"])
+    assert find(database, "whales gold") == ["medical/1"]
+    with database.write() as session:
+        adapter_versions.edit_card(session, "medical/1", "about sharks")
+        adapter_versions.remove_tags(session, "medical/1", "gold")
+        adapter_versions.add_tags(session, "medical/1", "silver")
+    assert find(database, "whales") == find(database, "gold") == []
+    assert find(database, "sharks silver") == ["medical/1"]
+    change(database, VERSIONS, notes="checked by hand")
+    assert find(database, '"by hand"') == ["medical/1"]
+    change(database, VERSIONS, metrics={"loss_after": 3.0})
+    assert find(database, "metric.loss_after=3") == ["medical/1"]
+    with database.write() as session:
+        adapter_versions.quarantine(session, "medical/1", job_id="none")
+    assert find(database, "state:quarantined") == ["medical/1"]
+    registry.delete_version(database, "medical", 1)
+    assert find(database, "") == []
+    assert read_index(database) == [[] for _ in read_index(database)]
+    change(database, VERSIONS, deleted_at=None)
+    assert find(database, "sharks") == ["medical/1"]
+
+
+def test_changes_of_an_adapter_are_found_in_all_its_versions(database: Database) -> None:
+    registry.add_version(database)
+    registry.add_version(database)
+    change(database, ADAPTERS, name="legal", description="for contracts")
+    assert find(database, "legal contracts") == find(database, "name:legal") == ["legal/1", "legal/2"]
+    assert find(database, "medical") == find(database, "name:medical") == []
+    with database.write() as session:
+        session.execute(sa.update(ADAPTERS).values(deleted_at=sa.func.current_timestamp()))
+    assert find(database, "") == []
+
+
+def test_names_of_data_sets_are_found_until_they_are_purged(database: Database) -> None:
+    add_dataset(database, "a", None)
+    lineage = values.Lineage(train_digest=registry.digest("a"), validation_digest=registry.digest("b"))
+    registry.add_version(database, lineage=lineage)
+    add_dataset(database, "a", "finches")
+    add_dataset(database, "b", "held-out")
+    assert find(database, "finches") == find(database, '"held out"') == ["medical/1"]
+    add_dataset(database, "c", "finches", replace=True)
+    assert find(database, "finches") == []
+    with database.write() as session:
+        datasets.purge(session, "held-out")
+    assert find(database, "held") == []
+
+
+def test_index_that_is_built_anew_equals_the_one_of_the_triggers(database: Database) -> None:
+    add_dataset(database, "a", "finches")
+    lineage = values.Lineage(train_digest=registry.digest("a"))
+    for number in range(5):
+        metrics = {"loss_after": number / 3, "rank": 8}
+        registry.add_version(database, lineage=lineage, metrics=metrics, card=f"about {number}", tags=["gold"])
+    registry.delete_version(database, "medical", 2)
+    wanted = read_index(database)
+    assert len(wanted[0]) == 4
+    with database.migrate() as connection:
+        search_index.build(connection)
+    assert read_index(database) == wanted
+
+
+def test_damaged_documents_of_a_version_keep_no_other_from_being_found(database: Database) -> None:
+    registry.add_version(database, card="whales")
+    damaged = "'{'" if database.is_sqlite else "'[1]'"
+    with database.write() as session:
+        session.execute(sa.text(f"UPDATE adapter_versions SET metrics = {damaged}, spec = {damaged}"))
+    registry.add_version(database, card="whales")
+    assert find(database, "whales") == ["medical/1", "medical/2"]
+
+
+@pytest.mark.parametrize("card", ["é" * 300_000, "한 " * 100_000, " ".join(map(str, range(100_000))), "x" * 5000])
+def test_long_card_is_indexed_from_its_beginning(database: Database, card: str) -> None:
+    registry.add_version(database, "birds", card=f"whales {card}")
+    assert find(database, "whales birds") == ["birds/1"]
+
+
+def test_database_without_the_index_is_refused(database: Database) -> None:
+    with database.migrate() as connection:
+        search_index.drop(connection)
+    with pytest.raises(Exception, match="does not have the tables of schema"):
+        database.check(tables=True)
