@@ -28,7 +28,7 @@ def test_versions_go_to_another_hub_and_are_checked_there(
     monkeypatch.setenv("FINCH_HOME", str(tmp_path / "second"))
     dry = run("unbundle", file, "--dry-run", "--json", "--quiet")
     assert dry.json["versions"][0]["outcome"] == "added"
-    assert run("adapters", "list", "--json").json == []
+    assert run("adapters", "list", "--json").json["adapters"] == []
     done = run("unbundle", file, "--quiet")
     assert done.out.splitlines() == [
         f"Took 1 version from {file}",

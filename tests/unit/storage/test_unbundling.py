@@ -25,8 +25,8 @@ from finch_hub import errors
 from finch_hub.artifacts.gate import adapter_identity
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.registry import adapter_names, adapter_versions, audit, evaluations, evidence, lineage, tables, values
-from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.bundles import UnbundleReport
+from finch_hub.specs.evidence import Evidence
 from finch_hub.storage import publishing
 from finch_hub.storage.backup import take_backup
 from finch_hub.storage.bundling import make_bundle
@@ -128,9 +128,9 @@ def test_versions_come_with_lineage_and_all_that_is_known(hubs: list[Stores], tm
     assert graph(two, made) == graph(one, made)
     with two.database.read() as session:
         (evaluation,) = evaluations.find(session, adapter=made)
-    assert (evaluation.evaluator, evaluation.metrics) == ("held_out_loss", {"loss": 1.5})
         assert evidence.find(session, made)[0].notes == ("measured",)
         entries = audit.find(session, action="version.create")
+    assert (evaluation.evaluator, evaluation.metrics) == ("held_out_loss", {"loss": 1.5})
     assert [entry.on for entry in entries] == ["team/tone/1", "legal/1", "both/1"]
     assert after.spec["system"] == "Be kind."
     assert "reading" not in after.spec
