@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.settings import Settings
     from finch_hub.specs.backups import BackupReport, RestoreReport
+    from finch_hub.specs.bundles import BundleReport, UnbundleReport
     from finch_hub.specs.events import Event
     from finch_hub.specs.examples import Example, Message
     from finch_hub.specs.generation import GenerationConfig
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdapterVersion",
     "BackupReport",
+    "BundleReport",
     "CompositionReport",
     "ConflictReport",
     "EvaluationReport",
@@ -70,10 +72,12 @@ __all__ = [
     "Settings",
     "TrainingConfig",
     "TrainingReport",
+    "UnbundleReport",
     "Value",
     "errors",
 ]
 
+_OTHER_REPORTS = frozenset({"BackupReport", "BundleReport", "RestoreReport", "UnbundleReport"})
 _MODULES = {
     name: f"finch_hub.{module}"
     for module, names in {
@@ -84,15 +88,14 @@ _MODULES = {
         "registry.values": ["AdapterVersion"],
         "settings": ["Settings"],
         "specs.backups": ["BackupReport", "RestoreReport"],
+        "specs.bundles": ["BundleReport", "UnbundleReport"],
         "specs.events": ["Event"],
         "specs.examples": ["Example", "Message"],
         "specs.generation": ["GenerationConfig"],
         "specs.jobs": ["Job", "JobState", "Requirements"],
         "specs.lora": ["LoRAConfig"],
         "specs.reading": ["ReadingConfig"],
-        "specs.reports": [
-            name for name in __all__ if name.endswith("Report") and name not in ("BackupReport", "RestoreReport")
-        ],
+        "specs.reports": [name for name in __all__ if name.endswith("Report") and name not in _OTHER_REPORTS],
         "specs.training": ["TrainingConfig"],
         "specs.value": ["Value"],
     }.items()

@@ -186,6 +186,10 @@ class CommandWalk:
         _expect(worker.wait(WORKER_SECONDS) == 0, "the drained worker exits with 0")
 
     def _copy(self) -> None:
+        self.run("bundle", "both.bundle", "both", "finch/1")
+        self.run("unbundle", "both.bundle", "--dry-run", home="other")
+        self.run("unbundle", "both.bundle", home="other")
+        self.run("adapters", "show", "both/1", home="other")
         self.run("backup", "copied")
         self.run("restore", "copied", home="restored")
         before, after = (self.run("adapters", "list", "--json", home=home) for home in ("home", "restored"))

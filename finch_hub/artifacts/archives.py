@@ -102,6 +102,10 @@ class Archive:
         self._members = {member.name: member for member in kept}
         self._times = Counter(member.name for member in kept)
 
+    def size(self, name: str) -> int:
+        """Return the number of bytes that a file of `files` claims to have."""
+        return self._members[name].size
+
     def extract(self, targets: Mapping[str, Path]) -> None:
         """Write some files to new paths.
 

@@ -44,6 +44,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "backup": ("finch_hub.cli.backup:backup", "Back up the registry and the artifacts, while the hub runs."),
     "restore": ("finch_hub.cli.restore:restore", "Restore a backup into a new hub."),
+    "bundle": ("finch_hub.cli.bundle:bundle", "Write versions with their lineage to one file, for other hubs."),
+    "unbundle": ("finch_hub.cli.bundle:unbundle", "Add the versions of a bundle to this hub."),
     "doctor": (
         "finch_hub.cli.doctor:doctor",
         "Check this machine and its hub, and report problems with what to do about them.",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _SHOWN = 12  # files that an import left out
 # Fields of a specification that are shown on lines of their own, or name what the lineage has.
 _SHOWN_ELSEWHERE = frozenset({
-    "adapter", "base", "dataset", "import", "kind", "parents", "reading", "seed", "system", "thinking", "train",
+    "adapter", "base", "bundle", "dataset", "import", "kind", "parents", "reading", "seed", "system", "thinking",
+    "train",
 })  # fmt: skip
 
 
@@ -39,6 +40,7 @@ def draw_version(
             "made": version.created_at,
             "changed": version.updated_at if version.updated_at != version.created_at else None,
             "owner": version.owner or None,
+            "came from": _format_hub(version.spec.get("bundle")),
             "base": f"{version.base.name} ({version.base.architecture}, {version.base.fingerprint[:12]})",
             "parents": [f"{parent.reference} x {parent.weight:g}" for parent in lineage.parents] or None,
             "pulled from": format_pulled(version) or None,
@@ -92,6 +94,13 @@ def format_evidence(metrics: Mapping[str, Any]) -> str:
     if "relative_error" in metrics:
         return f"{metrics.get('scheme')}, error {metrics['relative_error']:.2%}"
     return "-"
+
+
+def _format_hub(origin: object) -> str | None:
+    """Format the hub that made a version which came with a bundle."""
+    if not isinstance(origin, dict):
+        return None
+    return f"a bundle: {origin.get('reference')}, {origin.get('state')}, of hub {origin.get('hub')}"
 
 
 def _format_limits(limits: Mapping[str, Sequence[str]]) -> list[str]:

@@ -397,7 +397,7 @@ class Adapters:
         with self._stores.database.read() as session:
             adapter_names.check_free(session, name)
         registered = Bases(self._stores).get(base)
-        layout = self._read_layout(registered)
+        layout = self.read_layout(registered)
         with scratch_folder(self._stores.settings.home / "import") as scratch:
             admitted = gate.admit_adapter(source, scratch / "adapter", base=layout)
             known = self._find_known(admitted, registered)
@@ -438,7 +438,7 @@ class Adapters:
     def _check(self, version: values.AdapterVersion, change: Change) -> values.AdapterVersion:
         from finch_hub.artifacts import gate
 
-        layout = self._read_layout(version.base)
+        layout = self.read_layout(version.base)
         if layout is None:
             raise errors.Unavailable(
                 f"could not check adapter {version.reference}: the files of base {version.base.name} are not on this"
@@ -452,7 +452,7 @@ class Adapters:
             fix = "import its files again, now that the base is here"
             raise errors.Incompatible(what, where=version.reference, fix=fix)
         with change.write() as session:
-            state: values.VersionState = "quarantined" if admitted.quarantine else "ready"
+            state: values.VersionState = "quarantined" if admitted.quarantine else version.state_elsewhere or "ready"
             checked = _named(change, adapter_versions.end_check(session, version.reference, state))
             change.details["state"] = checked.state
             return checked
@@ -469,7 +469,7 @@ class Adapters:
     def _clean(self, text: str | None) -> str | None:
         return None if text is None else self._stores.redactor.clean(text)
 
-    def _read_layout(self, base: values.Base) -> BaseLayout | None:
+    def read_layout(self, base: values.Base) -> BaseLayout | None:
         """Return the modules of a base, None if its files are not on this machine."""
         if base.path is None or not (Path(base.path) / "config.json").is_file():
             return None

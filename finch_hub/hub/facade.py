@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from finch_hub.plugins.catalog import Catalog
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.backups import BackupReport, RestoreReport
+    from finch_hub.specs.bundles import BundleReport, UnbundleReport
     from finch_hub.specs.collections import CollectionReport
     from finch_hub.specs.inspections import InspectionReport
     from finch_hub.specs.reports import ConflictReport
@@ -438,6 +439,50 @@ class Hub:
         refuse_unnamed(folder)
         change = Change(self._stores, "hub.restore", str(folder), {})  # a refused one writes nothing at all
         return restore_backup(BackupFolder(settings.expand_home(folder)), change, self._stores)
+
+    def bundle(self, out: str | Path, references: Sequence[str], *, lineage: bool = True) -> BundleReport:
+        """Write versions with their lineage, evaluations and files to a new file, for other hubs.
+
+        Equal versions give equal bytes. Data sets are in it by their hashes only.
+
+        Args:
+            out: path of the new file.
+            references: versions (`name/3`, `name@alias`), or names of adapters for all of their versions.
+            lineage: whether the files of ancestors come along. Without, the other hub only learns that there were such
+                versions.
+
+        Raises:
+            InvalidSpec: no file or no version is named, or this user cannot write there.
+            NotFound: there is no such adapter, version or alias.
+            Conflict: the path exists.
+            Unavailable: database or store do not answer, or the path cannot be written.
+        """
+        from finch_hub.formats.output_paths import find_output
+        from finch_hub.storage.bundling import make_bundle
+
+        if not references:
+            raise errors.InvalidSpec("no adapter is named", where="references", fix="name an adapter or a version")
+        return make_bundle(find_output(out), references, self._stores, lineage=lineage)
+
+    def unbundle(self, file: str | Path, *, dry_run: bool = False) -> UnbundleReport:
+        """Add the versions of a bundle that this hub lacks, and what it lacks of those that it has.
+
+        A version that is here is not added again, whatever its name and number. Another one keeps its number if that
+        is free, otherwise it gets the next one. Each passes the gate, as an import does.
+
+        Args:
+            dry_run: whether only to check the bundle and to report where its versions would be.
+
+        Raises:
+            NotFound: there is no such file.
+            RefusedArtifact: with everything that is wrong with the bundle. Nothing of it is stored.
+            Incompatible: a version does not fit its base, or a newer Finch Hub made the bundle.
+            Unavailable: database or store do not answer, or are full.
+        """
+        from finch_hub.storage.unbundling import take_bundle
+
+        path = settings.expand_home(file)
+        return take_bundle(path, self._stores, read_layout=self.adapters.read_layout, dry_run=dry_run)
 
     def collect(self, *, unused_days: float | None = None, dry_run: bool = False) -> CollectionReport:
         """Remove what nobody refers to, in the artifact store and in the home of this machine.

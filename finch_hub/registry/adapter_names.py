@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -153,11 +154,36 @@ def _is_adapter(session: Session, name: str) -> bool:
 
 def _find_free(session: Session, name: str, ending: str) -> str:
     """Return the first of `name-ending`, `name-ending-2` … that neither an adapter nor a base has."""
-    number, free = 1, f"{name}-{ending}"
-    while _is_base(session, free) or find_id(session, free) is not None:
-        number += 1
-        free = f"{name}-{ending}-{number}"
-    return free
+    return next(_list_free(session, name, ending))
+
+
+def _list_free(session: Session, name: str, ending: str) -> Iterator[str]:
+    for number in itertools.count(1):
+        free = f"{name}-{ending}" if number == 1 else f"{name}-{ending}-{number}"
+        if not _is_base(session, free) and find_id(session, free) is None:
+            yield free
+
+
+def propose(session: Session, name: str) -> Iterator[str]:
+    """Yield names that a new adapter can have: the wanted one if it is free, then others that begin with it."""
+    if not _is_base(session, name) and find_id(session, name) is None:
+        yield name
+    yield from _list_free(session, name, "lora")
+
+
+def count_number(session: Session, name: str, number: int) -> int:
+    """Return the id of an adapter of which a version with a number was made elsewhere. Make it if there is none.
+
+    Raises:
+        Deleted: the adapter is deleted.
+    """
+    session.execute(insert_new(session, _adapters, "name").values(name=name))
+    made = sa.case((_adapters.c.versions_made < number, number), else_=_adapters.c.versions_made)
+    change = sa.update(_adapters).where(_adapters.c.name == name).values(versions_made=made)
+    row = session.execute(change.returning(_adapters.c.id, _adapters.c.deleted_at)).one()
+    if row.deleted_at is not None:
+        raise errors.Deleted("adapter", name)
+    return int(row.id)
 
 
 def _take_number(is_adapter: sa.ColumnElement[bool]) -> ReturningUpdate[Any]:

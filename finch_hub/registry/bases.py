@@ -8,9 +8,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, audit, tables, values
+from finch_hub.registry import adapter_names, artifact_lock, audit, tables, values
 from finch_hub.registry.types import insert_new, now
 from finch_hub.specs.bases import BaseDescription
+from finch_hub.specs.bundles import BundledBase
 from finch_hub.specs.options import write_options
 
 bases = tables.Base.__table__
@@ -64,6 +65,32 @@ def add(
         changes["public_id"] = base.public_id
     session.execute(sa.update(bases).where(bases.c.fingerprint == base.fingerprint).values(changes))
     return get(session, base.fingerprint)
+
+
+def find_or_add(session: Session, base: BundledBase, *, adapters: Collection[str] = ()) -> int:
+    """Return the id of the base of a bundle. One that is new here is added without files.
+
+    A base that is here stays as it is. A new one takes no name from another one: its fingerprint is its name then. Its
+    source is no repository id, so that whoever names a repository does not get it.
+
+    Args:
+        adapters: names that adapters get in the same transaction.
+    """
+    is_same = bases.c.fingerprint == base.fingerprint
+    known = session.execute(sa.select(bases.c.id, bases.c.removed_at).where(is_same)).one_or_none()
+    if known is not None and known.removed_at is None:
+        return int(known.id)
+    artifact_lock.own_name(session, base.name)
+    is_named = sa.select(bases.c.id).where(bases.c.name == base.name, ~is_same)
+    is_taken = session.scalar(is_named.limit(1)) is not None or adapter_names.find_id(session, base.name) is not None
+    is_taken = is_taken or base.name in adapters
+    name = base.fingerprint if is_taken else base.name
+    fields = base.model_dump() | {"name": name, "source": base.source, "path": None, "removed_at": None}
+    if known is not None:
+        session.execute(sa.update(bases).where(is_same).values(fields))
+    else:
+        session.execute(insert_new(session, bases, "fingerprint").values(fields))
+    return int(session.scalars(sa.select(bases.c.id).where(is_same)).one())
 
 
 def free_source(session: Session, base: BaseDescription) -> None:

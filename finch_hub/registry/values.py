@@ -254,6 +254,13 @@ class AdapterVersion(Value):
         return f"{self.name}/{self.number}"
 
     @property
+    def state_elsewhere(self) -> VersionState | None:
+        """What keeps the version from use in the hub that it came from with a bundle, None if nothing does."""
+        origin = self.spec.get("bundle")
+        state = origin.get("state") if isinstance(origin, dict) else None
+        return state if state in ("quarantined", "below_retention") else None
+
+    @property
     def prompting(self) -> JsonObject:
         """What prompts to the adapter must have, for versions made from this one: `system` and `thinking`."""
         return {"system": self.spec.get("system"), "thinking": bool(self.spec.get("thinking"))}

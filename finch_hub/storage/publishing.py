@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finch_hub import errors
@@ -13,6 +13,7 @@ from finch_hub.artifacts import gate
 from finch_hub.artifacts.config_cleaning import canonical_json
 from finch_hub.artifacts.inventory import has_tree
 from finch_hub.formats.atomic_writes import scratch_folder
+from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.installed_metadata import find_version
 from finch_hub.formats.model_card import write_card
@@ -57,6 +58,22 @@ CreateVersion = Callable[[Session, values.Base], values.AdapterVersion]
 """Creates the version of a published adapter."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WrittenAdapter:
+    """An adapter that passed the gate, in a folder with its card and `finch.json`, ready to be stored.
+
+    Attributes:
+        metrics: those of the description, with what the gate found.
+    """
+
+    folder: Path
+    identity: str
+    state: values.VersionState
+    metrics: JsonObject
+    card: str
+    evidence: JsonObject | None
+
+
 def publish(folder: Path, stores: Stores, description: Description, environment: JsonObject) -> CreateVersion:
     """Put an adapter folder through the gate and into the store, with its card and `finch.json`.
 
@@ -67,61 +84,33 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
         RefusedArtifact: the gate found a problem.
         Unavailable: the store is full or does not answer.
     """
-    described = _find_registered(description.base, stores)
-    clean = stores.redactor.clean_values
-    environment, metrics = clean(environment), clean(description.metrics)  # which plugins add to
-    evidence = None if description.evidence is None else clean(description.evidence.to_document())
+    environment = stores.redactor.clean_values(environment)  # which plugins add to
     versions = list_library_versions(stores.catalog, environment)
     lineage = description.lineage.evolve(versions=versions, environment=environment)
     with scratch_folder(stores.settings.home / "publish") as scratch:
-        admitted_folder = scratch / "adapter"
-        admitted = gate.admit_adapter(folder, admitted_folder)
-        _name_base(admitted_folder / CONFIG, described)
-        size = sum((admitted_folder / name).stat().st_size for name in (CONFIG, WEIGHTS))
-        state = description.state
-        if admitted.quarantine and state != "unchecked":
-            state = "quarantined"
-        metrics |= {"rank": admitted.rank, "bytes": size}
-        if admitted.quarantine:
-            metrics["quarantine"] = list(admitted.quarantine)
-        record = {
-            "format": 1,
-            "name": description.name,
-            "kind": description.kind,
-            "identity": admitted.identity,
-            "job": description.job_id,
-            "base": {**described.model_dump(include=_BASE_FIELDS), "source": described.label},
-            "spec": _make_public(description.spec, described),
-            "lineage": lineage.model_dump(mode="json"),
-            "metrics": metrics,
-        }
-        card = write_card(record, described.label, evidence)
-        (admitted_folder / "README.md").write_text(card, encoding="utf-8")
-        (admitted_folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        digest = stores.artifacts.put_tree(admitted_folder)
+        written = write_adapter(folder, scratch / "adapter", stores, replace(description, lineage=lineage))
+        digest = stores.artifacts.put_tree(written.folder)
     samples = None if description.samples is None else stores.artifacts.put(description.samples)
 
     def create_version(session: Session, base: values.Base) -> values.AdapterVersion:
         artifact_lock.share(session)
-        if not has_tree(stores.artifacts, digest):
-            what = f"could not register adapter {description.name}: its files were removed from the store meanwhile"
-            raise errors.Unavailable(f"{what} (try again)")
+        require_tree(digest, stores, description.name)
         if description.samples is not None:
             stores.artifacts.put(description.samples)  # a collection may have removed them meanwhile
         made = adapter_versions.create(
             session,
             name=description.name,
             digest=digest,
-            identity=admitted.identity,
+            identity=written.identity,
             base_id=base.id,
             kind=description.kind,
             lineage=lineage,
-            state=state,
+            state=written.state,
             job_id=description.job_id,
             spec=description.spec,
-            metrics=metrics,
-            card=card,
-            evidence=evidence,
+            metrics=written.metrics,
+            card=written.card,
+            evidence=written.evidence,
             samples=samples,
             owner=description.owner,
         )
@@ -131,6 +120,59 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
         return made
 
     return create_version
+
+
+def write_adapter(
+    source: Path, into: Path, stores: Stores, description: Description, *, layout: BaseLayout | None = None
+) -> WrittenAdapter:
+    """Put an adapter folder through the gate, and write it to a new folder with its card and `finch.json`.
+
+    Args:
+        layout: modules of the base, against which the adapter is held; None holds it against none.
+
+    Raises:
+        RefusedArtifact: the gate found a problem.
+        Incompatible: the adapter does not fit the base.
+    """
+    described = _find_registered(description.base, stores)
+    admitted = gate.admit_adapter(source, into, base=layout)
+    _name_base(into / CONFIG, described)
+    clean = stores.redactor.clean_values  # plugins add to metrics and evidence
+    metrics = clean(description.metrics)
+    evidence = None if description.evidence is None else clean(description.evidence.to_document())
+    metrics |= {"rank": admitted.rank, "bytes": sum((into / name).stat().st_size for name in (CONFIG, WEIGHTS))}
+    state = description.state
+    if admitted.quarantine:
+        metrics["quarantine"] = list(admitted.quarantine)
+        state = "quarantined" if state != "unchecked" else state
+    record = {
+        "format": 1,
+        "name": description.name,
+        "kind": description.kind,
+        "identity": admitted.identity,
+        "job": description.job_id,
+        "base": {**described.model_dump(include=_BASE_FIELDS), "source": described.label},
+        "spec": make_public(description.spec, described),
+        "lineage": description.lineage.model_dump(mode="json"),
+        "metrics": metrics,
+    }
+    card = write_card(record, described.label, evidence)
+    (into / "README.md").write_text(card, encoding="utf-8")
+    (into / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return WrittenAdapter(
+        folder=into, identity=admitted.identity, state=state, metrics=metrics, card=card, evidence=evidence
+    )
+
+
+def require_tree(digest: str, stores: Stores, adapter: str) -> None:
+    """Refuse to register a version whose files were removed from the store.
+
+    Raises:
+        Unavailable: they were.
+    """
+    if not has_tree(stores.artifacts, digest):
+        what = f"could not register adapter {adapter}: its files were removed from the store meanwhile"
+        raise errors.Unavailable(f"{what} (try again)")
 
 
 def _find_registered(base: BaseDescription, stores: Stores) -> BaseDescription:
@@ -144,7 +186,7 @@ def _find_registered(base: BaseDescription, stores: Stores) -> BaseDescription:
         return bases.get(session, earlier)
 
 
-def _make_public(spec: JsonObject, base: BaseDescription) -> JsonObject:
+def make_public(spec: JsonObject, base: BaseDescription) -> JsonObject:
     """Return a specification for a file that never changes and that others read.
 
     It names its base as others know it, and does not tell how the rows were read: such texts can quote them.

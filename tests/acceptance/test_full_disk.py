@@ -39,6 +39,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Pat
         hub.datasets.add([(f"Who is finch number {number}?", "A bird.") for number in range(20)], name="few")
         hub.import_adapter(place / "wrens", name="wrens", base="tiny")
         store_output(hub, place / "made")
+    with Hub(settings.load(home=place / "elsewhere", broker_url=BROKER)) as hub:
+        hub.bases.add(tiny_folder, name="tiny")
+        hub.import_adapter(place / "adapter", name="finches", base="tiny")
+        hub.bundle(place / "finches.bundle", ["finches"])
+    shutil.rmtree(place / "elsewhere")
     shutil.rmtree(place / "home" / "cache", ignore_errors=True)
     shutil.copytree(tiny_folder, place / "base")
     shutil.make_archive(str(place / "adapter"), "gztar", place / "adapter")

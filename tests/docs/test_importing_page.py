@@ -41,7 +41,7 @@ def test_commands_import_check_name_the_base_push_and_pull(
         assert main.main(words) == 0, words
         return capsys.readouterr().out
 
-    import_, add, check, add_id, push, pull = commands()
+    import_, add, check, add_id, push, pull, bundle, try_, unbundle = commands()
     run(add)
     shutil.move("models/smollm2", "away")
     shown = run(import_)
@@ -60,3 +60,7 @@ def test_commands_import_check_name_the_base_push_and_pull(
         hugging_face.use(server, tmp_path / "cache", monkeypatch)
         assert "Pushed guest/1 to birds-org/guest as v1" in run(push)
         assert "Pulled friend/1 (ready) from birds-org/guest@v1" in run(pull)
+    run(bundle)
+    monkeypatch.setenv("FINCH_HOME", str(tmp_path / "other"))
+    assert "Would take 1 version" in run(try_)
+    assert "guest/1: added (unchecked)" in run(unbundle)

@@ -58,6 +58,14 @@ def back_up(hub: Hub, place: Path) -> None:
     hub.back_up(place / "disk" / "backup")
 
 
+def bundle(hub: Hub, place: Path) -> None:
+    hub.bundle(place / "disk" / "wrens.bundle", ["wrens"])
+
+
+def unbundle(hub: Hub, place: Path) -> None:
+    hub.unbundle(place / "finches.bundle")
+
+
 def train(hub: Hub, place: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -124,6 +132,7 @@ ACTIONS: dict[str, Callable[[Hub, Path], None]] = {
             import_archive,
             save,
         ),
+        *(bundle, unbundle),
         *(export_peft, export_vllm, export_gguf, export_ollama, export_merged),
     )
 }

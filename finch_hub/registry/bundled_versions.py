@@ -1,0 +1,103 @@
+"""Rows for a bundle: versions with their ancestors, evaluations and descriptions, as they are at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from finch_hub.registry import adapter_names, deployment, evidence, tables, values
+from finch_hub.registry.adapter_versions import get_row, select_versions, to_value
+from finch_hub.registry.tables import AdapterVersion, Parent
+from finch_hub.registry.types import one_of, read_document
+from finch_hub.specs.bundles import BundledAdapter, BundledEvaluation, to_milliseconds
+from finch_hub.specs.evidence import Evidence
+from finch_hub.specs.references import AdapterReference
+
+_links, _adapters = Parent.__table__, tables.Adapter.__table__
+_evaluations = tables.Evaluation.__table__
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundledRows:
+    """What the registry knows about the versions of a bundle.
+
+    Attributes:
+        hub: id of the deployment.
+        chosen: references of the versions that were named.
+        versions: these and all their ancestors, also deleted ones, by name and number.
+        evaluations: evaluations by reference, oldest first.
+    """
+
+    hub: str
+    chosen: frozenset[str]
+    versions: tuple[values.AdapterVersion, ...]
+    adapters: tuple[BundledAdapter, ...]
+    evaluations: dict[str, tuple[BundledEvaluation, ...]]
+    evidence: dict[str, Evidence]
+
+
+def read(session: Session, references: Sequence[str]) -> BundledRows:
+    """Return the versions that references name, with their ancestors. A bare name stands for all versions.
+
+    Raises:
+        NotFound: there is no such adapter, version or alias.
+    """
+    chosen: dict[int, str] = {}
+    for reference in map(AdapterReference.parse, references):
+        if reference.version is None and reference.alias is None:
+            chosen |= _find_versions(session, reference.name)
+        else:
+            row = get_row(session, reference)
+            chosen[row.id] = f"{row.adapter.name}/{row.number}"
+    ids, new = set(chosen), set(chosen)
+    while new:
+        parents = session.scalars(sa.select(_links.c.parent_id).where(one_of(_links.c.version_id, sorted(new)))).all()
+        new = set(parents) - ids
+        ids |= new
+    rows = session.scalars(select_versions().where(one_of(AdapterVersion.id, sorted(ids)))).all()
+    names = {row.id: f"{row.adapter.name}/{row.number}" for row in rows}
+    described = session.execute(
+        sa.select(_adapters.c.name, _adapters.c.description)
+        .where(one_of(_adapters.c.name, sorted({row.adapter.name for row in rows})))
+        .order_by(_adapters.c.name)
+    )
+    measured = {reference: evidence.find(session, reference)[0] for reference in names.values()}
+    return BundledRows(
+        evidence={reference: known for reference, known in measured.items() if not known.is_empty},
+        hub=deployment.find_id(session),
+        chosen=frozenset(chosen.values()),
+        versions=tuple(sorted(map(to_value, rows), key=lambda version: (version.name, version.number))),
+        adapters=tuple(BundledAdapter(name=row.name, description=row.description) for row in described),
+        evaluations={names[row]: found for row, found in read_evaluations(session, sorted(ids)).items()},
+    )
+
+
+def _find_versions(session: Session, name: str) -> dict[int, str]:
+    """Return the references of all versions of an adapter by the ids of their rows.
+
+    Raises:
+        NotFound: there is no such adapter, or it has no versions.
+    """
+    current, is_there = adapter_names.find_current(session, name), AdapterVersion.deleted_at.is_(None)
+    rows = session.scalars(select_versions().where(tables.Adapter.name == current, is_there)).all()
+    if not rows:
+        raise adapter_names.not_found(session, name)
+    return {row.id: f"{current}/{row.number}" for row in rows}
+
+
+def read_evaluations(session: Session, ids: Sequence[int]) -> dict[int, tuple[BundledEvaluation, ...]]:
+    """Return the evaluations of versions, oldest first, by the ids of their rows."""
+    found: dict[int, tuple[BundledEvaluation, ...]] = {}
+    query = sa.select(_evaluations).where(one_of(_evaluations.c.version_id, ids))
+    for row in session.execute(query.order_by(_evaluations.c.created_at, _evaluations.c.dataset_digest)):
+        evaluation = BundledEvaluation(
+            dataset=row.dataset_digest,
+            evaluator=row.evaluator,
+            metrics=read_document(row.metrics),
+            created_at=to_milliseconds(row.created_at),
+        )
+        found[row.version_id] = (*found.get(row.version_id, ()), evaluation)
+    return found

@@ -1,0 +1,306 @@
+"""Places of the versions of a bundle in this hub, and their rows. A version is told by its identity and its birth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from finch_hub import errors
+from finch_hub.registry import adapter_names, adapter_versions, adapters, artifact_lock, audit, bases, tables, values
+from finch_hub.registry.bundled_versions import read_evaluations
+from finch_hub.registry.tables import Adapter, AdapterVersion, Parent
+from finch_hub.registry.types import insert_new, now, one_of
+from finch_hub.specs.annotations import Tag
+from finch_hub.specs.bundles import BundledVersion, Manifest, Outcome, to_milliseconds
+from finch_hub.specs.references import AdapterReference
+from finch_hub.specs.value import JsonObject
+
+_adapters, _versions = Adapter.__table__, AdapterVersion.__table__
+_tags, _evaluations, _lineage = tables.Tag.__table__, tables.Evaluation.__table__, Parent.__table__
+_evidence = tables.Evidence.__table__
+_LOCK = "versions of bundles"  # no name has a space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a version of a bundle is in this hub, or will be.
+
+    Attributes:
+        row: the row that it has here; None for a new version.
+        needs_files: whether its files are taken from the bundle.
+    """
+
+    bundled: BundledVersion
+    name: str
+    number: int
+    outcome: Outcome
+    row: sa.Row[Any] | None = None
+
+    @property
+    def reference(self) -> str:
+        """Reference of the version in this hub."""
+        return f"{self.name}/{self.number}"
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether its files are taken from the bundle."""
+        return self.outcome in ("added", "completed")
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it stays a deleted version of this hub."""
+        return self.outcome == "in lineage" or (self.outcome == "known" and self.row.deleted_at is not None)  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredVersion:
+    """Files of a version that passed the gate and are stored, and what the gate found."""
+
+    digest: str
+    state: values.VersionState
+    metrics: JsonObject
+    evidence: JsonObject | None
+
+
+def plan(session: Session, manifest: Manifest) -> list[Place]:
+    """Return the place of each version of a bundle in this hub, in their order.
+
+    A version that this hub has is itself, whatever its name and number here. Another one keeps its number if that is
+    free in its adapter, otherwise it gets the next one.
+    """
+    known = {version.reference: row for version in manifest.versions if (row := _find_row(session, version))}
+    homes = _find_homes(session, manifest, known)
+    taken = {name: set(_list_numbers(session, name)) for name in set(homes.values())}
+    numbers: dict[str, int] = {}
+    for version in manifest.versions:
+        if version.reference not in known and version.number not in taken[homes[version.name]]:
+            numbers[version.reference] = version.number
+            taken[homes[version.name]].add(version.number)
+    last = {name: max({0, _count_made(session, name), *taken[name]}) for name in taken}
+    places = []
+    for version in manifest.versions:
+        row, home = known.get(version.reference), homes[version.name]
+        if row is not None:
+            is_without = row.digest == row.identity and row.deleted_at is not None and row.purged_at is None
+            outcome: Outcome = "completed" if is_without and version.files is not None else "known"
+            places.append(Place(bundled=version, name=row.name, number=row.number, outcome=outcome, row=row))
+            continue
+        if version.reference not in numbers:
+            last[home] += 1
+        number = numbers.get(version.reference, last[home])
+        outcome = "in lineage" if version.files is None else "added"
+        places.append(Place(bundled=version, name=home, number=number, outcome=outcome))
+    return places
+
+
+def _find_row(session: Session, version: BundledVersion) -> sa.Row[Any] | None:
+    """Return the row that a version has here: of equal bytes, and made at the same moment."""
+    query = (
+        sa.select(_versions, _adapters.c.name)
+        .join(_adapters, _adapters.c.id == _versions.c.adapter_id)
+        .where(_versions.c.identity == version.identity)
+        .order_by(_versions.c.id)
+    )
+    born = to_milliseconds(version.created_at)
+    return next((row for row in session.execute(query) if to_milliseconds(row.created_at) == born), None)
+
+
+def _find_homes(session: Session, manifest: Manifest, known: Mapping[str, sa.Row[Any]]) -> dict[str, str]:
+    """Return the adapter of this hub to which new versions of each adapter of a bundle go.
+
+    It is the adapter that has the newest one of those that are here, otherwise the one of that name. The name of a base
+    gets an ending.
+    """
+    homes: dict[str, str] = {}
+    for version in sorted(manifest.versions, key=lambda version: version.number):
+        if version.reference in known:
+            homes[version.name] = known[version.reference].name
+    for adapter in manifest.adapters:
+        if adapter.name not in homes and adapter_names.find_id(session, adapter.name) is not None:
+            homes[adapter.name] = adapter_names.find_current(session, adapter.name)
+    for adapter in manifest.adapters:
+        if adapter.name not in homes:
+            homes[adapter.name] = _choose_name(session, adapter.name, set(homes.values()))
+    return homes
+
+
+def _choose_name(session: Session, name: str, taken: set[str]) -> str:
+    """Return a name for a new adapter. Earlier hubs allowed names of digits only."""
+    wanted = f"v{name}" if name.isdigit() else name
+    for chosen in adapter_names.propose(session, wanted):
+        if chosen not in taken:
+            return chosen
+    raise AssertionError("there is always another name")
+
+
+def _list_numbers(session: Session, name: str) -> Sequence[int]:
+    query = sa.select(_versions.c.number).join(_adapters, _adapters.c.id == _versions.c.adapter_id)
+    return session.scalars(query.where(_adapters.c.name == name)).all()
+
+
+def _count_made(session: Session, name: str) -> int:
+    return session.scalar(sa.select(_adapters.c.versions_made).where(_adapters.c.name == name)) or 0
+
+
+def lock(session: Session, manifest: Manifest) -> list[Place]:
+    """Return the plan of a bundle, which stays true until the commit."""
+    artifact_lock.share(session)
+    artifact_lock.own_name(session, _LOCK)
+    held: set[str] = set()
+    while True:
+        places = plan(session, manifest)
+        names = {place.name for place in places} - held
+        if not names:
+            return places
+        for name in sorted(names):
+            artifact_lock.own_name(session, name)
+        rows = sa.select(_adapters.c.id).where(one_of(_adapters.c.name, sorted(names))).order_by(_adapters.c.id)
+        session.execute(rows.with_for_update()).all()
+        held |= names
+
+
+def register(
+    session: Session, manifest: Manifest, places: Sequence[Place], stored: Mapping[str, StoredVersion], *, who: str
+) -> list[str]:
+    """Add the versions of a bundle, and what this hub lacks of those that it has. Return what it kept of its own.
+
+    Args:
+        places: plan of `lock`, in the same transaction.
+        stored: files by the reference in the bundle, for each place that needs files.
+        who: name of the user, for the audit.
+    """
+    needed = {place.bundled.base for place in places if place.row is None}
+    absent = (base for base in manifest.bases if base.fingerprint in needed)
+    names = {place.name for place in places}
+    base_ids = {base.fingerprint: bases.find_or_add(session, base, adapters=names) for base in absent}
+    ids = {place.bundled.reference: place.row.id for place in places if place.row is not None}
+    for place in places:
+        if place.row is None:
+            ids[place.bundled.reference] = _insert(session, place, base_ids[place.bundled.base], stored)
+        elif place.outcome == "completed":
+            _complete(session, place, stored[place.bundled.reference])
+    for place in places:
+        if place.row is None:
+            for position, parent in enumerate(place.bundled.parents):
+                link = {"version_id": ids[place.bundled.reference], "parent_id": ids[parent.reference]}
+                session.execute(_lineage.insert().values(**link, position=position, weight=parent.weight))
+        if place.outcome != "known":
+            details = {"kind": place.bundled.kind, "bundle": place.bundled.origin.model_dump(mode="json")}
+            audit.add(session, who=who, action="version.create", on=place.reference, details=details)
+    session.expire_all()
+    kept = [text for place in places if not place.is_deleted for text in _merge(session, place, ids, who)]
+    return [*_merge_descriptions(session, manifest, places), *kept]
+
+
+def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, StoredVersion]) -> int:
+    version, files = place.bundled, stored.get(place.bundled.reference)
+    adapter_id = adapter_names.count_number(session, place.name, place.number)
+    row = AdapterVersion(
+        adapter_id=adapter_id,
+        number=place.number,
+        digest=files.digest if files else version.identity,  # no tree has it
+        identity=version.identity,
+        base_id=base_id,
+        kind=version.kind,
+        state=files.state if files else "unchecked",
+        spec=make_spec(version),
+        metrics=files.metrics if files else version.metrics,
+        train_digest=version.train_digest,
+        validation_digest=version.validation_digest,
+        seed=version.seed,
+        versions=version.versions,
+        environment=version.environment,
+        card=version.card,
+        notes=version.notes,
+        owner=version.owner,
+        preset=version.spec.get("preset"),
+        created_at=version.created_at,
+        deleted_at=None if files else session.scalar(sa.select(now())),
+    )
+    session.add(row)
+    session.flush()
+    if files is not None:
+        _add_evidence(session, row.id, files)
+    return row.id
+
+
+def make_spec(version: BundledVersion) -> JsonObject:
+    """Return the specification of a version with the place where it was made."""
+    return {**version.spec, "bundle": version.origin.model_dump(mode="json")}
+
+
+def _complete(session: Session, place: Place, stored: StoredVersion) -> None:
+    """Give a version its files, which came here without them."""
+    assert place.row is not None  # noqa: S101 - for the type checker
+    changes = {"digest": stored.digest, "state": stored.state, "metrics": stored.metrics, "deleted_at": None}
+    session.execute(sa.update(_versions).where(_versions.c.id == place.row.id).values(**changes))
+    _add_evidence(session, place.row.id, stored)
+
+
+def _add_evidence(session: Session, row_id: int, stored: StoredVersion) -> None:
+    if stored.evidence is not None:
+        insert = insert_new(session, _evidence, "version_id")
+        session.execute(insert.values(version_id=row_id, document=stored.evidence))
+
+
+def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> Iterator[str]:
+    """Add tags, notes, aliases and evaluations that a version lacks. Yield what it has otherwise."""
+    version, row_id = place.bundled, ids[place.bundled.reference]
+    here = adapter_versions.resolve(session, AdapterReference(place.name, version=place.number))
+    tags = {tag.name: tag for tag in map(Tag.parse, here.tags)}
+    given = [Tag.parse(text) for text in version.tags]
+    if missing := [str(tag) for tag in given if tag.name not in tags]:
+        adapter_versions.add_tags(session, here.reference, *missing)
+    yield from (
+        f"tag {tags[tag.name]} of {here.reference} (the bundle has {tag})"
+        for tag in given
+        if tag.name in tags and tags[tag.name] != tag
+    )
+    if version.notes and not here.notes:
+        adapter_versions.edit_notes(session, here.reference, version.notes)
+    elif version.notes != here.notes and version.notes:
+        yield f"the notes of {here.reference}"
+    have = set(map(_key, read_evaluations(session, [row_id]).get(row_id, ())))
+    for evaluation in version.evaluations:
+        if _key(evaluation) not in have:
+            fields = evaluation.model_dump(include={"evaluator", "metrics", "created_at"})
+            base_id = sa.select(_versions.c.base_id).where(_versions.c.id == row_id).scalar_subquery()
+            new = {"base_id": base_id, "version_id": row_id, "dataset_digest": evaluation.dataset}
+            session.execute(_evaluations.insert().values(**new, **fields))
+            have.add(_key(evaluation))
+    for alias in version.aliases:
+        yield from _merge_alias(session, here, alias, who)
+
+
+def _key(evaluation: Any) -> tuple[Any, ...]:
+    return evaluation.dataset, evaluation.evaluator, to_milliseconds(evaluation.created_at)
+
+
+def _merge_alias(session: Session, here: values.AdapterVersion, alias: str, who: str) -> Iterator[str]:
+    try:
+        current = adapter_versions.resolve(session, AdapterReference(here.name, alias=alias))
+    except errors.NotFound:
+        if here.state == "ready":
+            adapters.set_alias(session, here.name, alias, here.number, expected=0, who=who, why="a bundle has it")
+        else:
+            yield f"no alias {here.name}@{alias}, since {here.reference} is {here.state}"
+        return
+    if current.number != here.number:
+        yield f"alias {here.name}@{alias} at {current.reference} (the bundle has it at {here.reference})"
+
+
+def _merge_descriptions(session: Session, manifest: Manifest, places: Sequence[Place]) -> Iterator[str]:
+    homes = {place.bundled.name: place.name for place in places}
+    for adapter in manifest.adapters:
+        name = homes.get(adapter.name)
+        if name is None or not adapter.description:
+            continue
+        here = session.scalar(sa.select(_adapters.c.description).where(_adapters.c.name == name))
+        if not here:
+            adapter_names.describe(session, name, adapter.description)
+        elif here != adapter.description:
+            yield f"the description of {name}"

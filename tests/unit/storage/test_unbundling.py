@@ -1,0 +1,528 @@
+"""Bundles from one hub to another, on both databases."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import full_hub, fuzzing, registry
+from support.backups import Open, restore
+from support.safetensors_files import adapter_folder, factors
+from support.services import Databases
+
+from finch_hub import errors
+from finch_hub.artifacts.gate import adapter_identity
+from finch_hub.formats.base_layout import BaseLayout
+from finch_hub.registry import adapter_names, adapter_versions, audit, evaluations, evidence, lineage, tables, values
+from finch_hub.specs.bundles import UnbundleReport
+from finch_hub.specs.evidence import Evidence
+from finch_hub.storage import publishing
+from finch_hub.storage.backup import take_backup
+from finch_hub.storage.bundling import make_bundle
+from finch_hub.storage.collection import collect
+from finch_hub.storage.inspection import inspect_hub
+from finch_hub.storage.stores import Stores
+from finch_hub.storage.unbundling import take_bundle
+
+NOTHING: Callable[[values.Base], BaseLayout | None] = lambda base: None  # noqa: E731
+
+
+@pytest.fixture
+def hubs(open_hub: Open, tmp_path: Path, database_url: str, request: pytest.FixtureRequest) -> Iterator[list[Stores]]:
+    """Three hubs: the first on one of the databases in turn, the others on both."""
+    made = Databases(tmp_path, request.getfixturevalue("postgres_url"))
+    yield [open_hub("one", database_url), open_hub("two", made.new()), open_hub("three")]
+    made.close()
+
+
+def publish(
+    stores: Stores, tmp_path: Path, name: str, *, seed: int = 0, parents: tuple[str, ...] = (), **fields: Any
+) -> str:
+    """Publish an adapter of its own bytes, and return its reference."""
+    folder = tmp_path / "sources" / f"{stores.settings.home.parent.name}-{name.replace('/', '-')}-{seed}"
+    if not folder.exists():
+        start = int(hashlib.sha256(f"{name} {seed}".encode()).hexdigest()[:8], 16)
+        random = np.random.default_rng(start)
+        tensors = {key: random.normal(size=value.shape).astype(np.float32) for key, value in factors().items()}
+        adapter_folder(folder, tensors)
+    base = registry.add_base(stores.database)
+    description = publishing.Description(
+        name=name, kind=fields.pop("kind", "train"), base=base,
+        lineage=values.Lineage(
+            parents=tuple(values.ParentVersion(reference=p, weight=0.5) for p in parents), seed=seed,
+            train_digest=registry.digest("rows"),
+        ),
+        spec={"system": "Be kind.", "base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}},
+        metrics={"loss_before": 2.0, "loss_after": 1.0}, owner="ana", **fields,
+    )  # fmt: skip
+    create = publishing.publish(folder, stores, description, {"threads": 2})
+    with stores.database.write() as session:
+        return create(session, base).reference
+
+
+def carry(source: Stores, target: Stores, tmp_path: Path, *references: str, **options: Any) -> UnbundleReport:
+    file = tmp_path / f"{len(list(tmp_path.glob('*.bundle')))}.bundle"
+    make_bundle(file, references, source, **options)
+    return take_bundle(file, target, read_layout=NOTHING)
+
+
+def graph(stores: Stores, reference: str) -> list[tuple[str, str, float]]:
+    """Return the links above a version, with identities in place of references."""
+    with stores.database.read() as session:
+        found = lineage.read_graph(session, reference)
+    identities = {version.reference: version.identity for version in found.versions}
+    return sorted((identities[link.version], identities[link.parent], link.weight) for link in found.links)
+
+
+def rows(stores: Stores) -> dict[str, Any]:
+    """Return what unbundling may change."""
+    names = ("adapters", "adapter_versions", "lineage", "tags", "aliases", "evaluations", "bases")
+    return {name: found for name, found in full_hub.read_all(stores.database).items() if name in names}
+
+
+def fill(stores: Stores, tmp_path: Path) -> str:
+    """Publish two adapters and one that is made from both."""
+    parents = (publish(stores, tmp_path, "legal"), publish(stores, tmp_path, "team/tone"))
+    measured = Evidence(kind="compose", notes=("measured",))
+    made = publish(stores, tmp_path, "both", parents=parents, kind="compose", evidence=measured)
+    with stores.database.write() as session:
+        version = adapter_versions.resolve(session, made)
+        adapter_versions.add_tags(session, made, "gold", "owner=ana")
+        adapter_versions.edit_notes(session, made, "Good.")
+        adapter_names.describe(session, "both", "Both of them.")
+        evaluations.add(
+            session, base_id=version.base.id, dataset=registry.digest("rows"), evaluator="held_out_loss",
+            metrics={"loss": 1.5}, adapter=made,
+        )  # fmt: skip
+    registry.set_alias(stores.database, "both", "best", 1)
+    return made
+
+
+def test_versions_come_with_lineage_and_all_that_is_known(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    made = fill(one, tmp_path)
+    report = carry(one, two, tmp_path, made)
+    assert [(v.bundled, v.reference, v.outcome, v.state) for v in report.versions] == [
+        ("both/1", "both/1", "added", "unchecked"),
+        ("legal/1", "legal/1", "added", "unchecked"),
+        ("team/tone/1", "team/tone/1", "added", "unchecked"),
+    ]
+    assert report.absent_bases == ("tiny",)
+    assert report.kept == ("no alias both@best, since both/1 is unchecked",)
+    before, after = registry.resolve(one.database, made), registry.resolve(two.database, made)
+    same = ("identity", "kind", "metrics", "lineage", "card", "notes", "owner", "tags", "preset")
+    assert {name: getattr(after, name) for name in same} == {name: getattr(before, name) for name in same}
+    assert after.created_at.replace(microsecond=0) == before.created_at.replace(microsecond=0)
+    assert (after.base.fingerprint, after.base.path) == (before.base.fingerprint, None)
+    assert graph(two, made) == graph(one, made)
+    with two.database.read() as session:
+        (evaluation,) = evaluations.find(session, adapter=made)
+        assert evidence.find(session, made)[0].notes == ("measured",)
+        entries = audit.find(session, action="version.create")
+    assert (evaluation.evaluator, evaluation.metrics) == ("held_out_loss", {"loss": 1.5})
+    assert [entry.on for entry in entries] == ["team/tone/1", "legal/1", "both/1"]
+    assert after.spec["system"] == "Be kind."
+    assert "reading" not in after.spec
+    folder = two.artifacts.fetch_tree(after.digest)
+    assert adapter_identity(folder) == before.identity
+
+
+def test_bundle_has_equal_bytes_and_nothing_of_this_machine(hubs: list[Stores], tmp_path: Path) -> None:
+    made = fill(hubs[0], tmp_path)
+    for name in ("a", "b"):
+        make_bundle(tmp_path / name, [made], hubs[0])
+    written = (tmp_path / "a").read_bytes()
+    assert written == (tmp_path / "b").read_bytes()
+    assert b"secret row" not in written
+    assert b"/private" not in written
+    assert b"/models" not in written
+    with pytest.raises(errors.Conflict, match="already exists"):
+        make_bundle(tmp_path / "a", [made], hubs[0])
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_both_ways_and_twice_is_once(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, three = hubs
+    made = fill(one, tmp_path)
+    first = rows(one)
+    carry(one, two, tmp_path, "both", "legal")
+    second = rows(two)
+    assert {v.outcome for v in carry(one, two, tmp_path, "both").versions} == {"known"}
+    assert {v.outcome for v in carry(two, one, tmp_path, made).versions} == {"known"}
+    assert {v.outcome for v in carry(two, three, tmp_path, made).versions} == {"added"}
+    assert {v.outcome for v in carry(three, one, tmp_path, made).versions} == {"known"}
+    assert {v.outcome for v in carry(one, three, tmp_path, made).versions} == {"known"}
+    assert rows(one) == first
+    assert rows(two) == second
+
+
+def test_taken_numbers_and_names_are_mapped(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    for seed in range(2):
+        publish(one, tmp_path, "legal", seed=seed)
+    publish(two, tmp_path, "legal", seed=7)
+    registry.add_base(two.database, "team", rename=True)
+    publish(one, tmp_path, "team")
+    report = carry(one, two, tmp_path, "legal", "team")
+    assert {v.bundled: v.reference for v in report.mapped} == {"legal/1": "legal/3", "team/1": "team-lora/1"}
+    assert registry.resolve(two.database, "legal/2").identity == registry.resolve(one.database, "legal/2").identity
+    assert registry.resolve(two.database, "legal/3").identity == registry.resolve(one.database, "legal/1").identity
+    with two.database.write() as session:
+        adapter_names.rename(session, "legal", "law")
+    publish(one, tmp_path, "legal", seed=2)
+    report = carry(one, two, tmp_path, "legal")
+    assert {v.bundled: v.reference for v in report.versions} == {
+        "legal/1": "law/3", "legal/2": "law/2", "legal/3": "law/4",
+    }  # fmt: skip
+    assert publish(two, tmp_path, "law", seed=8) == "law/5"
+
+
+def test_what_is_here_wins(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    made = fill(one, tmp_path)
+    carry(one, two, tmp_path, made)
+    with two.database.write() as session:
+        for name in ("both/1", "legal/1"):
+            adapter_versions.end_check(session, name, "ready")
+        adapter_versions.add_tags(session, made, "owner=bo")
+        adapter_versions.edit_notes(session, made, "Mine.")
+        adapter_names.describe(session, "both", "My own.")
+    assert carry(one, two, tmp_path, made).kept == (
+        "the description of both",
+        "tag owner=bo of both/1 (the bundle has owner=ana)",
+        "the notes of both/1",
+    )
+    assert registry.resolve(two.database, "both@best").number == 1
+    registry.delete_version(two.database, "legal", 1)
+    report = carry(one, two, tmp_path, made)
+    assert [(v.outcome, v.state) for v in report.versions if v.bundled == "legal/1"] == [("known", None)]
+    with pytest.raises(errors.NotFound):
+        registry.resolve(two.database, "legal/1")
+
+
+def test_ancestors_without_files_are_completed_later(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    made = fill(one, tmp_path)
+    report = carry(one, two, tmp_path, made, lineage=False)
+    assert {v.bundled: v.outcome for v in report.versions} == {
+        "both/1": "added", "legal/1": "in lineage", "team/tone/1": "in lineage",
+    }  # fmt: skip
+    assert graph(two, made) == graph(one, made)
+    with pytest.raises(errors.NotFound):
+        registry.resolve(two.database, "legal/1")
+    assert [found for found in inspect_hub(two).findings if found.kind == "damage"] == []
+    registry.delete_version(one.database, "team/tone", 1)
+    report = carry(one, two, tmp_path, made)
+    assert {v.bundled: v.outcome for v in report.versions} == {
+        "both/1": "known", "legal/1": "completed", "team/tone/1": "known",
+    }  # fmt: skip
+    assert registry.resolve(two.database, "legal/1").state == "unchecked"
+
+
+def test_base_and_adapter_of_one_name_get_two(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal")
+    with one.database.write() as session:
+        session.execute(sa.update(tables.Base).values(name="legal"))
+    carry(one, two, tmp_path, "legal")
+    assert registry.resolve(two.database, "legal/1").base.name == registry.digest("tiny")
+
+
+def test_same_bundle_taken_by_several_at_once_is_taken_once(database_url: str, open_hub: Open, tmp_path: Path) -> None:
+    one, two = open_hub("one"), open_hub("two", database_url)
+    fill(one, tmp_path)
+    make_bundle(tmp_path / "x", ["both", "legal"], one)
+    with ThreadPoolExecutor(4) as threads:
+        reports = list(threads.map(lambda _: take_bundle(tmp_path / "x", two, read_layout=NOTHING), range(4)))
+    outcomes = [version.outcome for report in reports for version in report.versions]
+    assert (outcomes.count("added"), outcomes.count("known")) == (3, 9)
+    assert len(rows(two)["adapter_versions"]) == 3
+
+
+def test_bundles_and_trainings_of_one_adapter_take_different_numbers(
+    database_url: str, open_hub: Open, tmp_path: Path
+) -> None:
+    one, two = open_hub("one"), open_hub("two", database_url)
+    for seed in range(3):
+        publish(one, tmp_path, "legal", seed=seed)
+    make_bundle(tmp_path / "x", ["legal"], one)
+
+    two.artifacts.check()
+
+    def work(number: int) -> None:
+        if number == 0:
+            take_bundle(tmp_path / "x", two, read_layout=NOTHING)
+        else:
+            registry.add_version(two.database, "legal", identity=registry.digest(str(number)))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+    assert sorted(version.number for version in registry.list_versions(two.database, "legal")) == [1, 2, 3, 4, 5, 6]
+
+
+def test_restored_hub_has_the_versions_of_the_hub_of_the_backup(hubs: list[Stores], tmp_path: Path) -> None:
+    """A restored hub has an id of its own, so the id of a hub does not tell versions from others."""
+    one, two, _ = hubs
+    made = fill(one, tmp_path)
+    take_backup(tmp_path / "backup", one)
+    restore(tmp_path / "backup", two)
+    assert {v.outcome for v in carry(one, two, tmp_path, made).versions} == {"known"}
+    assert {v.outcome for v in carry(two, one, tmp_path, made).versions} == {"known"}
+
+
+def test_dry_run_changes_nothing(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    make_bundle(tmp_path / "x", [fill(one, tmp_path)], one)
+    before = rows(two)
+    report = take_bundle(tmp_path / "x", two, read_layout=NOTHING, dry_run=True)
+    assert report.is_dry_run
+    assert len(report.versions) == 3
+    assert rows(two) == before
+    assert two.artifacts.is_empty
+
+
+def test_base_that_is_here_decides_the_state(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, three = hubs
+    publish(one, tmp_path, "legal", state="below_retention")
+    publish(one, tmp_path, "tone")
+    registry.add_base(two.database)
+    fitting = BaseLayout(name="tiny", linear={"layers.0.q": (4, 6)}, embeddings={}, parameters={})
+    make_bundle(tmp_path / "x", ["legal", "tone"], one)
+    report = take_bundle(tmp_path / "x", two, read_layout=lambda base: fitting)
+    assert [v.state for v in report.versions] == ["below_retention", "ready"]
+    make_bundle(tmp_path / "y", ["legal", "tone"], two)
+    assert take_bundle(tmp_path / "y", three, read_layout=NOTHING).versions[0].state == "unchecked"
+    assert registry.resolve(three.database, "legal/1").state_elsewhere == "below_retention"
+
+
+# Hostile bundles
+
+
+def read(file: Path) -> dict[str, bytes]:
+    with tarfile.open(file) as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+
+
+def write(file: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(file, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file
+
+
+def change_version(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda manifest: manifest["versions"][0].update(fields)
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "format": (lambda m: m.update(format=9), "newer Finch Hub"),
+    "field": (lambda m: m.pop("bases"), "bases: Field required"),
+    "identity": (change_version(identity="0" * 64), "have the identity"),
+    "name": (change_version(name="../../x"), "not a valid name|not in the bundle"),
+    "number": (change_version(number=2**40), "less than or equal"),
+    "negative": (change_version(number=-1), "greater than or equal"),
+    "files": (change_version(files={"x.py": {"digest": "0" * 64, "size": 1}}), "its files are not"),
+    "parent": (change_version(parents=[{"reference": "x/1", "weight": 1}]), "parent x/1 is not in the bundle"),
+    "circle": (change_version(parents=[{"reference": "both/1", "weight": 1}]), "own ancestor"),
+    "alias": (change_version(aliases=["latest"]), "reserved"),
+    "aliases": (change_version(aliases=["a", "a"]), "twice"),
+    "tag": (change_version(tags=["a=\x1b[31m"]), "not visible"),
+    "base": (change_version(base="0" * 64), "its base is not in the bundle"),
+    "spec": (change_version(spec={"lora": [1], "system": 3}), "is not an object"),
+    "metrics": (change_version(metrics={"loss_before": "x", "loss_after": None}), "is not a number"),
+    "weight": (change_version(parents=[{"reference": "legal/1", "weight": float("nan")}]), "cannot be read"),
+    "owner": (change_version(owner="\0"), "pattern"),
+    "description": (lambda m: m["adapters"][0].update(description="x" * 5000), "more than 1,000"),
+    "time": (change_version(created_at="2026-01-01T00:00:00"), "timezone"),
+    "twice": (lambda m: m["versions"].append(m["versions"][0]), "twice"),
+    "base named as another": (lambda m: m["bases"][0].update(name="1" * 64), "fingerprint of another base"),
+    "base name": (lambda m: m["bases"][0].update(name="org/model"), "pattern"),
+}
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The members of a good bundle."""
+    folder = tmp_path_factory.mktemp("bundled")
+    stores = full_hub.open_hub(folder, None)
+    make_bundle(folder / "x", [fill(stores, folder)], stores)
+    stores.database.close()
+    return read(folder / "x")
+
+
+def refuse(stores: Stores, file: Path, match: str) -> errors.FinchError:
+    before = rows(stores)
+    with pytest.raises(errors.InvalidInput, match=match) as refused:
+        take_bundle(file, stores, read_layout=NOTHING)
+    assert rows(stores) == before
+    assert stores.artifacts.is_empty
+    assert not list(stores.settings.home.glob(".*.part"))
+    return refused.value
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_manifest_is_refused(name: str, target: Stores, bundled: dict[str, bytes], tmp_path: Path) -> None:
+    change, match = WRONG[name]
+    manifest = json.loads(bundled["bundle.json"])
+    change(manifest)
+    refuse(target, write(tmp_path / "x", bundled | {"bundle.json": json.dumps(manifest).encode()}), match)
+
+
+def test_all_problems_of_a_manifest_are_told(target: Stores, bundled: dict[str, bytes], tmp_path: Path) -> None:
+    manifest = json.loads(bundled["bundle.json"])
+    manifest["versions"][0].update(aliases=["latest"], tags=["a b"], notes="x" * 200_000)
+    file = write(tmp_path / "x", bundled | {"bundle.json": json.dumps(manifest).encode()})
+    refused = refuse(target, file, "3 problems")
+    assert isinstance(refused, errors.RefusedArtifact)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda m, blob: m.pop(blob), "is missing"),
+        (lambda m, blob: m.update({blob: bytes(len(m[blob]))}), "another SHA-256"),
+        (lambda m, blob: m.update({blob: b"x"}), "another size"),
+        (lambda m, blob: m.update({"evil.py": b"x"}), "is in no bundle"),
+        (lambda m, blob: m.update({"../evil": b"x"}), "outside"),
+        (lambda m, blob: m.update({".DS_Store": b"x"}), "is in no bundle"),
+        (lambda m, blob: m.pop("bundle.json"), "not a bundle"),
+        (lambda m, blob: m.update({"bundle.json": b"[" * 100_000}), "cannot be read"),
+    ],
+)
+def test_wrong_members_are_refused(
+    change: Callable[[dict[str, bytes], str], None],
+    match: str,
+    target: Stores,
+    bundled: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    members = dict(bundled)
+    change(members, next(name for name in members if name != "bundle.json"))
+    refuse(target, write(tmp_path / "x", members), match)
+
+
+def test_links_and_other_files_are_refused(target: Stores, bundled: dict[str, bytes], tmp_path: Path) -> None:
+    members = dict(bundled)
+    blob = next(name for name in members if name != "bundle.json")
+    del members[blob]
+    write(tmp_path / "x", members)
+    with tarfile.open(tmp_path / "x", "a") as archive:
+        info = tarfile.TarInfo(blob)
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+    refuse(target, tmp_path / "x", "link|size")
+    (tmp_path / "y").write_bytes(b"nothing")
+    refuse(target, tmp_path / "y", "cannot be unpacked")
+    with pytest.raises(errors.NotFound):
+        take_bundle(tmp_path / "z", target, read_layout=NOTHING)
+
+
+def test_base_of_a_bundle_takes_no_name_and_no_repository(
+    target: Stores, bundled: dict[str, bytes], tmp_path: Path
+) -> None:
+    from finch_hub.registry import bases
+
+    manifest = json.loads(bundled["bundle.json"])
+    manifest["bases"][0]["public_id"] = "org/model"
+    registry.add_base(target.database, "other")
+    with target.database.write() as session:
+        session.execute(tables.Base.__table__.update().values(name="tiny"))
+    file = write(tmp_path / "x", bundled | {"bundle.json": json.dumps(manifest).encode()})
+    take_bundle(file, target, read_layout=NOTHING)
+    with target.database.read() as session:
+        assert bases.get(session, "tiny").fingerprint == registry.digest("other")
+        assert bases.find_source(session, "org/model", None) is None
+        assert bases.get(session, registry.digest("tiny")).label == "org/model"
+
+
+def test_crash_between_files_and_rows_is_repaired_by_the_same_call(
+    target: Stores, bundled: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finch_hub.storage import unbundling
+
+    file = write(tmp_path / "x", bundled)
+    with monkeypatch.context() as patch:
+        patch.setattr(unbundling, "_register", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            take_bundle(file, target, read_layout=NOTHING)
+    assert rows(target)["adapter_versions"] == []
+    assert not target.artifacts.is_empty
+    collect(target, unused_days=0)
+    assert not list((target.settings.home / "artifacts").glob("[bt]*s/*/*"))
+    assert {v.outcome for v in take_bundle(file, target, read_layout=NOTHING).versions} == {"added"}
+
+
+# Random histories
+
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["make", "compose", "carry", "thin", "rename", "delete"]), st.integers(0, 1), st.integers(0, 3)
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=fuzzing.examples(12), suppress_health_check=list(HealthCheck))
+@given(_STEPS)
+def test_exchange_twice_equals_once_and_keeps_lineage(tmp_path_factory: pytest.TempPathFactory, steps: Any) -> None:
+    folder = tmp_path_factory.mktemp("exchange")
+    hubs = []
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        hubs.append(full_hub.open_hub(folder / name, None))
+    try:
+        for count, (step, which, pick) in enumerate(steps):
+            _take_step(hubs, folder, count, step, which, pick)
+        for source, target in (hubs, hubs[::-1]):
+            names = _list(source)
+            if not names:
+                continue
+            report = carry(source, target, folder, *names)
+            for version in report.versions:
+                if version.state is not None:
+                    assert graph(target, version.reference) == graph(source, version.bundled)
+            before = [rows(hub) for hub in hubs]
+            again = carry(source, target, folder, *names)
+            assert {v.outcome for v in again.versions} == {"known"}
+            assert [rows(hub) for hub in hubs] == before
+    finally:
+        for hub in hubs:
+            hub.database.close()
+
+
+def _list(stores: Stores) -> list[str]:
+    found = rows(stores)
+    names = {row["id"]: row["name"] for row in found["adapters"]}
+    return [f"{names[r['adapter_id']]}/{r['number']}" for r in found["adapter_versions"] if r["deleted_at"] is None]
+
+
+def _take_step(hubs: list[Stores], folder: Path, count: int, step: str, which: int, pick: int) -> None:
+    stores, known = hubs[which], _list(hubs[which])
+    if step == "make":
+        publish(stores, folder, ("legal", "tone")[pick % 2], seed=count)
+    elif not known:
+        return
+    elif step == "compose":
+        publish(stores, folder, "both", seed=count, parents=tuple(dict.fromkeys((known[0], known[-1]))), kind="compose")
+    elif step in ("carry", "thin"):
+        carry(stores, hubs[1 - which], folder, known[pick % len(known)], lineage=step == "carry")
+    elif step == "rename":
+        with stores.database.write() as session:
+            adapter_names.rename(session, known[pick % len(known)].rpartition("/")[0], f"new-{count}")
+    else:
+        name, _, number = known[pick % len(known)].rpartition("/")
+        registry.delete_version(stores.database, name, int(number))
