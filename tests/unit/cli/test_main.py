@@ -79,7 +79,7 @@ def test_every_finch_error_has_an_exit_code() -> None:
         "FinchError": 1,
         **dict.fromkeys(("InvalidInput", "InvalidSpec", "InvalidDataset", "InvalidReference"), 2),
         **dict.fromkeys(("RefusedArtifact", "Incompatible"), 2),
-        **dict.fromkeys(("NotFound", "Deleted", "MissingArtifact", "MissingOutput"), 3),
+        **dict.fromkeys(("NotFound", "Deleted", "MissingArtifact", "MissingOutput", "MissingRepository"), 3),
         **dict.fromkeys(("Conflict", "IllegalTransition", "StaleFence", "CancelRequested", "AliasMoved"), 4),
         **dict.fromkeys(("JobFailed", "TrainingFailed", "Diverged", "UnusableAdapter", "InvalidCheckpoint"), 5),
         "JobCancelled": 6,
