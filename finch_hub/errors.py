@@ -28,6 +28,7 @@
     ├── JobFailed               the awaited job failed
     ├── JobCancelled            the awaited job was cancelled
     ├── IncompleteBackup        a backup was finished without artifacts that are missing or damaged
+    ├── Damaged                 an inspection found damage
     ├── NotReproduced           a version's job ran again and gave different bytes
     └── Unavailable             a database, broker, store or worker does not answer
         ├── AccessDenied        a database, a broker or the Hugging Face Hub rejected the login

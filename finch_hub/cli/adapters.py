@@ -40,6 +40,8 @@ def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
     `finch-hub adapters find` searches all versions.
     """
     if deleted:
+        if after is not None:
+            raise errors.InvalidSpec("is for the list without --deleted", where="--after", fix="raise --limit instead")
         _list_deleted(limit, as_json)
         return
     with output.open_hub() as hub:

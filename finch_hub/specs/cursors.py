@@ -7,7 +7,6 @@ import hashlib
 import json
 
 from finch_hub import errors
-from finch_hub.specs.value import MAX_INTEGER
 
 Key = tuple[str | int | float, ...]
 MAX_PAGE = 1000
@@ -41,6 +40,8 @@ def read_cursor(scope: str, text: str, kinds: tuple[type[str] | type[int] | type
     Raises:
         InvalidSpec: the cursor is damaged, or of another list.
     """
+    from finch_hub.specs.value import MAX_INTEGER  # late, so that `--help` loads no pydantic
+
     try:
         if len(text) > _MAX_LENGTH:
             raise ValueError

@@ -115,11 +115,11 @@ def test_adapter_is_deleted_listed_and_restored(run: Run, database: Database, st
     deleted = run("adapters", "delete", "medical")
     assert deleted.out == "Deleted medical with 2 versions.\n"
     assert deleted.err == "Restore it: finch-hub adapters restore medical\n"
-    assert run("adapters", "list", "--json").json == []
+    assert run("adapters", "list", "--json").json == {"adapters": [], "next": None}
     (listed,) = run("adapters", "list", "--deleted", "--json").json
     assert (listed["reference"], listed["versions"]) == ("medical", 2)
     assert "medical" in run("adapters", "list", "--deleted").out
-    assert run("adapters", "list", "--deleted", "--name", "x").status == 2
+    assert run("adapters", "list", "--deleted", "--after", "x").status == 2
     refused = run("adapters", "show", "medical/1")
     assert (refused.status, "adapters restore medical" in refused.err) == (3, True)
     assert run("adapters", "restore", "medical").out == "Restored medical/1, medical/2\n"
