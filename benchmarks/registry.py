@@ -116,7 +116,7 @@ def make_rows(count: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]
             "created_at": made,
             "owner": ("ana", "ben", "cleo", "")[number % 4],
             "preset": ("quick", "balanced", "quality")[number % 3],
-            "updated_at": made + timedelta(days=number % 90) if number % 10 == 0 else None,
+            "updated_at": made + timedelta(days=number % 90) if chosen.random() < 0.1 else None,
         }
         tags = [{"version_id": key, "name": "owner", "value": ("ana", "ben", "cleo")[adapter % 3]}]
         if chosen.random() < 0.02:

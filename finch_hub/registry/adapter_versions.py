@@ -118,7 +118,7 @@ def resolve(session: Session, reference: AdapterReference | str) -> values.Adapt
         reference = AdapterReference.parse(reference)
     row = _find_row(session, reference, _select_value)
     if row is None:
-        raise _explain_missing(session, reference)
+        raise explain_missing(session, reference)
     return version_loading.to_values(session, [row])[0]
 
 
@@ -144,7 +144,7 @@ def resolve_files(session: Session, text: str) -> values.VersionFiles:
     reference = AdapterReference.parse(text)
     row = _find_files(session, reference)
     if row is None:
-        raise _explain_missing(session, reference)
+        raise explain_missing(session, reference)
     base = values.Base(**{name: getattr(row, f"base_{name}") for name in values.Base.model_fields})
     _require_checked(f"{row.name}/{row.number}", row.state, base.name)
     spec = read_document(row.spec)
@@ -159,7 +159,7 @@ def require(session: Session, reference: AdapterReference) -> None:
         Conflict: the reference is a bare name, and the adapter has no ready version.
     """
     if _find_files(session, reference) is None:
-        raise _explain_missing(session, reference)
+        raise explain_missing(session, reference)
 
 
 def _find_files(session: Session, reference: AdapterReference) -> sa.Row[Any] | None:
@@ -326,7 +326,7 @@ def get_row(session: Session, reference: AdapterReference | str, *, deleted: boo
         query = _select_one(key, deleted=deleted, by_id=True)
         row = session.scalars(query, _parameters(reference, adapter_id)).first()
     if row is None:
-        raise _explain_missing(session, reference)
+        raise explain_missing(session, reference)
     return row
 
 
@@ -421,7 +421,8 @@ def _find_deletion(session: Session, reference: AdapterReference) -> errors.Dele
     return errors.Deleted("adapter version", str(reference)) if row.deleted_at is not None else None
 
 
-def _explain_missing(session: Session, reference: AdapterReference) -> errors.FinchError:
+def explain_missing(session: Session, reference: AdapterReference) -> errors.FinchError:
+    """Return the error for a reference that names no present version, with what is known."""
     name = adapter_names.find_current(session, reference.name)
     reference = dataclasses.replace(reference, name=name)
     if (deletion := _find_deletion(session, reference)) is not None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import adapter_needs, alias_moves, tables, values
-from finch_hub.registry.adapter_versions import get_row, lock_adapter
+from finch_hub.registry.adapter_versions import explain_missing, get_row, lock_adapter
 from finch_hub.registry.tables import AdapterVersion, Alias
 from finch_hub.registry.types import now, one_of, read_document
 from finch_hub.registry.version_filters import entries
@@ -18,7 +18,7 @@ from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import AdapterReference, check_name
 
 _adapters, _versions = tables.Adapter.__table__, AdapterVersion.__table__
-_bases = tables.Base.__table__
+_bases, _aliases = tables.Base.__table__, tables.Alias.__table__
 _SCOPE = "adapters"  # of cursors
 
 
@@ -92,26 +92,27 @@ def set_alias(
     """
     check_name(alias, kind="alias")
     name = lock_adapter(session, name)
-    row = get_row(session, AdapterReference(name, version=version))
+    of_version = _adapters.c.name == name, _versions.c.number == version, _versions.c.deleted_at.is_(None)
+    columns = _versions.c.id, _versions.c.adapter_id, _versions.c.state
+    joined = _versions.join(_adapters, _adapters.c.id == _versions.c.adapter_id)
+    row = session.execute(sa.select(*columns).select_from(joined).where(*of_version)).one_or_none()
+    if row is None:
+        raise explain_missing(session, AdapterReference(name, version=version))
     if row.state != "ready":
         raise errors.Conflict(f"cannot set alias {name}@{alias}: adapter {name}/{version} is {row.state}")
-    current = session.get(Alias, (row.adapter_id, alias), options=[joinedload(Alias.version)], populate_existing=True)
-    number = current.version.number if current else 0
+    of_alias = _aliases.c.adapter_id == row.adapter_id, _aliases.c.name == alias
+    pointed_at = sa.select(_versions.c.number).join(_aliases, _aliases.c.version_id == _versions.c.id)
+    number = session.scalar(pointed_at.where(*of_alias)) or 0
     if expected is not None and number != expected:
         actual = f"points at {name}/{number}" if number else "does not exist"
         wanted = f"{name}/{expected}" if expected else "no such alias"
         what = f"alias {name}@{alias} {actual}: expected {wanted} (check the alias before you move it)"
         raise errors.AliasMoved(what)
-    if current is None:
-        session.add(Alias(adapter_id=row.adapter_id, name=alias, version_id=row.id))
+    if number:
+        session.execute(sa.update(_aliases).where(*of_alias).values(version_id=row.id, moved_at=now()))
     else:
-        session.execute(
-            sa.update(Alias)
-            .where(Alias.adapter_id == row.adapter_id, Alias.name == alias)
-            .values(version_id=row.id, moved_at=now())
-        )
-    row.updated_at = session.scalar(sa.select(now()))
-    session.flush()
+        session.execute(sa.insert(_aliases).values(adapter_id=row.adapter_id, name=alias, version_id=row.id))
+    session.execute(sa.update(_versions).where(_versions.c.id == row.id).values(updated_at=now()))
     if number != version:
         before = number or None
         alias_moves.add(session, row.adapter_id, alias, from_number=before, to_number=version, who=who, why=why)

@@ -61,7 +61,7 @@ SOURCE_INDEXES: dict[str, tuple[str, list[str], str | None]] = {
 }
 _CHANGED = (
     "adapter_id, number, base_id, kind, state, preset, owner, spec, metrics, train_digest, validation_digest, card,"
-    " notes, created_at, updated_at, deleted_at"
+    " notes, created_at, deleted_at"
 )
 _OF_ADAPTER = "SELECT x.id FROM adapter_versions x WHERE x.adapter_id = NEW.id"
 _OF_DATASET = (
@@ -81,6 +81,10 @@ _TRIGGERS = (
     ("dataset_changed", "UPDATE OF name, purged_at ON datasets", "TRUE", _OF_DATASET.format(row="NEW")),
     ("dataset_removed", "DELETE ON datasets", "OLD.name IS NOT NULL", _OF_DATASET.format(row="OLD")),
 )
+# A move of an alias changes no more than this, so that the words are not made anew.
+_TOUCHED = "UPDATE OF updated_at ON adapter_versions"
+_TOUCH = """UPDATE searched_versions SET updated_at = coalesce(NEW.updated_at, NEW.created_at)
+    WHERE version_id = NEW.id"""
 _PRESENT = """FROM adapter_versions v JOIN adapters a ON a.id = v.adapter_id {more}
     WHERE v.deleted_at IS NULL AND a.deleted_at IS NULL AND {which}"""
 _ENTRY = """v.id, v.adapter_id, a.name, v.number, v.base_id, v.kind, v.state, v.preset, coalesce(v.owner, ''),
@@ -138,10 +142,10 @@ def fill(connection: sa.Connection) -> None:
 def drop(connection: sa.Connection) -> None:
     """Drop the index, if there is one."""
     if connection.dialect.name == "sqlite":
-        for name, *_ in _TRIGGERS:
+        for name, _ in _list_triggers():
             connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS search_{name}")
     else:
-        for name, event, *_ in _TRIGGERS:
+        for name, event in _list_triggers():
             table = event.rpartition(" ")[2]
             connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS search_{name} ON {table}")
             connection.exec_driver_sql(f"DROP FUNCTION IF EXISTS search_{name}()")
@@ -190,6 +194,7 @@ def _list_statements(dialect: str) -> list[str]:
             numbers.format(binary="", end=" WITHOUT ROWID"),
             f"CREATE VIRTUAL TABLE {TEXTS} USING fts5(text, columnsize = 0, tokenize = 'unicode61 {_MARKS}')",
             *(_trigger_sqlite(*trigger) for trigger in _TRIGGERS),
+            f"CREATE TRIGGER search_version_touched AFTER {_TOUCHED} BEGIN {_TOUCH}; END",
         ]
     return [
         f"CREATE TABLE searched_versions ({columns}, words TSVECTOR NOT NULL)",
@@ -198,6 +203,7 @@ def _list_statements(dialect: str) -> list[str]:
         numbers.format(binary='COLLATE "C"', end=""),
         *_FOLD_AND_REFRESH,
         *(statement for trigger in _TRIGGERS for statement in _trigger_postgresql(*trigger)),
+        *_write_trigger_postgresql("version_touched", _TOUCHED, "TRUE", _TOUCH),
     ]
 
 
@@ -297,9 +303,17 @@ _FOLD_AND_REFRESH = (
 )
 
 
+def _list_triggers() -> list[tuple[str, str]]:
+    return [*((name, event) for name, event, *_ in _TRIGGERS), ("version_touched", _TOUCHED)]
+
+
 def _trigger_postgresql(name: str, event: str, condition: str, ids: str) -> list[str]:
+    return _write_trigger_postgresql(name, event, condition, f"PERFORM refresh_searched_versions(ARRAY({ids}))")
+
+
+def _write_trigger_postgresql(name: str, event: str, condition: str, action: str) -> list[str]:
     return [
         f"""CREATE FUNCTION search_{name}() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN PERFORM refresh_searched_versions(ARRAY({ids})); RETURN NULL; END $$""",
+        BEGIN {action}; RETURN NULL; END $$""",
         f"CREATE TRIGGER search_{name} AFTER {event} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION search_{name}()",
     ]

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, datasets, tables
+from finch_hub.registry import adapter_names, adapter_versions, datasets, tables
 from finch_hub.registry.types import BigId, Instant
 from finch_hub.specs.queries import NumberFilter, Term, TextFilter, TimeFilter, Words
 from finch_hub.specs.references import AdapterReference
@@ -38,7 +38,7 @@ numbers = sa.table("version_numbers", sa.column("version_id", BigId), sa.column(
 texts = sa.table("version_texts", sa.column("rowid", BigId))  # on SQLite only
 
 _tags, _lineage = tables.Tag.__table__, tables.Parent.__table__
-_versions, _adapters, _bases = tables.AdapterVersion.__table__, tables.Adapter.__table__, tables.Base.__table__
+_versions, _bases = tables.AdapterVersion.__table__, tables.Base.__table__
 _COLUMNS = ("name", "preset", "kind", "state", "owner")
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
 _MAX_DIGESTS = 100
@@ -156,11 +156,12 @@ def _build_words(words: Sequence[Words]) -> Filter:
     return Filter(condition=condition, ids=ids, seek=seek, is_text=True)
 
 
-def _build_column(_: Session, term: TextFilter) -> Filter:
+def _build_column(session: Session, term: TextFilter) -> Filter:
     if term.field == "name" and term.text.endswith("*"):
         begin = term.text.removesuffix("*")
         return _of_entry("name", lambda name: sa.and_(name >= begin, name < begin + _LAST), order="name")
-    return _of_entry(term.field, lambda value: value == term.text, column=term.field)
+    text = adapter_names.find_current(session, term.text) if term.field == "name" else term.text
+    return _of_entry(term.field, lambda value: value == text, column=term.field)
 
 
 def _build_base(session: Session, term: TextFilter) -> Filter:
@@ -185,8 +186,9 @@ def _build_tag(_: Session, term: TextFilter) -> Filter:
 def _build_parent(session: Session, term: TextFilter) -> Filter:
     reference = AdapterReference.parse(term.text)
     if reference.version is None and reference.alias is None:  # any version of the adapter
-        query = sa.select(_versions.c.id).join(_adapters, _adapters.c.id == _versions.c.adapter_id)
-        parents = query.where(_adapters.c.name == term.text)
+        parents = sa.select(_versions.c.id).where(
+            _versions.c.adapter_id == adapter_names.find_id(session, reference.name)
+        )
         if session.execute(parents.limit(1)).first() is None:
             adapter_versions.require(session, reference)  # which tells similar names
         is_link: Condition = _lineage.c.parent_id.in_(parents)

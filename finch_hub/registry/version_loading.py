@@ -27,7 +27,6 @@ _VERSION_COLUMNS = (values.AdapterVersion.model_fields.keys() & _versions.c.keys
 _LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
 _DOCUMENTS = frozenset({"spec", "metrics", "versions", "environment"})
 _BASE_COLUMNS = tuple(values.Base.model_fields)
-_TAG = sa.case((_tags.c.value == "", _tags.c.name), else_=_tags.c.name + "=" + _tags.c.value)
 
 
 class _collect(FunctionElement[str]):  # noqa: N801 - named like an SQL function
@@ -51,12 +50,14 @@ def _collect_postgresql(element: _collect, compiler: SQLCompiler, **kw: Any) -> 
 @functools.cache
 def select_versions() -> sa.Select[Any]:
     """Return a query of what `to_values` needs. Building one takes longer than running it."""
-    columns = [_versions.c[name].label(f"v_{name}") for name in sorted(_VERSION_COLUMNS | _LINEAGE_COLUMNS)]
-    columns.append(sa.func.coalesce(_versions.c.updated_at, _versions.c.created_at).label("updated_at"))
+    columns = [
+        _versions.c[name].label(f"v_{name}") for name in sorted(_VERSION_COLUMNS | _LINEAGE_COLUMNS | {"updated_at"})
+    ]
     base = [_bases.c[name].label(f"base_{name}") for name in _BASE_COLUMNS]
+    tag = sa.case((_tags.c.value != "", _tags.c.name + "=" + _tags.c.value), else_=_tags.c.name)
     of_version = [
-        sa.select(_collect(text)).where(column == _versions.c.id).correlate(_versions)
-        for text, column in ((_aliases.c.name, _aliases.c.version_id), (_TAG, _tags.c.version_id))
+        sa.select(_collect(text)).where(table.c.version_id == _versions.c.id).correlate(_versions)
+        for table, text in ((_aliases, _aliases.c.name), (_tags, tag))
     ]
     joined = _versions.join(_adapters, _adapters.c.id == _versions.c.adapter_id)
     return sa.select(
@@ -95,8 +96,8 @@ def _to_value(
     return values.AdapterVersion(
         **{name: _read(row, name) for name in _VERSION_COLUMNS},
         name=row["adapter"],
+        updated_at=row["v_updated_at"] or row["v_created_at"],
         base=bases[row["base_id"]],
-        updated_at=row["updated_at"],
         lineage=values.Lineage(parents=parents, **{name: _read(row, name) for name in _LINEAGE_COLUMNS}),
         aliases=tuple(sorted(json.loads(row["aliases"] or "[]"))),
         tags=tuple(sorted(json.loads(row["tags"] or "[]"))),

@@ -66,7 +66,9 @@ def fill(stores: Stores, folder: Path) -> None:
     add_version(stores, folder, "gone", base, text="gone")
     registry.purge(database, "gone/1")
     add_version(stores, folder, "hidden", base, text="hidden")
-    registry.delete(database, "hidden")
+    with database.write() as session:
+        adapter_names.rename(session, "hidden", "unseen")
+    registry.delete(database, "unseen")
     with database.write() as session:
         audit.add(session, who="ana", action="alias.move", on="birds@best", details={"to": 1})
     spec = TrainSpec(adapter="birds", base=BaseModelSource(source="tiny"), train=texts[0], validation=texts[1])

@@ -25,10 +25,10 @@ from finch_hub.registry.database import Database
 
 PARTS = (Hub, Adapters, Audit, Bases, Datasets, Jobs, JobHandle, Workers)
 READERS = {
-    Hub: {"close", "events", "generator", "plan", "back_up"},
+    Hub: {"close", "events", "generator", "plan", "back_up", "fsck"},
     Adapters: {
         *("alias_history", "check_purge", "evaluations", "find", "find_deleted", "folder", "get", "get_usable"),
-        *("limits", "lineage", "versions"),
+        *("limits", "lineage", "verify", "versions"),
     },
     Audit: {"find"},
     Bases: {"find", "get", "resolve"},

@@ -13,7 +13,7 @@ from support.safetensors_files import PREFIX, adapter_folder, factors
 
 from finch_hub import errors, settings
 from finch_hub.artifacts.gate import adapter_identity
-from finch_hub.registry import bases, evidence, values
+from finch_hub.registry import adapter_versions, audit, bases, evidence, values
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.value import JsonObject
 from finch_hub.storage import publishing
@@ -165,3 +165,32 @@ def test_base_that_is_not_registered_yet_is_named_by_the_end_of_its_path(stores:
     with stores.database.write() as session:
         version = create(session, bases.add(session, described))
     assert "A LoRA adapter for `tiny`" in version.card
+
+
+def test_version_and_base_of_a_job_name_the_job_in_the_audit(stores: Stores, tmp_path: Path) -> None:
+    stores.artifacts.check()  # marks the store before there is a row
+    job = registry.submit(stores.database, owner="ana")
+    described = registry.describe_base("other")
+    description = publishing.Description(name="birds", kind="train", base=described, job_id=job.id)
+    create = publishing.publish(adapter_folder(tmp_path / "in"), stores, description, {})
+    for _ in range(2):
+        with stores.database.write() as session:
+            create(session, bases.add(session, described, job_id=job.id))
+    with stores.database.write() as session:
+        adapter_versions.quarantine(session, "birds/2", job_id=job.id)
+    with stores.database.read() as session:
+        entries = audit.find(session)
+    assert [(entry.action, entry.on) for entry in entries] == [
+        ("version.quarantine", "birds/2"),
+        ("version.create", "birds/2"),
+        ("version.create", "birds/1"),
+        ("base.add", "other"),
+    ]
+    assert {(entry.who, entry.job_id) for entry in entries} == {("ana", job.id)}
+    assert entries[1].details == {"kind": "train", "state": "ready"}
+
+
+def test_version_of_a_user_has_the_entry_of_the_change(stores: Stores, tmp_path: Path) -> None:
+    publish(stores, adapter_folder(tmp_path / "in"))
+    with stores.database.read() as session:
+        assert audit.find(session) == []
