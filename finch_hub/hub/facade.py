@@ -437,8 +437,9 @@ class Hub:
         from finch_hub.storage.restoration import restore_backup
 
         refuse_unnamed(folder)
+        backup = BackupFolder(settings.expand_home(folder))  # a folder that is none makes no home
         change = Change(self._stores, "hub.restore", str(folder), {})  # a refused one writes nothing at all
-        return restore_backup(BackupFolder(settings.expand_home(folder)), change, self._stores)
+        return restore_backup(backup, change, self._stores)
 
     def bundle(self, out: str | Path, references: Sequence[str], *, lineage: bool = True) -> BundleReport:
         """Write versions with their lineage, evaluations and files to a new file, for other hubs.

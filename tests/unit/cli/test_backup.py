@@ -14,7 +14,7 @@ def test_backup_is_taken_and_the_next_command_is_told(run: Run, data: Path, tmp_
     assert run("datasets", "add", data, "--name", "facts").status == 0
     done = run("backup", tmp_path / "nightly")
     assert done.status == 0, done.err
-    assert done.out.startswith("Backed up 2 rows and 1 artifact file, ")
+    assert done.out.startswith("Backed up 3 rows and 1 artifact file, ")
     assert f"finch-hub restore {tmp_path / 'nightly'}" in done.err
     refused = run("backup", tmp_path / "nightly")
     assert refused.status == 4
