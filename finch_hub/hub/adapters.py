@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors, settings
-from finch_hub.formats.atomic_writes import scratch_folder
-from finch_hub.hub.bases import Bases
+from finch_hub.hub import importing
 from finch_hub.registry import (
     adapter_deletion,
     adapter_names,
@@ -22,7 +21,6 @@ from finch_hub.registry import (
     values,
     version_search,
 )
-from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
 from finch_hub.specs.comparisons import Comparison, MetricPoint
 from finch_hub.specs.evidence import Evidence, Samples
@@ -30,10 +28,7 @@ from finch_hub.specs.references import AdapterReference
 from finch_hub.storage.changes import Change, changing
 
 if TYPE_CHECKING:
-    from finch_hub.artifacts.gate import AdmittedAdapter
-    from finch_hub.formats.base_layout import BaseLayout
     from finch_hub.specs.inspections import InspectionReport
-    from finch_hub.specs.value import JsonObject
     from finch_hub.storage.adapter_purging import PurgedAdapter
     from finch_hub.storage.stores import Stores
 
@@ -373,55 +368,13 @@ class Adapters:
             NotFound: there is no such file or base.
         """
         with changing(self._stores, "version.create", name, kind="import") as change:
-            return self._import(source, name, base, change)
-
-    def _import(self, source: str | Path, name: str, base: str, change: Change) -> values.AdapterVersion:
-        if source == "":  # as a path, it would be the working directory
-            raise errors.NotFound("file or folder", "")
-        if ADDRESS.match(str(source)) and not settings.expand_home(source).exists():
-            what = f"{strip_credentials(str(source))} is an address, and nothing is downloaded"
-            raise errors.InvalidInput(what, fix="download the adapter's folder or file, and import that")
-        return self.import_files(settings.expand_home(source), change, name=name, base=base, environment={})
-
-    def import_files(
-        self, source: Path, change: Change, *, name: str, base: str, environment: JsonObject
-    ) -> values.AdapterVersion:
-        """Import an adapter from a path of this machine as a part of a change; see `import_`.
-
-        Args:
-            environment: where the files came from, for the lineage.
-        """
-        from finch_hub.artifacts import gate
-        from finch_hub.storage import publishing
-
-        with self._stores.database.read() as session:
-            adapter_names.check_free(session, name)
-        registered = Bases(self._stores).get(base)
-        layout = self.read_layout(registered)
-        with scratch_folder(self._stores.settings.home / "import") as scratch:
-            admitted = gate.admit_adapter(source, scratch / "adapter", base=layout)
-            known = self._find_known(admitted, registered)
-            folder = self._stores.artifacts.fetch_tree(known.digest) if known is not None else admitted.folder
-            state: values.VersionState = "ready" if layout is not None else "unchecked"
-            if known is not None and known.state != "unchecked":
-                state = known.state
-            description = publishing.Description(
-                name=name,
-                kind="import",
-                base=registered,
-                state=state,
-                evidence=Evidence(kind="import", notes=_note_import(admitted, known)),
-                owner=self._stores.settings.owner_name,
-                lineage=_lineage_of(known),
-                spec={
-                    **(known.prompting if known else {}),
-                    "import": self._stores.redactor.clean_values(_describe_import(admitted)),
-                },
-            )
-            register = publishing.publish(folder, self._stores, description, environment=environment)
-        with change.write() as session:
-            adapter_names.check_free(session, name)
-            return _named(change, register(session, registered))
+            if source == "":  # as a path, it would be the working directory
+                raise errors.NotFound("file or folder", "")
+            if ADDRESS.match(str(source)) and not settings.expand_home(source).exists():
+                what = f"{strip_credentials(str(source))} is an address, and nothing is downloaded"
+                raise errors.InvalidInput(what, fix="download the adapter's folder or file, and import that")
+            path = settings.expand_home(source)
+            return importing.import_files(path, change, self._stores, name=name, base=base, environment={})
 
     def check(self, reference: str) -> values.AdapterVersion:
         """Hold an unchecked version against its base, and make it ready if it fits.
@@ -433,29 +386,7 @@ class Adapters:
         """
         with changing(self._stores, "version.check", reference) as change:
             version = self.get(reference)
-            return self._check(version, change) if version.state == "unchecked" else version
-
-    def _check(self, version: values.AdapterVersion, change: Change) -> values.AdapterVersion:
-        from finch_hub.artifacts import gate
-
-        layout = self.read_layout(version.base)
-        if layout is None:
-            raise errors.Unavailable(
-                f"could not check adapter {version.reference}: the files of base {version.base.name} are not on this"
-                " machine (run `finch-hub bases add` with them first)"
-            )
-        with scratch_folder(self._stores.settings.home / "import") as scratch:
-            folder = self._stores.artifacts.fetch_tree(version.digest)
-            admitted = gate.admit_adapter(folder, scratch / "adapter", base=layout)
-        if admitted.identity != version.identity:
-            what = f"fits base {version.base.name} only under other names: {'; '.join(admitted.notes)}"
-            fix = "import its files again, now that the base is here"
-            raise errors.Incompatible(what, where=version.reference, fix=fix)
-        with change.write() as session:
-            state: values.VersionState = "quarantined" if admitted.quarantine else version.state_elsewhere or "ready"
-            checked = _named(change, adapter_versions.end_check(session, version.reference, state))
-            change.details["state"] = checked.state
-            return checked
+            return importing.check_version(version, change, self._stores) if version.state == "unchecked" else version
 
     def _has_files(self, tree: str) -> bool:
         """Tell whether all files of a version are stored."""
@@ -468,29 +399,6 @@ class Adapters:
 
     def _clean(self, text: str | None) -> str | None:
         return None if text is None else self._stores.redactor.clean(text)
-
-    def read_layout(self, base: values.Base) -> BaseLayout | None:
-        """Return the modules of a base, None if its files are not on this machine."""
-        if base.path is None or not (Path(base.path) / "config.json").is_file():
-            return None
-        from finch_hub.engine.bases.module_layout import read_layout
-
-        return read_layout(Path(base.path), name=base.name, cache=self._stores.bases)
-
-    def _find_known(self, admitted: AdmittedAdapter, base: values.Base) -> values.AdapterVersion | None:
-        """Return the version that an import is, by its bytes or by what its record names and its updates confirm."""
-        from finch_hub.formats.adapter_folder import StoredAdapter, have_equal_updates
-
-        with self._stores.database.read() as session:
-            known = adapter_versions.find_by_identity(session, admitted.identity, base.id)
-            if known is not None or not admitted.origin:
-                return known
-            exported = adapter_versions.find_by_identity(session, admitted.origin, base.id)
-        if exported is None:
-            return None
-        folder = self._stores.artifacts.fetch_tree(exported.digest)
-        with StoredAdapter(folder) as original, StoredAdapter(admitted.folder) as copy:
-            return exported if have_equal_updates(original, copy) else None
 
 
 def _named(change: Change, version: values.AdapterVersion) -> values.AdapterVersion:
@@ -511,31 +419,3 @@ def _parse_unmoved(reference: str, verb: str) -> AdapterReference:
         fix = "give a version number, such as name/3, or the name alone for all versions"
         raise errors.InvalidReference(what, fix=fix)
     return parsed
-
-
-def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:
-    if known is None:
-        return values.Lineage()
-    return known.lineage.evolve(parents=(values.ParentVersion(reference=known.reference),))
-
-
-def _note_import(admitted: AdmittedAdapter, known: values.AdapterVersion | None) -> tuple[str, ...]:
-    """Return what is known of an import in place of measurements."""
-    notes = [f"changed: {note}" for note in admitted.notes]
-    notes += [f"ignored field of its config: {make_storable(name)}" for name in admitted.ignored_fields]
-    if admitted.ignored_files:
-        notes.append(f"ignored files beside it: {len(admitted.ignored_files)}")
-    if known is not None:
-        notes.append(f"the same adapter as {known.reference}, which has its evidence")
-    return tuple(notes) or ("nothing was measured at its import",)
-
-
-def _describe_import(admitted: AdmittedAdapter) -> JsonObject:
-    """Return what was left out and changed, for people."""
-    return {
-        "ignored_fields": {
-            make_storable(name): make_storable(value) for name, value in admitted.ignored_fields.items()
-        },
-        "ignored_files": [make_storable(name) for name in admitted.ignored_files],
-        "notes": list(admitted.notes),
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -480,10 +480,11 @@ class Hub:
             Incompatible: a version does not fit its base, or a newer Finch Hub made the bundle.
             Unavailable: database or store do not answer, or are full.
         """
+        from finch_hub.hub.importing import read_layout
         from finch_hub.storage.unbundling import take_bundle
 
-        path = settings.expand_home(file)
-        return take_bundle(path, self._stores, read_layout=self.adapters.read_layout, dry_run=dry_run)
+        read = partial(read_layout, stores=self._stores)
+        return take_bundle(settings.expand_home(file), self._stores, read_layout=read, dry_run=dry_run)
 
     def collect(self, *, unused_days: float | None = None, dry_run: bool = False) -> CollectionReport:
         """Remove what nobody refers to, in the artifact store and in the home of this machine.

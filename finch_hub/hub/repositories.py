@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from finch_hub import errors
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.formats.finch_record import read_record
-from finch_hub.hub import hugging_face, pulling, pushing
-from finch_hub.hub.adapters import Adapters
+from finch_hub.hub import hugging_face, importing, pulling, pushing
 from finch_hub.hub.bases import Bases
 from finch_hub.hub.hugging_face import RepositoryReference, parse_repository, translate_errors
 from finch_hub.hub.pulling import PulledVersion
@@ -104,8 +103,8 @@ class Repositories:
             is_new = version is None
             if version is None:
                 known = known or pulling.find_base(place, record, folder, named, bases.find())
-                version = Adapters(self._stores).import_files(
-                    folder, change, name=name, base=known.fingerprint, environment={"pulled": origin}
+                version = importing.import_files(
+                    folder, change, self._stores, name=name, base=known.fingerprint, environment={"pulled": origin}
                 )
         identity = pulling.compare_identity(record, version.identity)
         return PulledVersion(version=version, **origin, is_new=is_new, identity=identity)

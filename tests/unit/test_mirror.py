@@ -79,6 +79,7 @@ EXERCISED_IN = {
     "specs/comparisons": "unit/hub/test_comparing.py",
     "specs/bundles": "unit/storage/test_unbundling.py",
     "specs/collections": "unit/storage/test_collection.py",
+    "hub/importing": "unit/hub/test_adapters.py",
     "specs/inspections": "unit/storage/test_inspection.py",
     "display/inspections": "unit/cli/test_fsck.py",
     "registry/consistency": "unit/storage/test_inspection.py",

@@ -25,7 +25,7 @@ from finch_hub.registry.database import Database
 
 PARTS = (Hub, Adapters, Audit, Bases, Datasets, Jobs, JobHandle, Workers)
 READERS = {
-    Hub: {"close", "events", "generator", "plan", "back_up", "fsck"},
+    Hub: {"close", "events", "generator", "plan", "back_up", "bundle", "fsck"},
     Adapters: {
         *("alias_history", "check_purge", "evaluations", "find", "find_deleted", "folder", "get", "get_usable"),
         *("limits", "lineage", "verify", "versions", "compare", "evidence", "metric", "overview", "samples"),
@@ -40,11 +40,11 @@ READERS = {
     },
     Workers: {"find", "find_listeners", "stop_own"},
 }
-# The row of a job has its owner and time. What nobody refers to has no user who changes it.
+# The row of a job has its owner and time. What nobody refers to has no user who changes it. The entries of `unbundle`
+# are those of the versions that it adds; see `test_unbundling.py`.
 WITHOUT_ENTRY = {
-    Hub: {"train", "compose", "merge", "quantize", "reproduce", "export", "evaluate", "collect"},
+    Hub: {"unbundle", "train", "compose", "merge", "quantize", "reproduce", "export", "evaluate", "collect"},
     JobHandle: {"retry"},
-    Adapters: {"import_files"},  # a part of the change of `import_`, or of a pull
 }
 Change = Callable[[Hub, Path], object]
 CHANGES: dict[str, tuple[audit.Action, str, Change]] = {

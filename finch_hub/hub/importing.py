@@ -1,0 +1,140 @@
+"""Imports of adapters: through the gate, held against their base, and linked to what the hub has already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finch_hub import errors
+from finch_hub.formats.atomic_writes import scratch_folder
+from finch_hub.hub.bases import Bases
+from finch_hub.registry import adapter_names, adapter_versions, values
+from finch_hub.registry.storable import make_storable
+from finch_hub.specs.evidence import Evidence
+from finch_hub.storage.changes import Change
+
+if TYPE_CHECKING:
+    from finch_hub.artifacts.gate import AdmittedAdapter
+    from finch_hub.formats.base_layout import BaseLayout
+    from finch_hub.specs.value import JsonObject
+    from finch_hub.storage.stores import Stores
+
+
+def import_files(
+    source: Path, change: Change, stores: Stores, *, name: str, base: str, environment: JsonObject
+) -> values.AdapterVersion:
+    """Import an adapter from a path of this machine as a part of a change; see `Adapters.import_`.
+
+    Args:
+        environment: where the files came from, for the lineage.
+    """
+    from finch_hub.artifacts import gate
+    from finch_hub.storage import publishing
+
+    with stores.database.read() as session:
+        adapter_names.check_free(session, name)
+    registered = Bases(stores).get(base)
+    layout = read_layout(registered, stores)
+    with scratch_folder(stores.settings.home / "import") as scratch:
+        admitted = gate.admit_adapter(source, scratch / "adapter", base=layout)
+        known = _find_known(admitted, registered, stores)
+        folder = stores.artifacts.fetch_tree(known.digest) if known is not None else admitted.folder
+        state: values.VersionState = "ready" if layout is not None else "unchecked"
+        if known is not None and known.state != "unchecked":
+            state = known.state
+        description = publishing.Description(
+            name=name,
+            kind="import",
+            base=registered,
+            state=state,
+            evidence=Evidence(kind="import", notes=_note_import(admitted, known)),
+            owner=stores.settings.owner_name,
+            lineage=_lineage_of(known),
+            spec={
+                **(known.prompting if known else {}),
+                "import": stores.redactor.clean_values(_describe_import(admitted)),
+            },
+        )
+        register = publishing.publish(folder, stores, description, environment=environment)
+    with change.write() as session:
+        adapter_names.check_free(session, name)
+        version = register(session, registered)
+        change.on = version.reference
+        return version
+
+
+def check_version(version: values.AdapterVersion, change: Change, stores: Stores) -> values.AdapterVersion:
+    """Hold an unchecked version against its base, as a part of a change; see `Adapters.check`."""
+    from finch_hub.artifacts import gate
+
+    layout = read_layout(version.base, stores)
+    if layout is None:
+        raise errors.Unavailable(
+            f"could not check adapter {version.reference}: the files of base {version.base.name} are not on this"
+            " machine (run `finch-hub bases add` with them first)"
+        )
+    with scratch_folder(stores.settings.home / "import") as scratch:
+        folder = stores.artifacts.fetch_tree(version.digest)
+        admitted = gate.admit_adapter(folder, scratch / "adapter", base=layout)
+    if admitted.identity != version.identity:
+        what = f"fits base {version.base.name} only under other names: {'; '.join(admitted.notes)}"
+        fix = "import its files again, now that the base is here"
+        raise errors.Incompatible(what, where=version.reference, fix=fix)
+    with change.write() as session:
+        state: values.VersionState = "quarantined" if admitted.quarantine else version.state_elsewhere or "ready"
+        checked = adapter_versions.end_check(session, version.reference, state)
+        change.on, change.details["state"] = checked.reference, checked.state
+        return checked
+
+
+def read_layout(base: values.Base, stores: Stores) -> BaseLayout | None:
+    """Return the modules of a base, None if its files are not on this machine."""
+    if base.path is None or not (Path(base.path) / "config.json").is_file():
+        return None
+    from finch_hub.engine.bases import module_layout
+
+    return module_layout.read_layout(Path(base.path), name=base.name, cache=stores.bases)
+
+
+def _find_known(admitted: AdmittedAdapter, base: values.Base, stores: Stores) -> values.AdapterVersion | None:
+    """Return the version that an import is, by its bytes or by what its record names and its updates confirm."""
+    from finch_hub.formats.adapter_folder import StoredAdapter, have_equal_updates
+
+    with stores.database.read() as session:
+        known = adapter_versions.find_by_identity(session, admitted.identity, base.id)
+        if known is not None or not admitted.origin:
+            return known
+        exported = adapter_versions.find_by_identity(session, admitted.origin, base.id)
+    if exported is None:
+        return None
+    folder = stores.artifacts.fetch_tree(exported.digest)
+    with StoredAdapter(folder) as original, StoredAdapter(admitted.folder) as copy:
+        return exported if have_equal_updates(original, copy) else None
+
+
+def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:
+    if known is None:
+        return values.Lineage()
+    return known.lineage.evolve(parents=(values.ParentVersion(reference=known.reference),))
+
+
+def _note_import(admitted: AdmittedAdapter, known: values.AdapterVersion | None) -> tuple[str, ...]:
+    """Return what is known of an import in place of measurements."""
+    notes = [f"changed: {note}" for note in admitted.notes]
+    notes += [f"ignored field of its config: {make_storable(name)}" for name in admitted.ignored_fields]
+    if admitted.ignored_files:
+        notes.append(f"ignored files beside it: {len(admitted.ignored_files)}")
+    if known is not None:
+        notes.append(f"the same adapter as {known.reference}, which has its evidence")
+    return tuple(notes) or ("nothing was measured at its import",)
+
+
+def _describe_import(admitted: AdmittedAdapter) -> JsonObject:
+    """Return what was left out and changed, for people."""
+    return {
+        "ignored_fields": {
+            make_storable(name): make_storable(value) for name, value in admitted.ignored_fields.items()
+        },
+        "ignored_files": [make_storable(name) for name in admitted.ignored_files],
+        "notes": list(admitted.notes),
+    }
