@@ -364,7 +364,7 @@ def purge(reference: str, yes: bool, as_json: bool) -> None:
         if not yes:
             count = tables.format_count(len(versions), "version")
             output.confirm(f"Purge {reference} with {count}, which cannot be undone?")
-        purged = hub.adapters.purge(reference)
+        purged = hub.adapters.purge(reference, expected=versions)
     count = tables.format_count(len(purged.versions), "version")
     freed = f"Purged {purged.reference} with {count}. {tables.format_bytes(purged.bytes)} freed."
     output.emit(purged, as_json, lambda: freed)

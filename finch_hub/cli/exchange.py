@@ -30,7 +30,7 @@ def push(reference: str, repository: str, private: bool, as_json: bool) -> None:
     place = f"{pushed.repository} as {pushed.tag}, commit {pushed.commit}"
     lines = [f"Pushed {pushed.version} to {place}" if pushed.is_new else f"{pushed.version} is already in {place}"]
     if pushed.differs:
-        again = f"hf repo tag delete {pushed.repository} {pushed.tag}"
+        again = f"hf repos tag delete {pushed.repository} {pushed.tag}"
         lines.append(
             f"These files differ there: {', '.join(pushed.differs)} (to replace them, run `{again}`, and push)"
         )

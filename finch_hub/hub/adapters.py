@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from finch_hub.hub import importing
 from finch_hub.registry import (
     adapter_deletion,
     adapter_names,
+    adapter_needs,
     adapter_versions,
     adapters,
     alias_moves,
@@ -236,6 +238,8 @@ class Adapters:
             Conflict: another adapter has or had the new name, or a base has it.
         """
         with changing(self._stores, "adapter.rename", name, to=new) as change, change.write() as session:
+            if adapter_names.find_id(session, new) is None:
+                adapter_needs.refuse_coming(session, new)
             adapter_names.rename(session, name, new)
 
     def describe(self, name: str, text: str) -> None:
@@ -308,11 +312,14 @@ class Adapters:
         with self._stores.database.read() as session:
             return adapter_purges.check(session, _parse_unmoved(reference, "purge"))
 
-    def purge(self, reference: str) -> PurgedAdapter:
+    def purge(self, reference: str, *, expected: Sequence[str] | None = None) -> PurgedAdapter:
         """Purge a version, or an adapter with all its versions, deleted or not. Nobody can restore it.
 
         The number and the place in the lineage of others stay. Tags, card, settings, figures and evaluations go, and
         so do the files that nothing else refers to.
+
+        Args:
+            expected: versions that may go, as `check_purge` returned them; None for all that there are.
 
         Raises:
             InvalidReference: the reference has an alias.
@@ -326,7 +333,7 @@ class Adapters:
         named = _parse_unmoved(reference, "purge")
         action: audit.Action = "version.purge" if named.version is not None else "adapter.purge"
         with self._stores.use_reserve(), changing(self._stores, action, reference) as change:
-            return purge_adapter(named, change, self._stores)
+            return purge_adapter(named, change, self._stores, expected=expected)
 
     def get_usable(self, reference: str) -> values.AdapterVersion:
         """Return the version that the reference names, to be used.

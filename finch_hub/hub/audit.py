@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
+from finch_hub import errors
 from finch_hub.registry import audit
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Audit:
         oldest = None
         if since is not None:
             moment = since if isinstance(since, datetime) else datetime(since.year, since.month, since.day)
-            oldest = moment.astimezone()
+            try:
+                oldest = moment.astimezone()
+            except (ValueError, OverflowError):
+                raise errors.InvalidSpec(f"{since} is not a time here", where="since", fix="give a later day") from None
         with self._stores.database.read() as session:
             return audit.find(session, who=who, action=action, on=on, since=oldest, limit=limit, after=after)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finch_hub import errors
 from finch_hub.artifacts.config_cleaning import MAX_BYTES
+from finch_hub.formats.atomic_writes import translate_write_errors
 from finch_hub.formats.finch_record import RECORD
+from finch_hub.formats.output_paths import find_existing
 from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.hub import hugging_face
@@ -56,10 +58,11 @@ def download(place: RepositoryReference, folder: Path) -> tuple[str, list[str]]:
         snapshot = Path(huggingface_hub.snapshot_download(place.name, revision=place.revision, allow_patterns=wanted))
     if expected is not None and snapshot.name != expected:
         raise errors.Unavailable(f"could not {action}: its branch moved meanwhile (try again)")
-    folder.mkdir()
-    for name in wanted:
-        if (snapshot / name).is_file():  # a link into the cache, out of its folder
-            shutil.copyfile(snapshot / name, folder / name)
+    with translate_write_errors(folder):
+        folder.mkdir()
+        for name in wanted:
+            if (snapshot / name).is_file():  # a link into the cache, out of its folder
+                shutil.copyfile(snapshot / name, folder / name)
     return snapshot.name, named
 
 
@@ -152,6 +155,8 @@ def _check_files(info: ModelInfo, place: RepositoryReference, scratch: Path) -> 
         RefusedArtifact: there is no adapter in safetensors, or its files are too large.
         Unavailable: the disk has no room for them.
     """
+    from huggingface_hub import constants
+
     from finch_hub.artifacts.adapter_checks import DEFAULT_POLICY
 
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
@@ -171,7 +176,10 @@ def _check_files(info: ModelInfo, place: RepositoryReference, scratch: Path) -> 
             problems.append(errors.Problem(where=name, what=what, fix="nothing was downloaded"))
     if problems:
         raise errors.RefusedArtifact(problems, subject=str(place))
-    needed, free = sum(sizes.get(name, 0) for name in limits), shutil.disk_usage(scratch).free
-    if needed > free:
-        full = f"could not pull {place}: it has {needed:,} bytes, and {free:,} are free"
-        raise errors.Unavailable(f"{full} (free some space in {scratch.parent})")
+    needed, cache = sum(sizes.get(name, 0) for name in limits), find_existing(Path(constants.HF_HUB_CACHE))
+    is_one_disk = scratch.stat().st_dev == cache.stat().st_dev
+    for disk in (scratch, cache):  # it is downloaded into the cache, and copied from there
+        free = shutil.disk_usage(disk).free
+        if needed * (2 if is_one_disk else 1) > free:
+            full = f"could not pull {place}: it has {needed:,} bytes, and {free:,} are free for two copies"
+            raise errors.Unavailable(f"{full} (free some space in {disk})")

@@ -16,9 +16,10 @@ from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.hub import hugging_face
 from finch_hub.hub.hugging_face import RepositoryReference
-from finch_hub.registry import values
+from finch_hub.registry import evidence, values
 from finch_hub.specs.options import name_option
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import JsonObject, Value
+from finch_hub.storage.publishing import PRIVATE
 from finch_hub.texts.secret_shapes import redact_values
 
 if TYPE_CHECKING:
@@ -80,12 +81,18 @@ def write_files(version: values.AdapterVersion, stores: Stores, scratch: Path) -
     (admitted.folder / CONFIG).write_bytes(canonical_json({**config, "base_model_name_or_path": label}))
     stored_record = read_record(stored)
     record: dict[str, Any] = {name: stored_record[name] for name in _PUBLIC if name in stored_record}
+    record["name"] = version.name  # it may have been renamed since
+    if "lineage" in record:
+        parents = [parent.model_dump(mode="json") for parent in version.lineage.parents]
+        record["lineage"] = {**record["lineage"], "parents": parents}
+    if isinstance(record.get("spec"), dict):
+        record["spec"] = {name: value for name, value in record["spec"].items() if name not in PRIVATE}
     record["base"] = {**version.base.model_dump(include=_BASE), "source": label}
     record = redact_values(record, clean)
     write_record(admitted.folder, KIND, {"adapter": record, "identity": admitted.identity})
     card = version.card
     if "lineage" in record and card in ("", _read_text(stored / CARD)):  # nobody edited it
-        card = write_card(record, label)
+        card = write_card(record, label, _read_evidence(version, stores))
     (admitted.folder / CARD).write_text(clean(card or ""), encoding="utf-8")
     return admitted.folder
 
@@ -108,7 +115,7 @@ def push_files(api: HfApi, version: values.AdapterVersion, name: str, files: Pat
             there = api.model_info(name, revision=tag, files_metadata=True)
             differs = _find_changed(there, files)
             if WEIGHTS in differs or (CONFIG in differs and not _has_equal_config(there, files)):
-                fix = f"push to another repository, or remove the tag with `hf repo tag delete {name} {tag}`"
+                fix = f"push to another repository, or remove the tag with `hf repos tag delete {name} {tag}`"
                 raise errors.Conflict(f"the tag {tag} of {name} is another adapter than {version.reference} ({fix})")
             return _describe(version, tagged, str(there.sha), is_new=False, differs=differs)
     if info is None or _find_changed(info, files):
@@ -133,6 +140,11 @@ def _clean(text: str, stores: Stores) -> str:
         if place != Path(place.anchor):
             text = re.sub(rf"(?<!\w){re.escape(str(place))}(?![\w.-])", "~", text)
     return _HOME.sub("~", text)
+
+
+def _read_evidence(version: values.AdapterVersion, stores: Stores) -> JsonObject:
+    with stores.database.read() as session:
+        return evidence.find(session, version.reference)[0].to_document()
 
 
 def _read_text(file: Path) -> str:

@@ -43,11 +43,15 @@ class StartingVersion:
 
         Raises:
             Incompatible: it is another one.
+            InvalidSpec: a revision is given alone.
             NotFound: there is no such base.
         """
         known = self.version.base
         source, folder = Bases(stores).resolve(known.fingerprint)
         if base is None:
+            if revision is not None:
+                what, fix = "is given without a base", f"leave it out: {self.reference} gives the base"
+                raise errors.InvalidSpec(what, where="revision", fix=fix)
             return source, folder
         given, place = Bases(stores).resolve(base, revision)
         is_same = given.key == source.key
@@ -58,10 +62,18 @@ class StartingVersion:
             raise errors.Incompatible(what, where="base", fix="leave the base out, or start from another version")
         return source, folder
 
+    def shape(self, overrides: Mapping[str, object]) -> LoRAConfig:
+        """Return the shape of the new version, which has that of this one. Only the dropout may be another one."""
+        dropout = overrides.get("dropout", self.lora.dropout)
+        try:
+            return self.lora.evolve(dropout=dropout)
+        except errors.InvalidSpec:  # `find_problems` of the request tells it
+            return self.lora
+
     def find_problems(self, overrides: Mapping[str, object]) -> list[errors.Problem]:
         """Return a problem for each given setting that would change the shape of the adapter."""
         problems = []
-        for name in sorted(overrides.keys() & LoRAConfig.model_fields.keys()):
+        for name in sorted(overrides.keys() & LoRAConfig.model_fields.keys() - {"dropout"}):
             own = getattr(self.lora, name)
             try:
                 with warnings.catch_warnings():
@@ -95,5 +107,5 @@ def read_start(reference: str, stores: Stores) -> StartingVersion:
         if parts:
             problems = [errors.Problem(what=f"it has {part}, which a training does not change") for part in parts]
             raise errors.Incompatible(problems, subject=f"cannot start from adapter {version.reference}")
-        lora = to_lora_config(stored.config, stored.modules)
+        lora = to_lora_config(stored.config, stored.modules).evolve(init="start")
     return StartingVersion(version=version, lora=lora)

@@ -89,7 +89,10 @@ def check_training(
     if started is not None:
         for problem in started.find_problems(overrides):
             collector.add(problem)
-        lora = started.lora
+        lora = started.shape(overrides)
+    elif lora.init == "start" and start is None:
+        what = f"'start' is for a training with {name_option('start')}"
+        collector.add(errors.Problem(where="init", what=what, fix="choose another value, or name a version"))
     limits = {name: getattr(training, name) for name in LIMITS}
     reading = ReadingConfig()
     with collector.collect():
@@ -131,10 +134,11 @@ def check_training(
         stored = tuple(store_examples(part, stores, read, made_of=made_of) for part in (train, held_out) if part)
         longest = max(map(_max_tokens, itertools.chain(train, held_out)))
         thinking = any(has_reasoning(message) for example in train for message in example.messages)
+    if system is None and started is not None:
+        system = started.version.spec.get("system")
     if system is None and chosen is not None:
         system = chosen.system
     if started is not None:
-        system = started.version.spec.get("system") if system is None else system
         thinking = thinking or bool(started.version.spec.get("thinking"))
     spec = TrainSpec(
         adapter=adapter,
@@ -239,7 +243,7 @@ def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: Probl
         "rank=auto": lora.rank == "auto",
         "gradient_checkpointing": training.gradient_checkpointing,
         "packing=false": not training.packing,
-        "start": starts,
+        name_option("start"): starts,
     }
     for setting, is_set in obstacles.items():
         if is_set:

@@ -96,7 +96,8 @@ def restore(session: Session, reference: AdapterReference, *, has_files: Callabl
         reasons.append(f"the files of {_join(lost)} were removed since ({fix})")
     refuse(what, reasons)
     moment = session.scalars(sa.select(now())).one()
-    session.execute(sa.update(Adapter).where(Adapter.id == adapter.id).values(deleted_at=None))
+    if adapter.deleted_at is not None:  # otherwise the index would make the entries of all its versions anew
+        session.execute(sa.update(Adapter).where(Adapter.id == adapter.id).values(deleted_at=None))
     for row in rows:
         row.deleted_at, row.restored_at = None, moment
     session.flush()

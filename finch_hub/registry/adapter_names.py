@@ -15,7 +15,7 @@ from finch_hub.registry import artifact_lock
 from finch_hub.registry.tables import Adapter, Base, FormerName
 from finch_hub.registry.types import insert_new
 from finch_hub.specs.annotations import check_description
-from finch_hub.specs.references import check_adapter_name, check_new_name
+from finch_hub.specs.references import MAX_LENGTH, check_adapter_name, check_new_name
 
 _adapters, _bases, _former = Adapter.__table__, Base.__table__, FormerName.__table__
 
@@ -29,9 +29,12 @@ def find_id(session: Session, name: str) -> int | None:
 
 
 def find_current(session: Session, name: str) -> str:
-    """Return the name that an adapter has now, for one that it had earlier. Return any other name as it is."""
-    query = sa.select(_adapters.c.name).join(_former, _former.c.adapter_id == _adapters.c.id)
-    return session.scalar(query.where(_former.c.name == name)) or name
+    """Return the name that an adapter has now, for one that it had earlier. Return any other name as it is.
+
+    A worker of an earlier version may make an adapter of a former name. The name then stands for that one.
+    """
+    query = sa.select(_adapters.c.name).where(_adapters.c.id == find_id(session, name))
+    return session.scalar(query) or name
 
 
 def list_names(session: Session, adapter_id: int) -> Sequence[str]:
@@ -159,7 +162,8 @@ def _find_free(session: Session, name: str, ending: str) -> str:
 
 def _list_free(session: Session, name: str, ending: str) -> Iterator[str]:
     for number in itertools.count(1):
-        free = f"{name}-{ending}" if number == 1 else f"{name}-{ending}-{number}"
+        end = f"-{ending}" if number == 1 else f"-{ending}-{number}"
+        free = f"{name[: MAX_LENGTH - len(end)]}{end}"
         if not _is_base(session, free) and find_id(session, free) is None:
             yield free
 

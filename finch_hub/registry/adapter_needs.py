@@ -74,6 +74,17 @@ def explain_adapter(session: Session, adapter_id: int) -> list[str]:
     return _explain([*readers, *(row.id for row in rows if find_target(read_document(row.spec)) in names)])
 
 
+def refuse_coming(session: Session, name: str) -> None:
+    """Refuse the name of a new adapter of which an unfinished job makes the first version.
+
+    Raises:
+        Conflict: a job does so.
+    """
+    rows = _select_unfinished(session, [name])
+    for reason in _explain([row.id for row in rows if find_target(read_document(row.spec)) == name]):
+        raise errors.Conflict(f"cannot give an adapter the name {name}: {reason}")
+
+
 def refuse_needed_alias(session: Session, row: AdapterVersion, alias: str) -> None:
     """Refuse the deletion of an alias of a version that an unfinished job names.
 

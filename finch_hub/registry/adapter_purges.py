@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, adapter_needs, artifact_lock
+from finch_hub.registry import adapter_names, adapter_needs, artifact_lock, sqlite
 from finch_hub.registry.adapter_deletion import explain_aliases, get_adapter, refuse
 from finch_hub.registry.adapter_versions import get_row, lock_adapter
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Evidence, Parent, Table
@@ -86,6 +86,8 @@ def purge(session: Session, reference: AdapterReference) -> PurgedRows:
             session.execute(sa.delete(table).where(table.c.version_id.in_(ids)))
     deleted_at = sa.func.coalesce(_versions.c.deleted_at, now())
     purged = sa.update(_versions).where(*is_meant).values(purged_at=now(), deleted_at=deleted_at, **_EMPTY)
+    if session.get_bind().dialect.name == "sqlite":
+        sqlite.mark_unclean(session)  # the index of texts had the words of its card
     trees = session.scalars(purged.returning(_versions.c.digest)).all()
     # Of a deleted adapter without versions, nothing can be restored, and its name is free.
     is_left = sa.exists().where(_versions.c.adapter_id == Adapter.id, _versions.c.purged_at.is_(None))

@@ -112,7 +112,8 @@ def set_alias(
         session.execute(sa.update(_aliases).where(*of_alias).values(version_id=row.id, moved_at=now()))
     else:
         session.execute(sa.insert(_aliases).values(adapter_id=row.adapter_id, name=alias, version_id=row.id))
-    session.execute(sa.update(_versions).where(_versions.c.id == row.id).values(updated_at=now()))
+    is_changed = _versions.c.adapter_id == row.adapter_id, _versions.c.number.in_([version, number])
+    session.execute(sa.update(_versions).where(*is_changed).values(updated_at=now()))
     if number != version:
         before = number or None
         alias_moves.add(session, row.adapter_id, alias, from_number=before, to_number=version, who=who, why=why)
@@ -131,9 +132,10 @@ def delete_alias(session: Session, name: str, alias: str, *, who: str = "", why:
         Conflict: an unfinished job names it.
     """
     name = lock_adapter(session, name)
-    row = get_row(session, AdapterReference(name, alias=alias))
+    row = get_row(session, AdapterReference(name, alias=alias), deleted=True)
     adapter_needs.refuse_needed_alias(session, row, alias)
     session.execute(sa.delete(Alias).where(Alias.adapter_id == row.adapter_id, Alias.name == alias))
+    session.execute(sa.update(_versions).where(_versions.c.id == row.id).values(updated_at=now()))
     alias_moves.add(session, row.adapter_id, alias, from_number=row.number, to_number=None, who=who, why=why)
     return row.number
 

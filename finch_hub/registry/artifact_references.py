@@ -120,10 +120,14 @@ def find_newest_version(session: Session) -> int:
     return session.scalar(sa.select(sa.func.max(AdapterVersion.id))) or 0
 
 
-def list_trees(session: Session, *, after: int) -> list[tuple[int, str]]:
-    """Return the trees of newer versions with the numbers of their registrations, in this order."""
-    query = sa.select(AdapterVersion.id, AdapterVersion.digest).where(AdapterVersion.id > after)
-    return [(row.id, row.digest) for row in session.execute(query.order_by(AdapterVersion.id))]
+def list_trees(session: Session, *, after: int) -> list[tuple[int, str, bool]]:
+    """Return the trees of newer versions with the numbers of their registrations, in this order.
+
+    The last part tells whether the version is deleted, as one that came without its files is from the beginning.
+    """
+    query = sa.select(AdapterVersion.id, AdapterVersion.digest, AdapterVersion.deleted_at.is_not(None).label("deleted"))
+    rows = session.execute(query.where(AdapterVersion.id > after).order_by(AdapterVersion.id))
+    return [(row.id, row.digest, row.deleted) for row in rows]
 
 
 def list_restored(session: Session, *, since: datetime) -> list[str]:

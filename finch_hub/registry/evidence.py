@@ -47,7 +47,7 @@ def find(session: Session, reference: str) -> tuple[Evidence, str | None]:
     found: Evidence | None = None
     if row is not None:
         found = _read(row.document)
-    elif version.job_id is not None:
+    elif version.job_id is not None and version.purged_at is None:
         found = _read_job(session, version.job_id, version.kind)
     state: SamplesState = "none"
     if row is not None:
@@ -67,7 +67,11 @@ def keep_of_jobs(session: Session, ids: Sequence[str], *, limit: int) -> list[st
     """
     without = (
         sa.select(_versions.c.id, _versions.c.job_id, _versions.c.kind)
-        .where(one_of(_versions.c.job_id, ids), ~sa.exists().where(_evidence.c.version_id == _versions.c.id))
+        .where(
+            one_of(_versions.c.job_id, ids),
+            _versions.c.purged_at.is_(None),
+            ~sa.exists().where(_evidence.c.version_id == _versions.c.id),
+        )
         .order_by(_versions.c.id)
     )
     rows = session.execute(without).all()

@@ -20,6 +20,7 @@ from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject
 
 _adapters, _versions = Adapter.__table__, AdapterVersion.__table__
+_bases = tables.Base.__table__
 _tags, _evaluations, _lineage = tables.Tag.__table__, tables.Evaluation.__table__, Parent.__table__
 _evidence = tables.Evidence.__table__
 _LOCK = "versions of bundles"  # no name has a space
@@ -87,6 +88,8 @@ def plan(session: Session, manifest: Manifest) -> list[Place]:
         if row is not None:
             is_without = row.digest == row.identity and row.deleted_at is not None and row.purged_at is None
             outcome: Outcome = "completed" if is_without and version.files is not None else "known"
+            if outcome == "completed" and row.adapter_deleted_at is not None:
+                raise errors.Deleted("adapter", row.name)
             places.append(Place(bundled=version, name=row.name, number=row.number, outcome=outcome, row=row))
             continue
         if version.reference not in numbers:
@@ -100,9 +103,10 @@ def plan(session: Session, manifest: Manifest) -> list[Place]:
 def _find_row(session: Session, version: BundledVersion) -> sa.Row[Any] | None:
     """Return the row that a version has here: of equal bytes, and made at the same moment."""
     query = (
-        sa.select(_versions, _adapters.c.name)
+        sa.select(_versions, _adapters.c.name, _adapters.c.deleted_at.label("adapter_deleted_at"))
         .join(_adapters, _adapters.c.id == _versions.c.adapter_id)
-        .where(_versions.c.identity == version.identity)
+        .join(_bases, _bases.c.id == _versions.c.base_id)
+        .where(_versions.c.identity == version.identity, _bases.c.fingerprint == version.base)
         .order_by(_versions.c.id)
     )
     born = to_milliseconds(version.created_at)
@@ -158,7 +162,7 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
             return places
         for name in sorted(names):
             artifact_lock.own_name(session, name)
-        rows = sa.select(_adapters.c.id).where(one_of(_adapters.c.name, sorted(names))).order_by(_adapters.c.id)
+        rows = sa.select(_adapters.c.id).where(one_of(_adapters.c.name, sorted(names))).order_by(_adapters.c.name)
         session.execute(rows.with_for_update()).all()
         held |= names
 
@@ -173,7 +177,7 @@ def register(
         stored: files by the reference in the bundle, for each place that needs files.
         who: name of the user, for the audit.
     """
-    needed = {place.bundled.base for place in places if place.row is None}
+    needed = {place.bundled.base for place in places if place.row is None or place.outcome == "completed"}
     absent = (base for base in manifest.bases if base.fingerprint in needed)
     names = {place.name for place in places}
     base_ids = {base.fingerprint: bases.find_or_add(session, base, adapters=names) for base in absent}
@@ -236,7 +240,8 @@ def make_spec(version: BundledVersion) -> JsonObject:
 def _complete(session: Session, place: Place, stored: StoredVersion) -> None:
     """Give a version its files, which came here without them."""
     assert place.row is not None  # noqa: S101 - for the type checker
-    changes = {"digest": stored.digest, "state": stored.state, "metrics": stored.metrics, "deleted_at": None}
+    changes: dict[str, Any] = {"digest": stored.digest, "state": stored.state, "metrics": stored.metrics}
+    changes |= {"deleted_at": None, "restored_at": now()}  # a collection that runs looks for it
     session.execute(sa.update(_versions).where(_versions.c.id == place.row.id).values(**changes))
     _add_evidence(session, place.row.id, stored)
 

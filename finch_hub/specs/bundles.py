@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import pydantic
@@ -24,6 +24,20 @@ _Fingerprint = Annotated[str, pydantic.StringConstraints(pattern=r"^([0-9]{1,3}:
 _Seed = Annotated[int, pydantic.Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 _Number = Annotated[int, pydantic.Field(ge=1, le=MAX_NUMBER)]
 _State = Literal["ready", "quarantined", "below_retention", "unchecked"]
+
+
+def _check_moment(moment: datetime) -> datetime:
+    """Return a time in UTC with milliseconds, as both databases store it."""
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is too early or too late") from None
+    if not 2000 <= moment.year < 9999:
+        raise ValueError("is not between the years 2000 and 9998")
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+_Moment = Annotated[pydantic.AwareDatetime, pydantic.AfterValidator(_check_moment)]
 
 
 class BundledBase(Value):
@@ -76,7 +90,7 @@ class BundledEvaluation(Value):
     dataset: Digest
     evaluator: str = pydantic.Field(min_length=1, max_length=96)
     metrics: JsonObject
-    created_at: pydantic.AwareDatetime
+    created_at: _Moment
 
 
 class Origin(Value):
@@ -120,7 +134,7 @@ class BundledVersion(Value):
     aliases: tuple[str, ...] = ()
     evaluations: tuple[BundledEvaluation, ...] = ()
     evidence: Evidence | None = None
-    created_at: pydantic.AwareDatetime
+    created_at: _Moment
 
     @property
     def reference(self) -> str:

@@ -48,7 +48,8 @@ class LoRAConfig(Value):
         use_rslora: scale by ``alpha / sqrt(rank)`` (arXiv 2312.03732).
         use_dora: also train a magnitude for each output (DoRA, arXiv 2402.09353).
         init: initial A. ``"shared"``: the same for all adapters of a base, so that they compose well; ``"random"``:
-            from the training seed; ``"eva"``: from the data (arXiv 2410.07170).
+            from the training seed; ``"eva"``: from the data (arXiv 2410.07170); ``"start"``: that of the version that a
+            job starts from, which only such jobs have, so that no earlier Finch Hub trains one anew.
 
     Raises:
         InvalidSpec: some fields are invalid, such as rank 0, alpha 0, dropout 1 or no modules.
@@ -66,7 +67,7 @@ class LoRAConfig(Value):
     alpha_pattern: dict[str, pydantic.PositiveFloat] = pydantic.Field(default_factory=dict)
     use_rslora: bool = False
     use_dora: bool = False
-    init: Literal["shared", "random", "eva"] = "shared"
+    init: Literal["shared", "random", "eva", "start"] = "shared"
 
     @pydantic.field_validator("target_modules")
     @classmethod

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from finch_hub import errors
 
 LATEST = "latest"
-_MAX_LENGTH = 96
+MAX_LENGTH = 96
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 _RESERVED = frozenset(
     {LATEST, "base", "none", "con", "prn", "aux", "nul"}
@@ -54,8 +54,8 @@ def check_adapter_name(name: str) -> str:
     if "/" in rest:
         what = f"{errors.shorten(name)!r} has more than one slash"
         raise errors.InvalidReference(what, where="adapter", fix="write name or team/name")
-    if len(name) > _MAX_LENGTH:
-        what = f"{errors.shorten(name)!r} has more than {_MAX_LENGTH} characters"
+    if len(name) > MAX_LENGTH:
+        what = f"{errors.shorten(name)!r} has more than {MAX_LENGTH} characters"
         raise errors.InvalidReference(what, where="adapter", fix="choose a shorter name")
     for part in (namespace, rest):
         _check_part(part, whole=name, kind="adapter")

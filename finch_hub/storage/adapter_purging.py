@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from finch_hub import errors
 from finch_hub.artifacts.inventory import StoredArtifact, find_artifact
@@ -32,8 +32,13 @@ class PurgedAdapter(Value):
     unfreed: str | None = None
 
 
-def purge_adapter(reference: AdapterReference, change: Change, stores: Stores) -> PurgedAdapter:
+def purge_adapter(
+    reference: AdapterReference, change: Change, stores: Stores, *, expected: Sequence[str] | None = None
+) -> PurgedAdapter:
     """Purge a version, or an adapter with all its versions, and free the bytes that nothing else refers to.
+
+    Args:
+        expected: versions that may go; None for all that there are.
 
     Raises:
         NotFound: there is no such version or adapter.
@@ -43,6 +48,9 @@ def purge_adapter(reference: AdapterReference, change: Change, stores: Stores) -
     """
     with change.write() as session:
         purged = adapter_purges.purge(session, reference)
+        if expected is not None and (more := sorted(set(purged.versions) - set(expected))):
+            what = f"adapter {reference} has got versions meanwhile: {', '.join(more)}"
+            raise errors.Conflict(f"{what} (look at them, and purge again)")
         change.details["versions"] = len(purged.versions)
     size, unfreed = 0, None
     try:

@@ -58,6 +58,10 @@ CreateVersion = Callable[[Session, values.Base], values.AdapterVersion]
 """Creates the version of a published adapter."""
 
 
+PRIVATE = frozenset({"reading", "import"})
+"""Fields of a specification that stay in this hub."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WrittenAdapter:
     """An adapter that passed the gate, in a folder with its card and `finch.json`, ready to be stored.
@@ -189,9 +193,10 @@ def _find_registered(base: BaseDescription, stores: Stores) -> BaseDescription:
 def make_public(spec: JsonObject, base: BaseDescription) -> JsonObject:
     """Return a specification for a file that never changes and that others read.
 
-    It names its base as others know it, and does not tell how the rows were read: such texts can quote them.
+    It names its base as others know it. It does not tell how the rows were read, since such texts can quote them, nor
+    what lay beside an imported file.
     """
-    public = {name: value for name, value in spec.items() if name != "reading"}
+    public = {name: value for name, value in spec.items() if name not in PRIVATE}
     if isinstance(public.get("base"), dict):
         public["base"] = {**public["base"], "source": base.label}
     return public

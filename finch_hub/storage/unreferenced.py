@@ -72,9 +72,9 @@ class Unreferenced:
 
     def keep_unreferenced(self, session: Session, artifacts: Iterable[StoredArtifact]) -> list[StoredArtifact]:
         """Return those of some artifacts that nobody refers to now. The caller owns the lock of the artifacts."""
-        for number, tree in artifact_references.list_trees(session, after=self._newest):
+        for number, tree, is_deleted in artifact_references.list_trees(session, after=self._newest):
             self._newest = number
-            self._add_tree(tree)
+            self._add_tree(tree, is_deleted=is_deleted)
         for tree in artifact_references.list_restored(session, since=self._looked_at):
             self._add_tree(tree)
         found = list(artifacts)

@@ -20,6 +20,8 @@ def upgrade() -> None:
     if connection.dialect.name == "sqlite":
         search_index.build(connection)
         return
+    # In the order in which workers write to them, so that none that finishes its job waits for another way round.
+    op.execute("LOCK TABLE datasets, adapters, adapter_versions, tags IN ACCESS EXCLUSIVE MODE")
     # The triggers are there before the first batch, so that no change is missed, and each batch is committed.
     search_index.drop(connection)
     search_index.create(connection)

@@ -104,7 +104,7 @@ def test_quantized_version_is_prompted_as_its_parent(hub: Hub, tiny_folder: Path
     outcome = quantize_job.QuantizeOutcome(
         adapter=tmp_path / "small", environment={}, parent=parent.reference, report=report
     )
-    job: Any = SimpleNamespace(id=None)
+    job: Any = SimpleNamespace(id=None, owner="")
     record = quantize_job.finish(QuantizeSpec(adapter="birds/1", scheme="int8"), job, outcome, hub._stores)
     with hub._stores.database.write() as session:
         record(session)

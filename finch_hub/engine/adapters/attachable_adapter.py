@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,8 +68,18 @@ class AttachableAdapter:
                 A.copy_(initialization.make_initial_a(path, A.shape[0], A.shape[1], seed=label))
 
     @classmethod
-    def load(cls, path: str | Path, base: Base | str | Path | None = None, *, name: str = "default") -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        base: Base | str | Path | None = None,
+        *,
+        name: str = "default",
+        dropout: float | None = None,
+    ) -> Self:
         """Read an adapter from a PEFT folder or a `.safetensors` file. Attach and enable it if a base is given.
+
+        Args:
+            dropout: dropout of a further training; None keeps that of the file.
 
         Raises:
             NotFound: the file does not exist.
@@ -76,6 +87,8 @@ class AttachableAdapter:
             Incompatible: the adapter does not fit the base.
         """
         weights = read_adapter(Path(path))
+        if dropout is not None:
+            weights = replace(weights, config={**weights.config, "lora_dropout": dropout})
         adapter = cls(peft_fields.to_lora_config(weights.config, weights.names), name=name)
         adapter._fields = weights.config
         adapter._weights = weights

@@ -102,7 +102,7 @@ def execute(order: TrainOrder, channel: Channel) -> TrainOutcome:
     if order.start is not None:
         from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 
-        started = AttachableAdapter.load(order.start, base)
+        started = AttachableAdapter.load(order.start, base, dropout=order.spec.lora.dropout)
     trained = loop.train(
         base,
         spec.lora,
@@ -240,6 +240,7 @@ def _sample_answers(
         return None
     from finch_hub.engine.inference.samples import sample_answers
     from finch_hub.engine.numerics.threads import use_threads
+    from finch_hub.engine.training.interruption import Interrupted
 
     channel.report(NewEvent.phase("answering samples"))
     try:
@@ -254,7 +255,9 @@ def _sample_answers(
                 least_tokens=least_tokens,
                 should_stop=channel.should_stop,
             )
-    except (errors.FinchError, RuntimeError, MemoryError) as error:
+    except Interrupted:
+        raise
+    except Exception as error:  # the training succeeds without them
         what = f"no sample answers were kept: {type(error).__name__}"  # its text may quote a row
         channel.report(NewEvent(type="message", level="warn", message=what))
         return None

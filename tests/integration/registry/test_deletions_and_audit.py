@@ -21,7 +21,7 @@ def test_upgrade_begins_the_history_of_each_alias_and_downgrade_keeps_the_rest(o
         ).all()
         before = connection.execute(sa.text("SELECT * FROM adapter_versions ORDER BY id")).all()
     assert aliases
-    registry.migrate(old_hub, "0017")
+    registry.migrate(old_hub, "head")
     database = Database(old_hub.url.render_as_string(hide_password=False), allow_insecure=True)
     name, alias, number = aliases[0]
     with database.read() as session:

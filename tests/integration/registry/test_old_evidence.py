@@ -50,7 +50,7 @@ def test_evidence_of_an_old_hub_outlives_its_jobs(old_hub: sa.Engine) -> None:
 
 
 def test_downgrade_removes_the_evidence_alone(old_hub: sa.Engine) -> None:
-    registry.migrate(old_hub, "0016")
+    registry.migrate(old_hub, "0018")
     before = read_rows(old_hub)
     registry.migrate(old_hub, "head")
     assert read_rows(old_hub) == before
@@ -58,7 +58,7 @@ def test_downgrade_removes_the_evidence_alone(old_hub: sa.Engine) -> None:
         version_id = connection.scalar(sa.select(sa.func.min(tables.AdapterVersion.id)))
         row = {"version_id": version_id, "document": {"kind": "train"}, "samples": registry.digest("samples")}
         connection.execute(sa.insert(tables.Evidence), row)
-    registry.migrate(old_hub, "0016")
+    registry.migrate(old_hub, "0018")
     assert read_rows(old_hub) == before
     assert not sa.inspect(old_hub).has_table("evidence")
     registry.migrate(old_hub, "head")

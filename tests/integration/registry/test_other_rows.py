@@ -188,21 +188,28 @@ def _of_job(write: Callable[..., Any], role: str) -> Callable[[Session, World], 
 
 NEW_JOB = job_rows("new", 1) | {("job_datasets", f"new {registry.digest('train')}")}
 OTHER_TINY = registry.describe_base("tiny", fingerprint=registry.digest("other"), source="/models/other")
+MEDICAL = ("adapter_versions", "medical/1")
 WRITES: dict[str, tuple[Callable[[Session, World], Any], set[tuple[str, str]]]] = {
     "set an alias": (
         lambda s, _: adapters.set_alias(s, "medical", "new", 2),
-        {("aliases", "medical new"), ("alias_moves", "new")},
+        {("aliases", "medical new"), ("alias_moves", "new"), ("adapter_versions", "medical/2")},
     ),
     "move an alias": (
         lambda s, _: adapters.set_alias(s, "medical", "stable", 2),
-        {("aliases", "medical stable"), ("alias_moves", "new")},
+        {
+            *(("aliases", "medical stable"), ("alias_moves", "new")),
+            *(("adapter_versions", "medical/1"), ("adapter_versions", "medical/2")),
+        },
     ),
     "delete an alias": (
         lambda s, _: adapters.delete_alias(s, "medical", "stable"),
-        {("aliases", "medical stable"), ("alias_moves", "new")},
+        {("aliases", "medical stable"), ("alias_moves", "new"), MEDICAL},
     ),
-    "add a tag": (lambda s, _: adapter_versions.add_tags(s, "medical/1", "x"), {("tags", "medical/1 x")}),
-    "remove a tag": (lambda s, _: adapter_versions.remove_tags(s, "medical/1", "eu"), {("tags", "medical/1 eu")}),
+    "add a tag": (lambda s, _: adapter_versions.add_tags(s, "medical/1", "x"), {("tags", "medical/1 x"), MEDICAL}),
+    "remove a tag": (
+        lambda s, _: adapter_versions.remove_tags(s, "medical/1", "eu"),
+        {("tags", "medical/1 eu"), MEDICAL},
+    ),
     "edit a card": (lambda s, _: adapter_versions.edit_card(s, "medical/1", "x"), {("adapter_versions", "medical/1")}),
     "delete a version": (_delete, {("adapter_versions", "medical/2")}),
     "create a version": (

@@ -146,7 +146,7 @@ def test_tag_of_another_adapter_is_refused(birds: Hub, remote: HuggingFace, tiny
     other = save_adapter(tiny_folder, tmp_path / "other", seed=1, r=2, target_modules=["v_proj"])
     birds.import_adapter(other, name="bees", base="tiny")
     birds.repositories.push("birds", "ana/birds")
-    with pytest.raises(errors.Conflict, match=r"tag v1 of ana/birds is another adapter than bees/1 .*hf repo tag"):
+    with pytest.raises(errors.Conflict, match=r"tag v1 of ana/birds is another adapter than bees/1 .*hf repos tag"):
         birds.repositories.push("bees", "ana/birds")
     assert birds.audit.find(limit=1)[0].outcome == "refused"
     assert len(remote.repositories["ana/birds"].commits) == 2

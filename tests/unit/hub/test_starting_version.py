@@ -48,6 +48,23 @@ def test_what_the_version_has_may_be_given_too(hub: Hub, data: Path, start: str,
         assert submit(hub, data, start=start, base=base, rank=4, alpha=8).start == start
 
 
+def test_dropout_is_of_the_training_and_not_of_the_shape(hub: Hub, data: Path, start: str) -> None:
+    assert submit(hub, data, start=start, dropout=0.2).lora.dropout == 0.2
+    assert submit(hub, data, start=start).lora.dropout == 0.0
+
+
+def test_earlier_versions_of_the_hub_cannot_read_such_a_job(hub: Hub, data: Path, start: str) -> None:
+    """They would pass over the field `start`, and train a new adapter."""
+    assert submit(hub, data, start=start).lora.init == "start"
+    with pytest.raises(errors.InvalidInput, match="'start' is for a training with start"):
+        submit(hub, data, base="tiny", init="start")
+
+
+def test_revision_without_a_base_is_refused(hub: Hub, data: Path, start: str) -> None:
+    with pytest.raises(errors.InvalidInput, match="revision: is given without a base"):
+        submit(hub, data, start=start, revision="main")
+
+
 def test_prompts_are_those_of_the_version_unless_others_are_given(hub: Hub, data: Path, start: str) -> None:
     with hub._stores.database.write() as session:
         row = adapter_versions.get_row(session, start)

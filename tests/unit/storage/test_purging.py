@@ -153,11 +153,16 @@ def test_purge_leaves_no_name_and_no_word_in_the_index(hub: Hub) -> None:
 
     for word in ("quokkas", "zanzibarium"):
         assert hub.adapters.find(word).versions == ()
+    with database.write() as session:
+        session.execute(sa.delete(tables.AuditRow))  # who added and purged it; the index is meant here
     if database.is_sqlite:
         file = Path(str(database.url.database))
         data = b"".join(path.read_bytes() for path in file.parent.glob(f"{file.name}*")).lower()
         assert b"zanzibarium" not in data
-        assert data.count(b"quokkas") == 2  # the row of the data set keeps its name, which has an index
+        copy = file.with_name(f"{file.name}.copy")
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            connection.execute("VACUUM INTO ?", (str(copy),))
+        assert copy.read_bytes().count(b"quokkas") == 2  # the row of the data set keeps its name, which has an index
     else:
         with database.read() as session:
             words = session.scalars(sa.text("SELECT CAST(words AS TEXT) FROM searched_versions")).all()
