@@ -481,10 +481,14 @@ class Hub:
             Unavailable: database or store do not answer, or are full.
         """
         from finch_hub.hub.importing import read_layout
+        from finch_hub.storage.changes import changing
         from finch_hub.storage.unbundling import take_bundle
 
-        read = partial(read_layout, stores=self._stores)
-        return take_bundle(settings.expand_home(file), self._stores, read_layout=read, dry_run=dry_run)
+        read, path = partial(read_layout, stores=self._stores), settings.expand_home(file)
+        if dry_run:
+            return take_bundle(path, self._stores, None, read_layout=read)
+        with changing(self._stores, "hub.unbundle", path) as change:
+            return take_bundle(path, self._stores, change, read_layout=read)
 
     def collect(self, *, unused_days: float | None = None, dry_run: bool = False) -> CollectionReport:
         """Remove what nobody refers to, in the artifact store and in the home of this machine.

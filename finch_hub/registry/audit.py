@@ -21,7 +21,7 @@ Action = Literal[
     "base.add", "base.remove",
     "card.edit",
     "dataset.add", "dataset.purge",
-    "hub.restore",
+    "hub.restore", "hub.unbundle",
     "job.cancel", "jobs.prune",
     "version.check", "version.create", "version.delete", "version.note", "version.purge", "version.push",
     "version.quarantine", "version.restore", "version.tag", "version.untag",

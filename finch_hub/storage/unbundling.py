@@ -14,6 +14,7 @@ from finch_hub.registry import bases, unbundled_versions, values
 from finch_hub.registry.unbundled_versions import Place, StoredVersion
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.bundles import BundledBase, Manifest, UnbundledVersion, UnbundleReport
+from finch_hub.storage.changes import Change
 from finch_hub.storage.publishing import Description, WrittenAdapter, require_tree, write_adapter
 from finch_hub.storage.stores import Stores
 
@@ -21,14 +22,14 @@ ReadLayout = Callable[[values.Base], BaseLayout | None]
 """Returns the modules of a base, None if its files are not on this machine."""
 
 
-def take_bundle(file: Path, stores: Stores, *, read_layout: ReadLayout, dry_run: bool = False) -> UnbundleReport:
+def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layout: ReadLayout) -> UnbundleReport:
     """Add the versions of a bundle that this hub lacks, and what it lacks of those that it has.
 
     Everything is checked before anything is stored. Files are stored first, and all rows in one transaction. After an
     interruption, the same call continues, and what was stored is collected if it is not made.
 
     Args:
-        dry_run: whether only to check the bundle and to report what would be done.
+        change: change that takes the bundle; None only checks it, and reports what would be done.
 
     Raises:
         NotFound: there is no such file.
@@ -42,7 +43,7 @@ def take_bundle(file: Path, stores: Stores, *, read_layout: ReadLayout, dry_run:
             places = unbundled_versions.plan(session, bundle.manifest)
         written = _Gate(bundle, scratch, stores, read_layout).admit(places)
         kept: list[str] = []
-        if not dry_run:
+        if change is not None:
             stores.artifacts.check(again=True)
             stored = {
                 reference: StoredVersion(
@@ -53,19 +54,21 @@ def take_bundle(file: Path, stores: Stores, *, read_layout: ReadLayout, dry_run:
                 )
                 for reference, adapter in progress.track(written.items(), "storing versions", total=len(written))
             }
-            places, kept = _register(bundle.manifest, stored, stores)
+            places, kept = _register(bundle.manifest, stored, stores, change)
     states = {reference: adapter.state for reference, adapter in written.items()}
     return UnbundleReport(
         file=str(file),
         versions=tuple(_report(place, states) for place in places),
         kept=tuple(kept),
         absent_bases=_find_absent_bases(bundle.manifest, stores),
-        is_dry_run=dry_run,
+        is_dry_run=change is None,
     )
 
 
-def _register(manifest: Manifest, stored: dict[str, StoredVersion], stores: Stores) -> tuple[list[Place], list[str]]:
-    with stores.database.write() as session:
+def _register(
+    manifest: Manifest, stored: dict[str, StoredVersion], stores: Stores, change: Change
+) -> tuple[list[Place], list[str]]:
+    with change.write() as session:
         places = unbundled_versions.lock(session, manifest)
         for place in places:
             if place.needs_files:
@@ -74,7 +77,9 @@ def _register(manifest: Manifest, stored: dict[str, StoredVersion], stores: Stor
                     what = f"could not register version {reference}: this hub changed meanwhile"
                     raise errors.Unavailable(f"{what} (try again)")
                 require_tree(stored[reference].digest, stores, place.name)
-        return places, unbundled_versions.register(session, manifest, places, stored, who=stores.settings.owner_name)
+        new = sum(place.outcome != "known" for place in places)
+        change.details |= {"new": new, "known": len(places) - new}
+        return places, unbundled_versions.register(session, manifest, places, stored, who=change.who)
 
 
 def _report(place: Place, states: dict[str, values.VersionState]) -> UnbundledVersion:

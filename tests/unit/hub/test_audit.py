@@ -40,8 +40,8 @@ READERS = {
     },
     Workers: {"find", "find_listeners", "stop_own"},
 }
-# The row of a job has its owner and time. What nobody refers to has no user who changes it. The entries of `unbundle`
-# are those of the versions that it adds; see `test_unbundling.py`.
+# The row of a job has its owner and time. What nobody refers to has no user who changes it. `test_unbundling.py` tests
+# the entries of `unbundle`.
 WITHOUT_ENTRY = {
     Hub: {"unbundle", "train", "compose", "merge", "quantize", "reproduce", "export", "evaluate", "collect"},
     JobHandle: {"retry"},

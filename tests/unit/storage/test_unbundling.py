@@ -30,15 +30,23 @@ from finch_hub.specs.evidence import Evidence
 from finch_hub.storage import publishing
 from finch_hub.storage.backup import take_backup
 from finch_hub.storage.bundling import make_bundle
+from finch_hub.storage.changes import changing
 from finch_hub.storage.collection import collect
 from finch_hub.storage.inspection import inspect_hub
 from finch_hub.storage.stores import Stores
-from finch_hub.storage.unbundling import take_bundle
+from finch_hub.storage.unbundling import ReadLayout, take_bundle
 
-NOTHING: Callable[[values.Base], BaseLayout | None] = lambda base: None  # noqa: E731
+NOTHING: ReadLayout = lambda base: None  # noqa: E731
 
 
 @pytest.fixture
+def take(file: Path, stores: Stores, *, read_layout: ReadLayout = NOTHING, dry_run: bool = False) -> UnbundleReport:
+    if dry_run:
+        return take_bundle(file, stores, None, read_layout=read_layout)
+    with changing(stores, "hub.unbundle", file) as change:
+        return take_bundle(file, stores, change, read_layout=read_layout)
+
+
 def hubs(open_hub: Open, tmp_path: Path, database_url: str, request: pytest.FixtureRequest) -> Iterator[list[Stores]]:
     """Three hubs: the first on one of the databases in turn, the others on both."""
     made = Databases(tmp_path, request.getfixturevalue("postgres_url"))
@@ -74,7 +82,7 @@ def publish(
 def carry(source: Stores, target: Stores, tmp_path: Path, *references: str, **options: Any) -> UnbundleReport:
     file = tmp_path / f"{len(list(tmp_path.glob('*.bundle')))}.bundle"
     make_bundle(file, references, source, **options)
-    return take_bundle(file, target, read_layout=NOTHING)
+    return take(file, target)
 
 
 def graph(stores: Stores, reference: str) -> list[tuple[str, str, float]]:
@@ -130,6 +138,8 @@ def test_versions_come_with_lineage_and_all_that_is_known(hubs: list[Stores], tm
         (evaluation,) = evaluations.find(session, adapter=made)
         assert evidence.find(session, made)[0].notes == ("measured",)
         entries = audit.find(session, action="version.create")
+        (taken,) = audit.find(session, action="hub.unbundle")
+    assert (taken.details, taken.who) == ({"new": 3, "known": 0}, two.settings.user_name)
     assert (evaluation.evaluator, evaluation.metrics) == ("held_out_loss", {"loss": 1.5})
     assert [entry.on for entry in entries] == ["team/tone/1", "legal/1", "both/1"]
     assert after.spec["system"] == "Be kind."
@@ -244,7 +254,7 @@ def test_same_bundle_taken_by_several_at_once_is_taken_once(database_url: str, o
     fill(one, tmp_path)
     make_bundle(tmp_path / "x", ["both", "legal"], one)
     with ThreadPoolExecutor(4) as threads:
-        reports = list(threads.map(lambda _: take_bundle(tmp_path / "x", two, read_layout=NOTHING), range(4)))
+        reports = list(threads.map(lambda _: take(tmp_path / "x", two), range(4)))
     outcomes = [version.outcome for report in reports for version in report.versions]
     assert (outcomes.count("added"), outcomes.count("known")) == (3, 9)
     assert len(rows(two)["adapter_versions"]) == 3
@@ -262,7 +272,7 @@ def test_bundles_and_trainings_of_one_adapter_take_different_numbers(
 
     def work(number: int) -> None:
         if number == 0:
-            take_bundle(tmp_path / "x", two, read_layout=NOTHING)
+            take(tmp_path / "x", two)
         else:
             registry.add_version(two.database, "legal", identity=registry.digest(str(number)))
 
@@ -285,7 +295,7 @@ def test_dry_run_changes_nothing(hubs: list[Stores], tmp_path: Path) -> None:
     one, two, _ = hubs
     make_bundle(tmp_path / "x", [fill(one, tmp_path)], one)
     before = rows(two)
-    report = take_bundle(tmp_path / "x", two, read_layout=NOTHING, dry_run=True)
+    report = take(tmp_path / "x", two, dry_run=True)
     assert report.is_dry_run
     assert len(report.versions) == 3
     assert rows(two) == before
@@ -299,10 +309,10 @@ def test_base_that_is_here_decides_the_state(hubs: list[Stores], tmp_path: Path)
     registry.add_base(two.database)
     fitting = BaseLayout(name="tiny", linear={"layers.0.q": (4, 6)}, embeddings={}, parameters={})
     make_bundle(tmp_path / "x", ["legal", "tone"], one)
-    report = take_bundle(tmp_path / "x", two, read_layout=lambda base: fitting)
+    report = take(tmp_path / "x", two, read_layout=lambda base: fitting)
     assert [v.state for v in report.versions] == ["below_retention", "ready"]
     make_bundle(tmp_path / "y", ["legal", "tone"], two)
-    assert take_bundle(tmp_path / "y", three, read_layout=NOTHING).versions[0].state == "unchecked"
+    assert take(tmp_path / "y", three).versions[0].state == "unchecked"
     assert registry.resolve(three.database, "legal/1").state_elsewhere == "below_retention"
 
 
@@ -366,7 +376,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def refuse(stores: Stores, file: Path, match: str) -> errors.FinchError:
     before = rows(stores)
     with pytest.raises(errors.InvalidInput, match=match) as refused:
-        take_bundle(file, stores, read_layout=NOTHING)
+        take(file, stores)
     assert rows(stores) == before
     assert stores.artifacts.is_empty
     assert not list(stores.settings.home.glob(".*.part"))
@@ -427,7 +437,7 @@ def test_links_and_other_files_are_refused(target: Stores, bundled: dict[str, by
     (tmp_path / "y").write_bytes(b"nothing")
     refuse(target, tmp_path / "y", "cannot be unpacked")
     with pytest.raises(errors.NotFound):
-        take_bundle(tmp_path / "z", target, read_layout=NOTHING)
+        take(tmp_path / "z", target)
 
 
 def test_base_of_a_bundle_takes_no_name_and_no_repository(
@@ -441,7 +451,7 @@ def test_base_of_a_bundle_takes_no_name_and_no_repository(
     with target.database.write() as session:
         session.execute(tables.Base.__table__.update().values(name="tiny"))
     file = write(tmp_path / "x", bundled | {"bundle.json": json.dumps(manifest).encode()})
-    take_bundle(file, target, read_layout=NOTHING)
+    take(file, target)
     with target.database.read() as session:
         assert bases.get(session, "tiny").fingerprint == registry.digest("other")
         assert bases.find_source(session, "org/model", None) is None
@@ -457,12 +467,12 @@ def test_crash_between_files_and_rows_is_repaired_by_the_same_call(
     with monkeypatch.context() as patch:
         patch.setattr(unbundling, "_register", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            take_bundle(file, target, read_layout=NOTHING)
+            take(file, target)
     assert rows(target)["adapter_versions"] == []
     assert not target.artifacts.is_empty
     collect(target, unused_days=0)
     assert not list((target.settings.home / "artifacts").glob("[bt]*s/*/*"))
-    assert {v.outcome for v in take_bundle(file, target, read_layout=NOTHING).versions} == {"added"}
+    assert {v.outcome for v in take(file, target).versions} == {"added"}
 
 
 # Random histories
