@@ -39,7 +39,6 @@ from finch_hub.storage.unbundling import ReadLayout, take_bundle
 NOTHING: ReadLayout = lambda base: None  # noqa: E731
 
 
-@pytest.fixture
 def take(file: Path, stores: Stores, *, read_layout: ReadLayout = NOTHING, dry_run: bool = False) -> UnbundleReport:
     if dry_run:
         return take_bundle(file, stores, None, read_layout=read_layout)
@@ -47,6 +46,7 @@ def take(file: Path, stores: Stores, *, read_layout: ReadLayout = NOTHING, dry_r
         return take_bundle(file, stores, change, read_layout=read_layout)
 
 
+@pytest.fixture
 def hubs(open_hub: Open, tmp_path: Path, database_url: str, request: pytest.FixtureRequest) -> Iterator[list[Stores]]:
     """Three hubs: the first on one of the databases in turn, the others on both."""
     made = Databases(tmp_path, request.getfixturevalue("postgres_url"))
