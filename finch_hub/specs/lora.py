@@ -112,4 +112,4 @@ class LoRAOptions(TypedDict, total=False):
     alpha_pattern: dict[str, float]
     use_rslora: bool
     use_dora: bool
-    init: Literal["shared", "random", "eva"]
+    init: Literal["shared", "random", "eva", "start"]
