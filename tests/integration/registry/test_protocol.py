@@ -22,7 +22,7 @@ from support import fuzzing, registry
 from support.services import Databases
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, outbox, tables, types, values
+from finch_hub.registry import attempts, jobs, outbox, settlements, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState
@@ -222,6 +222,8 @@ class Protocol(RuleBasedStateMachine):
             else:
                 assert state is JobState.QUEUED
                 self.requeue(job_id)
+        while settlements.settle_due(self.database):  # a sweep ends many jobs, and settles their dependents apart
+            pass
 
     @rule(limit=st.integers(1, 3))
     def ring(self, limit: int) -> None:
