@@ -32,11 +32,11 @@ def _check_part(part: str, *, whole: str, kind: str) -> str:
     if not _NAME.fullmatch(part) or ".." in part:
         foreign = next((character for character in part if not character.isascii()), None)
         reason = f": it contains {unicodedata.name(foreign, repr(foreign))}" if foreign else ""
-        problem = f"{errors.shorten(whole)!r} is not a valid name{reason}"
+        problem = f"{_show(whole)!r} is not a valid name{reason}"
         fix = "use 1 to 96 ASCII letters, digits and . _ - , with a letter or digit at both ends"
         raise errors.InvalidReference(problem, where=kind, fix=fix)
     if part.split(".")[0].lower() in _RESERVED:
-        raise errors.InvalidReference(f"{whole!r} is reserved", where=kind, fix="choose another name")
+        raise errors.InvalidReference(f"{_show(whole)!r} is reserved", where=kind, fix="choose another name")
     return part
 
 
@@ -52,10 +52,10 @@ def check_adapter_name(name: str) -> str:
     if not slash:
         return check_name(name)
     if "/" in rest:
-        what = f"{errors.shorten(name)!r} has more than one slash"
+        what = f"{_show(name)!r} has more than one slash"
         raise errors.InvalidReference(what, where="adapter", fix="write name or team/name")
     if len(name) > MAX_LENGTH:
-        what = f"{errors.shorten(name)!r} has more than {MAX_LENGTH} characters"
+        what = f"{_show(name)!r} has more than {MAX_LENGTH} characters"
         raise errors.InvalidReference(what, where="adapter", fix="choose a shorter name")
     for part in (namespace, rest):
         _check_part(part, whole=name, kind="adapter")
@@ -93,17 +93,23 @@ class AdapterReference:
         name, at, alias = text.partition("@")
         before, slash, last = name.rpartition("/")
         if at and slash and last.isdigit():
-            what, fix = "it has both a version and an alias", f"write {name} or {before}@{alias}"
-            raise errors.InvalidReference(what, where=errors.shorten(text), fix=errors.shorten(fix))
+            what, fix = "it has both a version and an alias", "write name/3 or name@alias"
+            raise errors.InvalidReference(what, where=_show(text), fix=fix)
         if at or not slash or not (last.isdigit() or not last or "/" in before):
             is_latest = not at or alias == LATEST
             return cls(check_adapter_name(name), alias=None if is_latest else check_name(alias, kind="alias"))
         if not re.fullmatch(r"[1-9][0-9]{0,8}", last):
             what, fix = "what follows the last slash is not a version number", "write name/3 or name@alias"
-            raise errors.InvalidReference(what, where=errors.shorten(text), fix=fix)
+            raise errors.InvalidReference(what, where=_show(text), fix=fix)
         return cls(check_adapter_name(before), version=int(last))
 
     def __str__(self) -> str:
         if self.version is not None:
             return f"{self.name}/{self.version}"
         return f"{self.name}@{self.alias}" if self.alias else self.name
+
+
+def _show(text: str) -> str:
+    """Return a text for a message. Of an address, which may have a password of any form, it has the scheme only."""
+    scheme, is_address, _ = text.partition("://")
+    return f"{errors.shorten(scheme)}://…" if is_address else errors.shorten(text)

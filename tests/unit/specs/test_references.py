@@ -92,7 +92,7 @@ def test_last_part_of_digits_is_a_version(text: str, parts: tuple[str, int | Non
 
 
 def test_reference_with_both_a_version_and_an_alias_is_refused() -> None:
-    with pytest.raises(errors.InvalidReference, match=r"both a version and an alias \(write a/b/3 or a/b@best\)"):
+    with pytest.raises(errors.InvalidReference, match=r"both a version and an alias \(write name/3 or name@alias\)"):
         AdapterReference.parse("a/b/3@best")
 
 
@@ -111,3 +111,13 @@ def test_name_with_a_namespace_is_no_longer_than_another() -> None:
 def test_error_names_a_character_that_is_not_ascii() -> None:
     with pytest.raises(errors.InvalidReference, match="CYRILLIC SMALL LETTER EL"):
         check_name("lega\u043b")
+
+
+@pytest.mark.parametrize(
+    "text", ["store://user:C4nary@host/x", "s3://C4nary@bucket/x/3", "a://C4nary", "a://C4nary/3@x"]
+)
+def test_message_about_an_address_shows_its_scheme_only(text: str) -> None:
+    """A password in it can have any form, so that nothing else would find it."""
+    with pytest.raises(errors.InvalidReference) as caught:
+        AdapterReference.parse(text)
+    assert "C4nary" not in str(caught.value)
