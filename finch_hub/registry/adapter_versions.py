@@ -14,7 +14,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from finch_hub import errors
 from finch_hub.registry import adapter_names, audit, tables, values, version_loading
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent
-from finch_hub.registry.types import Columns, now, read_document
+from finch_hub.registry.types import Columns, from_json, make_storable, now, read_document, to_json
 from finch_hub.specs.annotations import Tag, check_notes
 from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import LATEST, AdapterReference, check_adapter_name
@@ -42,7 +42,7 @@ def create(
     name: str,
     digest: str,
     identity: str,
-    base_id: int,
+    base: values.Base,
     kind: values.VersionKind,
     lineage: values.Lineage = values.Lineage(),  # noqa: B008  (frozen)
     state: values.VersionState = "ready",
@@ -69,38 +69,58 @@ def create(
         NotFound: a parent does not exist.
     """
     check_adapter_name(name)
-    adapter_id, number = adapter_names.take_number(session, name)
+    place = adapter_names.take_number(session, name)
     row = {
-        "adapter_id": adapter_id,
-        "number": number,
+        "number": place.number,
         "digest": digest,
         "identity": identity,
-        "base_id": base_id,
         "kind": kind,
         "state": state,
         "job_id": job_id,
         "spec": spec or {},
         "metrics": metrics or {},
-        "card": card,
+        "card": make_storable(card),
         "owner": owner,
         "preset": _text_or_none((spec or {}).get("preset")),
-        **lineage.model_dump(exclude={"parents"}),
     }
-    parents = [_find_parent(session, parent) for parent in lineage.parents]
-    version_id = session.scalars(_insert_version(), row).one()
+    origin = lineage.model_dump(exclude={"parents"})
+    parents = [_find_parent(session, parent.reference) for parent in lineage.parents]
+    made = session.execute(_insert_version(), {"adapter_id": place.adapter_id, "base_id": base.id} | row | origin).one()
+    weights = [parent.weight for parent in lineage.parents]
     if parents:
-        links = [{"version_id": version_id, "position": place, **parent} for place, parent in enumerate(parents)]
+        links = [
+            {"version_id": made.id, "position": position, "parent_id": parent.id, "weight": weight}
+            for position, (parent, weight) in enumerate(zip(parents, weights, strict=True))
+        ]
         session.execute(sa.insert(Parent.__table__), links)
     if evidence is not None:
-        session.execute(sa.insert(_evidence).values(version_id=version_id, document=evidence, samples=samples))
-    return version_loading.load(session, [version_id])[0]
+        session.execute(sa.insert(_evidence).values(version_id=made.id, document=evidence, samples=samples))
+    return values.AdapterVersion(
+        **row | _read_back(row),
+        name=place.name,
+        base=base,
+        lineage=values.Lineage(
+            **origin | _read_back(origin),
+            parents=tuple(
+                values.ParentVersion(reference=f"{parent.adapter.name}/{parent.number}", weight=weight)
+                for parent, weight in zip(parents, weights, strict=True)
+            ),
+        ),
+        created_at=made.created_at,
+        updated_at=made.created_at,
+    )
 
 
-def _find_parent(session: Session, parent: values.ParentVersion) -> Columns:
-    row = get_row(session, parent.reference, deleted=True)
-    if row.purged_at is not None:
-        raise errors.Deleted("adapter version", parent.reference, is_purged=True)
-    return {"parent_id": row.id, "weight": parent.weight}
+def _find_parent(session: Session, reference: str) -> AdapterVersion:
+    parent = get_row(session, reference, deleted=True)
+    if parent.purged_at is not None:
+        raise errors.Deleted("adapter version", reference, is_purged=True)
+    return parent
+
+
+def _read_back(columns: Columns) -> Columns:
+    """Return the documents among some columns as a reader gets them. To ask the database would take as long again."""
+    return {name: from_json(to_json(columns[name])) for name in columns.keys() & _DOCUMENTS}
 
 
 def _text_or_none(value: Any) -> str | None:
@@ -303,11 +323,11 @@ def lock_adapter(session: Session, name: str) -> str:
 
     Return the name that it has now.
     """
-    current = adapter_names.find_current(session, name)
-    locked = session.scalar(sa.select(Adapter.id).where(Adapter.name == current).with_for_update())
-    if locked is None and adapter_names.find_current(session, current) != current:  # it was renamed meanwhile
-        return lock_adapter(session, current)
-    return current
+    if session.scalar(_lock_adapter(), {"of_name": name}) is None:  # `name` is a former name, or of no adapter
+        current = adapter_names.find_current(session, name)
+        if current != name:  # it may be renamed again before it is locked
+            return lock_adapter(session, current)
+    return name
 
 
 def select_versions() -> sa.Select[AdapterVersion]:
@@ -369,7 +389,12 @@ def _select_one(key: _Key, *, deleted: bool, by_id: bool) -> sa.Select[AdapterVe
 
 @functools.cache
 def _insert_version() -> ReturningInsert[Any]:
-    return sa.insert(_versions).returning(_versions.c.id)
+    return sa.insert(_versions).returning(_versions.c.id, _versions.c.created_at)
+
+
+@functools.cache
+def _lock_adapter() -> sa.Select[int]:
+    return sa.select(_adapters.c.id).where(_adapters.c.name == sa.bindparam("of_name")).with_for_update()
 
 
 @functools.cache

@@ -86,10 +86,17 @@ def from_json(text: str) -> Any:
     What another program wrote may have escapes of characters that this hub never stores, and cannot print as JSON.
     """
     try:
-        value = json.loads(text)
+        value = _parse_json(text)
         return _make_json_storable(value) if "\\u" in text else value
     except (ValueError, RecursionError):  # it may be nested too deeply
         return text
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return pydantic_core.from_json(text)  # several times as fast, which counts for a page of versions
+    except ValueError:  # it takes no halves of surrogate pairs, and nothing that is nested more than 200 times
+        return json.loads(text)
 
 
 def read_document(value: Any) -> dict[str, Any]:

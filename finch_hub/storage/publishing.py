@@ -106,7 +106,7 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             name=description.name,
             digest=digest,
             identity=written.identity,
-            base_id=base.id,
+            base=base,
             kind=description.kind,
             lineage=lineage,
             state=written.state,

@@ -146,7 +146,7 @@ def add_version(
             name=name,
             digest=stores.artifacts.put_tree(files),
             identity=registry.digest(f"{name} {text}"),
-            base_id=base.id,
+            base=base,
             kind="train",
             lineage=values.Lineage(parents=parents, **lineage),
             metrics={"rank": 2, "loss": 0.25},

@@ -124,7 +124,7 @@ def add_version(
     arguments.setdefault("identity", digest(f"bytes of {name}"))
     arguments.setdefault("kind", "train")
     with database.write() as session:
-        made = adapter_versions.create(session, name=name, base_id=known.id, **arguments)
+        made = adapter_versions.create(session, name=name, base=known, **arguments)
         return adapter_versions.add_tags(session, made.reference, *tags) if tags else made
 
 

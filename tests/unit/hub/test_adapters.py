@@ -182,7 +182,7 @@ def test_limits_of_an_adapter_that_an_earlier_hub_stored(hub: Hub, base: Path, t
     digest = hub._stores.artifacts.put_tree(made)
     with hub._stores.database.write() as session:
         version = adapter_versions.create(
-            session, name="old", digest=digest, identity=digest, base_id=registered.id, kind="import"
+            session, name="old", digest=digest, identity=digest, base=registered, kind="import"
         )
     assert format_import(version, hub.adapters.limits("old"))[0].startswith(
         "It has a problem with init_lora_weights: it is 'pissa', which changes the base's weights,"

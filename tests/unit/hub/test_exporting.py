@@ -91,7 +91,7 @@ def publish_with_system(hub: Hub, tiny_folder: Path, tmp_path: Path, system: str
     guest = hub.import_adapter(made, name="guest", base="tiny")
     fields: dict[str, Any] = {"digest": guest.digest, "identity": guest.identity, "kind": "train"}
     with hub._stores.database.write() as session:
-        adapter_versions.create(session, name="birds", base_id=guest.base.id, spec={"system": system}, **fields)
+        adapter_versions.create(session, name="birds", base=guest.base, spec={"system": system}, **fields)
 
 
 @pytest.mark.parametrize(

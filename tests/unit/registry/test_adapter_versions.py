@@ -6,7 +6,7 @@ import pytest
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, values
+from finch_hub.registry import adapter_names, adapter_versions, values
 from finch_hub.registry.database import Database
 
 
@@ -26,6 +26,28 @@ def test_created_version_resolves_to_the_same_value(database: Database) -> None:
     assert (made.reference, made.state, made.lineage, made.spec) == ("medical/1", "ready", lineage, spec)
     assert (made.metrics, made.card, made.tags, made.aliases) == ({"loss": 1.5}, "# Medical", ("a", "b"), ())
     assert made.base == registry.add_base(database)
+
+
+def test_created_version_is_returned_as_it_is_stored(database: Database) -> None:
+    """It is not read again, so what the database makes of it must be known."""
+    parent = registry.add_version(database, "birds")
+    with database.write() as session:
+        adapter_names.rename(session, "birds", "team/birds")
+    made = registry.add_version(
+        database,
+        "birds",
+        spec={"preset": 7, "texts": ("a\0", "\ud800"), "pair": (1, 2)},
+        metrics={"loss": float("nan"), "large": 2**70, "small": 5e-324},
+        lineage=values.Lineage(
+            parents=(values.ParentVersion(reference="birds@latest", weight=0.25),), environment={"lr": float("inf")}
+        ),
+        card="# Birds\0",
+        owner="ana",
+        state="below_retention",
+    )
+    assert made == registry.resolve(database, "team/birds/2")
+    assert [link.reference for link in made.lineage.parents] == ["team/birds/1"]
+    assert made.base == parent.base
 
 
 def test_number_of_a_deleted_version_is_not_reused(database: Database) -> None:
