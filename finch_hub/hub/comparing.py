@@ -14,6 +14,7 @@ from finch_hub.registry import adapter_versions, evidence, values
 from finch_hub.specs.comparisons import ComparedModule, ComparedValue, Comparison, Section
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
+from finch_hub.specs.value import JsonObject
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
@@ -78,7 +79,7 @@ def _resolve(session: Session, references: Sequence[str]) -> list[values.Adapter
     return versions
 
 
-def _describe(version: values.AdapterVersion, known: Evidence) -> dict[Section, dict[str, Any]]:
+def _describe(version: values.AdapterVersion, known: Evidence) -> dict[Section, JsonObject]:
     """Return the values of a version by section and name."""
     lineage, data = version.lineage, known.data
     settings = {name: value for name, value in version.spec.items() if name not in _ELSEWHERE}

@@ -7,7 +7,7 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.artifacts.config_cleaning import MAX_BYTES, canonical_json
@@ -80,7 +80,7 @@ def write_files(version: values.AdapterVersion, stores: Stores, scratch: Path) -
     config = json.loads((admitted.folder / CONFIG).read_bytes())
     (admitted.folder / CONFIG).write_bytes(canonical_json({**config, "base_model_name_or_path": label}))
     stored_record = read_record(stored)
-    record: dict[str, Any] = {name: stored_record[name] for name in _PUBLIC if name in stored_record}
+    record: JsonObject = {name: stored_record[name] for name in _PUBLIC if name in stored_record}
     record["name"] = version.name  # it may have been renamed since
     if "lineage" in record:
         parents = [parent.model_dump(mode="json") for parent in version.lineage.parents]

@@ -13,7 +13,7 @@ from finch_hub import errors
 from finch_hub.registry import adapter_names, adapter_versions, adapters, artifact_lock, audit, bases, tables, values
 from finch_hub.registry.bundled_versions import read_evaluations
 from finch_hub.registry.tables import Adapter, AdapterVersion, Parent
-from finch_hub.registry.types import insert_new, now, one_of
+from finch_hub.registry.types import Columns, insert_new, now, one_of
 from finch_hub.specs.annotations import Tag
 from finch_hub.specs.bundles import BundledVersion, Manifest, Outcome, to_milliseconds
 from finch_hub.specs.references import AdapterReference
@@ -240,7 +240,7 @@ def make_spec(version: BundledVersion) -> JsonObject:
 def _complete(session: Session, place: Place, stored: StoredVersion) -> None:
     """Give a version its files, which came here without them."""
     assert place.row is not None  # noqa: S101 - for the type checker
-    changes: dict[str, Any] = {"digest": stored.digest, "state": stored.state, "metrics": stored.metrics}
+    changes: Columns = {"digest": stored.digest, "state": stored.state, "metrics": stored.metrics}
     changes |= {"deleted_at": None, "restored_at": now()}  # a collection that runs looks for it
     session.execute(sa.update(_versions).where(_versions.c.id == place.row.id).values(**changes))
     _add_evidence(session, place.row.id, stored)
