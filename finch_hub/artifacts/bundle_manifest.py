@@ -20,7 +20,7 @@ _FILES = frozenset({CONFIG, WEIGHTS})
 _FINGERPRINT = re.compile(r"([0-9]+:)?[0-9a-f]{60,64}")
 _MAX_FIGURE = 1e300  # which no JSON reader and no database makes infinite
 _FIGURES = ("loss_before", "loss_after", "mean_retention", "worst_retention", "relative_error")
-_OBJECTS = ("lora", "training", "validation", "import")  # of a specification
+_OBJECTS = ("lora", "training", "import")  # of a specification
 
 
 def parse(data: bytes, *, subject: str) -> Manifest:
@@ -42,9 +42,18 @@ def parse(data: bytes, *, subject: str) -> Manifest:
         manifest = Manifest.of_stored(record)
     except errors.InvalidSpec as error:
         raise errors.RefusedArtifact(error.problems, subject=f"manifest of {subject}") from None
-    if problems := list(_find_problems(manifest)):
-        raise errors.RefusedArtifact(problems, subject=f"manifest of {subject}")
+    check(manifest, subject=f"manifest of {subject}")
     return manifest
+
+
+def check(manifest: Manifest, *, subject: str) -> None:
+    """Refuse a manifest that no hub would take.
+
+    Raises:
+        RefusedArtifact: with everything that is wrong with it.
+    """
+    if problems := list(_find_problems(manifest)):
+        raise errors.RefusedArtifact(problems, subject=subject)
 
 
 def _refuse_constant(name: str) -> float:

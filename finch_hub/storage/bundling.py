@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finch_hub import errors
+from finch_hub.artifacts import bundle_manifest
 from finch_hub.artifacts.bundle_file import write_bundle
 from finch_hub.formats.atomic_writes import flush_path, scratch_folder, translate_write_errors
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
@@ -37,6 +38,7 @@ def make_bundle(out: Path, references: Sequence[str], stores: Stores, *, lineage
     Raises:
         NotFound: there is no such adapter, version or alias.
         Conflict: the path exists.
+        RefusedArtifact: rows of the versions are damaged, so that no hub would take the bundle.
         Unavailable: database or store do not answer, or the path cannot be written.
     """
     _refuse_existing(out)
@@ -44,6 +46,7 @@ def make_bundle(out: Path, references: Sequence[str], stores: Stores, *, lineage
     with stores.database.read() as session:
         rows = bundled_versions.read(session, references)
     manifest = _describe(rows, stores, lineage=lineage)
+    bundle_manifest.check(manifest, subject="rows of these versions")
     with translate_write_errors(out), scratch_folder(out) as scratch:
         write_bundle(scratch / "bundle", manifest, stores.artifacts)
         flush_path(scratch / "bundle")

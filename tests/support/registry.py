@@ -45,8 +45,8 @@ def digest(text: str) -> str:
     return text.encode().hex().ljust(64, "0")[:64]
 
 
-def train_spec(adapter: str = "medical", base: str = "tiny") -> TrainSpec:
-    return TrainSpec(adapter=adapter, base=BaseModelSource(source=base), train=digest("train"))
+def train_spec(adapter: str = "medical", base: str = "tiny", **fields: Any) -> TrainSpec:
+    return TrainSpec(adapter=adapter, base=BaseModelSource(source=base), train=digest("train"), **fields)
 
 
 def merge_spec(*parents: str) -> MergeSpec:

@@ -71,7 +71,8 @@ def publish(
             parents=tuple(values.ParentVersion(reference=p, weight=0.5) for p in parents), seed=seed,
             train_digest=registry.digest("rows"),
         ),
-        spec={"system": "Be kind.", "base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}},
+        spec=registry.train_spec(system="Be kind.", validation=registry.digest("held out")).model_dump(mode="json")
+        | {"base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}},
         metrics={"loss_before": 2.0, "loss_after": 1.0}, owner="ana", **fields,
     )  # fmt: skip
     create = publishing.publish(folder, stores, description, {"threads": 2})
@@ -397,6 +398,16 @@ def test_all_problems_of_a_manifest_are_told(target: Stores, bundled: dict[str, 
     file = write(tmp_path / "x", bundled | {"bundle.json": json.dumps(manifest).encode()})
     refused = refuse(target, file, "3 problems")
     assert isinstance(refused, errors.RefusedArtifact)
+
+
+def test_rows_that_no_hub_would_take_are_not_bundled(hubs: list[Stores], tmp_path: Path) -> None:
+    one, *_ = hubs
+    made = fill(one, tmp_path)
+    with one.database.write() as session:  # as only a fault or another program writes it
+        session.execute(sa.update(tables.AdapterVersion).values(spec={"lora": [1]}))
+    with pytest.raises(errors.RefusedArtifact, match=r"version both/1: spec\.lora: is not an object"):
+        make_bundle(tmp_path / "x", [made], one)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
