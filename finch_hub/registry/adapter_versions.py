@@ -296,8 +296,7 @@ def edit_card(session: Session, reference: str, card: str) -> values.AdapterVers
         NotFound: the version does not exist.
     """
     row = get_row(session, reference)
-    row.card = card
-    return _conclude_change(session, row)
+    return _conclude_change(session, row, card=card)
 
 
 def edit_notes(session: Session, reference: str, notes: str) -> values.AdapterVersion:
@@ -308,13 +307,12 @@ def edit_notes(session: Session, reference: str, notes: str) -> values.AdapterVe
         InvalidInput: the text is too long.
     """
     row = get_row(session, reference)
-    row.notes = check_notes(notes)
-    return _conclude_change(session, row)
+    return _conclude_change(session, row, notes=check_notes(notes))
 
 
-def _conclude_change(session: Session, row: AdapterVersion) -> values.AdapterVersion:
-    row.updated_at = session.scalar(sa.select(now()))
-    session.flush()
+def _conclude_change(session: Session, row: AdapterVersion, **changes: str) -> values.AdapterVersion:
+    # One statement: with a second change of the row, PostgreSQL would lock its adapter, which others lock before it.
+    session.execute(sa.update(_versions).where(_versions.c.id == row.id).values(updated_at=now(), **changes))
     return resolve(session, AdapterReference(row.adapter.name, version=row.number))
 
 
@@ -323,11 +321,12 @@ def lock_adapter(session: Session, name: str) -> str:
 
     Return the name that it has now.
     """
-    if session.scalar(_lock_adapter(), {"of_name": name}) is None:  # `name` is a former name, or of no adapter
-        current = adapter_names.find_current(session, name)
-        if current != name:  # it may be renamed again before it is locked
-            return lock_adapter(session, current)
-    return name
+    if session.scalar(_lock_adapter(), {"of_name": name}) is not None:
+        return name
+    # It is a former name, or of no adapter. A locked adapter is not renamed any more, whatever its name is by then.
+    is_adapter = _adapters.c.id == adapter_names.find_id(session, name)
+    current: str | None = session.scalar(sa.select(_adapters.c.name).where(is_adapter).with_for_update())
+    return name if current is None else current
 
 
 def select_versions() -> sa.Select[AdapterVersion]:
