@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
@@ -25,20 +26,23 @@ class Repositories:
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
 
-    def push(self, reference: str, repository: str, *, private: bool = False) -> PushedVersion:
+    def push(self, reference: str, repository: str, *, private: bool = False, main: bool = False) -> PushedVersion:
         """Push a version as one commit with the tag of its number, such as `v3`. A second push makes no commit.
+
+        If a newer version was pushed, this one gets its tag only, and the branch main stays as it is.
 
         The commit has the adapter in PEFT's format, its card and its `finch.json`, without secrets and local paths.
 
         Args:
             repository: `owner/name`. It is made if it does not exist.
             private: whether a new repository is private. One that exists must be, too.
+            main: whether main takes the version in any case, also if it holds a newer one or another adapter.
 
         Raises:
             NotFound: there is no such version.
             InvalidReference: the repository is not well formed.
-            Conflict: the version is unchecked, the tag names another adapter, the repository holds a model, or it is
-                public and should be private.
+            Conflict: the version is unchecked, the tag names another adapter, main holds another adapter or a model, or
+                the repository is public and should be private.
             AccessDenied: there is no token, or it may not write there.
             Unavailable: the Hugging Face Hub does not answer, or the offline mode is on.
         """
@@ -49,13 +53,22 @@ class Repositories:
         with changing(self._stores, "version.push", reference, to=place.name) as change:
             with self._stores.database.read() as session:
                 version = adapter_versions.resolve_usable(session, reference)
+                names = adapter_names.list_names(session, adapter_names.find_id(session, version.name) or 0)
             change.on = version.reference
-            pushed = self._push(version, place, private=private)
+            pushed = self._push(version, place, names, private=private, main=main)
             change.details.update(commit=pushed.commit, tag=pushed.tag)
             with change.write():  # its entry alone
                 return pushed
 
-    def _push(self, version: values.AdapterVersion, place: RepositoryReference, *, private: bool) -> PushedVersion:
+    def _push(
+        self,
+        version: values.AdapterVersion,
+        place: RepositoryReference,
+        names: Sequence[str],
+        *,
+        private: bool,
+        main: bool,
+    ) -> PushedVersion:
         action = f"push {version.reference} to {place.name}"
         hugging_face.require_login(action)
         pushing.warn_unnamed(version.base)
@@ -64,7 +77,7 @@ class Repositories:
         with scratch_folder(self._stores.settings.home / "push") as scratch:
             files = pushing.write_files(version, self._stores, scratch)
             with translate_errors(action, place):
-                return pushing.push_files(HfApi(), version, place.name, files, private=private)
+                return pushing.push_files(HfApi(), version, place.name, files, names=names, private=private, main=main)
 
     def pull(self, repository: str, *, name: str, base: str | None = None) -> PulledVersion:
         """Pull an adapter as a new version, after the checks of an import. A second pull of a commit makes none.
