@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, adapter_needs
+from finch_hub.registry import adapter_names, adapter_needs, bases
 from finch_hub.registry.adapter_versions import get_row, lock_adapter
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias
 from finch_hub.registry.types import now
@@ -87,10 +87,8 @@ def restore(session: Session, reference: AdapterReference, *, has_files: Callabl
     adapter = get_adapter(session, reference.name)
     rows = _select_deleted(session, reference, adapter)
     what = f"cannot restore adapter {reference}"
-    bases = {row.base.fingerprint: row.base.source for row in rows if row.base.removed_at is not None}
-    reasons = [
-        f"its base was removed (run `finch-hub bases add {source}` first)" for source in dict.fromkeys(bases.values())
-    ]
+    removed = bases.hold_removed(session, {row.base_id for row in rows})
+    reasons = [f"its base was removed (run `finch-hub bases add {source}` first)" for source in dict.fromkeys(removed)]
     if lost := [f"{reference.name}/{row.number}" for row in rows if not has_files(row.digest)]:
         fix = f"purge it with `finch-hub adapters purge {lost[0]}`"
         reasons.append(f"the files of {_join(lost)} were removed since ({fix})")
@@ -105,11 +103,7 @@ def restore(session: Session, reference: AdapterReference, *, has_files: Callabl
 
 
 def _select_deleted(session: Session, reference: AdapterReference, adapter: Adapter) -> Sequence[AdapterVersion]:
-    query = (
-        sa.select(AdapterVersion)
-        .where(AdapterVersion.adapter_id == adapter.id)
-        .options(joinedload(AdapterVersion.base))
-    )
+    query = sa.select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id)
     if reference.version is None:
         if adapter.deleted_at is None:
             raise errors.Conflict(f"cannot restore adapter {reference}: it is not deleted (restore a version of it)")
