@@ -175,13 +175,9 @@ def find_stale(connection: sa.Connection, first: int, last: int) -> list[int]:
     present = _PRESENT.format(which=which, more="")
     words = "" if is_sqlite else f", strip(to_tsvector('simple', fold_text({_TEXT.format(join='string_agg')})))"
     of_words = "" if is_sqlite else ", strip(words)"
-    pairs = [
-        (f"SELECT {_ENTRY}{words} {present}", f"SELECT {_NAMES}{of_words} FROM searched_versions WHERE {own}"),  # noqa: S608
-        (
-            _select_numbers(which, is_sqlite=is_sqlite),
-            f"SELECT version_id, name, value FROM version_numbers WHERE {own}",
-        ),
-    ]
+    entries = f"SELECT {_NAMES}{of_words} FROM searched_versions WHERE {own}"  # noqa: S608
+    numbers = f"SELECT version_id, name, value FROM version_numbers WHERE {own}"  # noqa: S608
+    pairs = ((f"SELECT {_ENTRY}{words} {present}", entries), (_select_numbers(which, is_sqlite=is_sqlite), numbers))
     stale: set[int] = set()
     for wanted, found in pairs:
         for one, other in ((wanted, found), (found, wanted)):

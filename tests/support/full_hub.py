@@ -100,11 +100,11 @@ def fill(stores: Stores, folder: Path) -> None:
         assert deployment.has_store(session)
 
 
-def add_evidence(stores: Stores, version: values.AdapterVersion) -> None:
+def add_evidence(stores: Stores, version: values.AdapterVersion, samples: bytes = SAMPLES) -> None:
     """Add evidence with sample answers to a version."""
     from finch_hub.registry.adapter_versions import get_row
 
-    digest = stores.artifacts.put(SAMPLES)
+    digest = stores.artifacts.put(samples)
     with stores.database.write() as session:
         row = get_row(session, version.reference)
         document = Evidence(kind="train", notes=("measured",)).to_document()
