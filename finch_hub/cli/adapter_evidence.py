@@ -27,7 +27,7 @@ def evidence(reference: str, as_json: bool) -> None:
 @click.argument("reference")
 @output.json_option
 def samples(reference: str, as_json: bool) -> None:
-    """Show sample prompts with the answers of the base and of a version.
+    """Show sample prompts with the answers before and after a training.
 
     `finch-hub train --set samples=4` keeps them. They quote rows of the data, and are purged with it.
     """

@@ -138,7 +138,9 @@ class Adapters:
             return evidence.find(session, reference)[0]
 
     def samples(self, reference: str) -> Samples:
-        """Return prompts of the version's validation data, with the answers of the base and of the adapter.
+        """Return prompts of the version's validation data, with the answers before and after its training.
+
+        Before it, the base answers, or the version that the training went on from.
 
         Raises:
             NotFound: there is no such version.
