@@ -263,10 +263,15 @@ class Adapters:
         with changing(self._stores, "card.edit", reference) as change, change.write() as session:
             return _named(change, adapter_versions.edit_card(session, reference, card))
 
-    def find_deleted(self, *, limit: int = 100) -> list[adapter_deletion.Deletion]:
-        """Return the adapters and versions that are deleted and can be restored, newest first."""
+    def find_deleted(self, *, limit: int = 100, after: str | None = None) -> adapter_deletion.DeletionPage:
+        """Return a page of the adapters and versions that are deleted, newest first.
+
+        Args:
+            limit: largest number of deletions of the page, 1 to 1,000.
+            after: `next` of the page before.
+        """
         with self._stores.database.read() as session:
-            return adapter_deletion.find(session, limit=limit)
+            return adapter_deletion.find(session, limit=limit, after=after)
 
     def delete(self, reference: str) -> adapter_deletion.Deletion:
         """Delete one version, given as `name/3`, or an adapter with all its versions, given as `name`.

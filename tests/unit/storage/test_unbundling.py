@@ -24,7 +24,17 @@ from support.services import Databases
 from finch_hub import errors
 from finch_hub.artifacts.gate import adapter_identity
 from finch_hub.formats.base_layout import BaseLayout
-from finch_hub.registry import adapter_names, adapter_versions, audit, evaluations, evidence, lineage, tables, values
+from finch_hub.registry import (
+    adapter_deletion,
+    adapter_names,
+    adapter_versions,
+    audit,
+    evaluations,
+    evidence,
+    lineage,
+    tables,
+    values,
+)
 from finch_hub.specs.bundles import UnbundleReport
 from finch_hub.specs.evidence import Evidence
 from finch_hub.storage import publishing
@@ -229,8 +239,10 @@ def test_ancestors_without_files_are_completed_later(hubs: list[Stores], tmp_pat
         "both/1": "added", "legal/1": "in lineage", "team/tone/1": "in lineage",
     }  # fmt: skip
     assert graph(two, made) == graph(one, made)
-    with pytest.raises(errors.NotFound):
+    with pytest.raises(errors.Deleted, match="legal/1 came with a bundle without its files"):
         registry.resolve(two.database, "legal/1")
+    with two.database.read() as session:
+        assert adapter_deletion.find(session).deletions == ()
     assert [found for found in inspect_hub(two).findings if found.kind == "damage"] == []
     registry.delete_version(one.database, "team/tone", 1)
     report = carry(one, two, tmp_path, made)
