@@ -146,16 +146,10 @@ class Adapters:
             NotFound: there is no such version.
             Conflict: it has no sample answers, or they were purged.
         """
-        from finch_hub.storage.samples import read_samples
+        from finch_hub.storage.samples import read_samples_of
 
         with self._stores.database.read() as session:
-            found, digest = evidence.find(session, reference)
-        if digest is None:
-            why = "its training kept none (train with samples=4)"
-            if found.samples == "purged":
-                why = "they were purged with the data that they quote (train again, with other data)"
-            raise errors.Conflict(f"adapter {found.adapter} has no sample answers: {why}")
-        return read_samples(digest, self._stores)
+            return read_samples_of(session, reference, self._stores)
 
     def compare(self, *references: str, all: bool = False, modules: bool = False) -> Comparison:  # noqa: A002
         """Compare versions of any adapters and bases, or all versions of one adapter, given by its name alone.

@@ -19,6 +19,7 @@ from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.hub import hugging_face
 from finch_hub.hub.hugging_face import RepositoryReference
 from finch_hub.registry import evidence, values
+from finch_hub.specs.evidence import Samples
 from finch_hub.specs.options import name_option, write_options
 from finch_hub.specs.value import JsonObject, Value
 from finch_hub.storage.publishing import PRIVATE
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 CARD = "README.md"
-# Nothing else leaves the machine: no samples, no examples, and no part of the record that a later version adds.
+# Nothing else leaves the machine: no examples, and no part of the record that a later version adds.
 _PUBLIC = ("format", "name", "kind", "identity", "job", "base", "spec", "lineage", "metrics")
 _BASE = {"revision", "public_id", "fingerprint", "architecture"}
 _HOME = re.compile(r"(?<![\w/])/(?:home|Users)/[^/\s\"'`]+")
@@ -68,12 +69,18 @@ def warn_unnamed(base: values.Base) -> None:
     warnings.warn(errors.FinchWarning(what), stacklevel=3)
 
 
-def write_files(version: values.AdapterVersion, stores: Stores, scratch: Path) -> Path:
-    """Write the files of a version for others, and return their folder."""
+def write_files(
+    version: values.AdapterVersion, stores: Stores, scratch: Path, *, samples: Samples | None = None
+) -> Path:
+    """Write the files of a version for others, and return their folder.
+
+    Args:
+        samples: sample answers for the card, which quote rows.
+    """
     from finch_hub.artifacts import gate
     from finch_hub.engine.export.parameters import PEFTParameters
     from finch_hub.engine.export.peft import KIND, export_peft
-    from finch_hub.formats.model_card import write_card
+    from finch_hub.formats.model_card import format_samples, write_card
 
     def clean(text: str) -> str:
         return _clean(text, stores)
@@ -97,6 +104,8 @@ def write_files(version: values.AdapterVersion, stores: Stores, scratch: Path) -
     card = version.card
     if "lineage" in record and card in ("", _read_text(stored / CARD)):  # nobody edited it
         card = write_card(record, label, _read_evidence(version, stores))
+    if samples is not None:
+        card = f"{(card or '').rstrip()}\n\n{format_samples(samples.model_dump())}"
     (admitted.folder / CARD).write_text(clean(card or ""), encoding="utf-8")
     return admitted.folder
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from support import hugging_face
 from support.adapters import save_adapter
 from support.hugging_face import READER, WRITER, HuggingFace
@@ -15,6 +16,7 @@ from support.hugging_face import READER, WRITER, HuggingFace
 from finch_hub import Hub, errors, settings
 from finch_hub.engine.export.quantization import quantize
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
+from finch_hub.registry import tables
 
 # huggingface_hub uploads large files by an argument that its HTTP library names otherwise now.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -119,6 +121,25 @@ def test_edited_card_is_pushed_without_secrets_and_local_places(
     files = remote.repositories["ana/birds"].commits[-1].files
     assert files["README.md"] == b"# Birds\n\nSee ~/x, ~/y and ***.\n"
     assert str(tmp_path).encode() not in b"".join(files.values())
+
+
+def test_sample_answers_are_in_the_card_only_if_they_are_asked_for(birds: Hub, remote: HuggingFace) -> None:
+    with pytest.raises(errors.Conflict, match="birds/1 has no sample answers"):
+        birds.repositories.push("birds", "ana/birds", samples=True)
+    assert remote.repositories == {}
+    sample = {"prompt": f"What eats {WRITER}?", "expected": "``` Seeds.", "before": "<b>Stones</b>", "after": "Seeds"}
+    blob = birds._stores.artifacts.put(json.dumps({"samples": [sample], "max_tokens": 64}).encode())
+    with birds._stores.database.write() as session:
+        session.execute(sa.update(tables.Evidence).values(samples=blob))
+    birds.repositories.push("birds", "ana/birds")
+    assert b"Sample answers" not in remote.repositories["ana/birds"].commits[-1].files["README.md"]
+    birds.repositories.push("birds", "ana/shown", samples=True)
+    card = remote.repositories["ana/shown"].commits[-1].files["README.md"].decode()
+    shown = card[card.index("## Sample answers") :]
+    assert "Prompt:\n\n    What eats ***?\n" in shown
+    assert "    <b>Stones</b>\n" in shown
+    assert "Before, by `base`:" in shown or "Before, by base:" in shown
+    assert "Sample answers" not in birds.adapters.get("birds").card
 
 
 def test_card_that_the_hub_refuses_is_said_with_its_reason(birds: Hub, remote: HuggingFace) -> None:
