@@ -87,7 +87,7 @@ def find_or_add(session: Session, base: BundledBase, *, adapters: Collection[str
     is_taken = session.scalar(is_named.limit(1)) is not None or adapter_names.find_id(session, base.name) is not None
     is_taken = is_taken or base.name in adapters
     name = base.fingerprint if is_taken else base.name
-    fields = base.model_dump() | {"name": name, "source": base.source, "path": None, "removed_at": None}
+    fields = base.columns | {"name": name, "source": base.source, "path": None, "removed_at": None}
     if known is not None:
         session.execute(sa.update(bases).where(is_same).values(fields))
     else:

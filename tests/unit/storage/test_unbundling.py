@@ -29,6 +29,7 @@ from finch_hub.registry import (
     adapter_names,
     adapter_versions,
     audit,
+    datasets,
     evaluations,
     evidence,
     lineage,
@@ -250,6 +251,66 @@ def test_ancestors_without_files_are_completed_later(hubs: list[Stores], tmp_pat
         "both/1": "known", "legal/1": "completed", "team/tone/1": "known",
     }  # fmt: skip
     assert registry.resolve(two.database, "legal/1").state == "unchecked"
+
+
+MEASURED = Evidence(kind="train", notes=("measured",))
+SAMPLES = b'{"samples":[{"prompt":"A?","expected":"B.","before":"C.","after":"B."}],"max_tokens":64}'
+
+
+def read_samples(stores: Stores, reference: str) -> bytes | None:
+    with stores.database.read() as session:
+        digest = evidence.find(session, reference)[1]
+    return None if digest is None else stores.artifacts.get(digest)
+
+
+def test_sample_answers_come_only_if_they_are_asked_for(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, three = hubs
+    publish(one, tmp_path, "legal", samples=SAMPLES, evidence=MEASURED)
+    publish(one, tmp_path, "tone", samples=SAMPLES, evidence=Evidence(kind="train"))
+    carry(one, two, tmp_path, "legal", "tone")
+    assert read_samples(two, "legal/1") is None
+    carry(one, three, tmp_path, "legal", "tone", samples=True)
+    assert read_samples(three, "legal/1") == read_samples(three, "tone/1") == SAMPLES
+    with three.database.read() as session:
+        assert evidence.find(session, "legal/1")[0].notes == ("measured",)
+    make_bundle(tmp_path / "again", ["legal", "tone"], three, samples=True)
+    make_bundle(tmp_path / "before", ["legal", "tone"], one, samples=True)
+    assert SAMPLES in (tmp_path / "again").read_bytes()
+
+
+def test_sample_answers_of_data_that_was_purged_here_stay_away(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal", samples=SAMPLES, evidence=MEASURED)
+    with two.database.write() as session:
+        datasets.add(session, digest=registry.digest("rows"), format="messages", examples=1)
+        datasets.purge(session, registry.digest("rows"))
+    carry(one, two, tmp_path, "legal", samples=True)
+    assert registry.resolve(two.database, "legal/1").state == "unchecked"
+    assert read_samples(two, "legal/1") is None
+
+
+@pytest.mark.parametrize("samples", [b"{", b'{"samples":[{}],"max_tokens":64}'])
+def test_wrong_sample_answers_are_refused(hubs: list[Stores], tmp_path: Path, samples: bytes) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal", samples=samples, evidence=MEASURED)
+    with pytest.raises(errors.RefusedArtifact, match="legal/1: sample answers"):
+        carry(one, two, tmp_path, "legal", samples=True)
+    assert rows(two)["adapter_versions"] == []
+
+
+def test_figures_of_the_base_alone_come_once_on_data_of_the_versions(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal")
+    base = registry.add_base(one.database)
+    with one.database.write() as session:
+        for text in ("rows", "others"):
+            digest = registry.digest(text)
+            evaluations.add(session, base_id=base.id, dataset=digest, evaluator="loss", metrics={"loss": 2.0})
+    for _ in range(2):
+        carry(one, two, tmp_path, "legal")
+        with two.database.read() as session:
+            (found,) = evaluations.find(session)
+        assert (found.adapter, found.dataset, found.metrics) == (None, registry.digest("rows"), {"loss": 2.0})
 
 
 def test_base_and_adapter_of_one_name_get_two(hubs: list[Stores], tmp_path: Path) -> None:
