@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,20 +168,33 @@ def _count_made(session: Session, name: str) -> int:
 
 
 def lock(session: Session, manifest: Manifest) -> list[Place]:
-    """Return the plan of a bundle, which stays true until the commit."""
-    artifact_lock.share(session)
+    """Return the plan of a bundle, which stays true until the commit.
+
+    Names are locked before the artifacts, and rows last, as all others do. If the rows lead to further names, since an
+    adapter was renamed meanwhile, the rows are let go first.
+    """
     artifact_lock.own_name(session, _LOCK)
     held: set[str] = set()
+    wanted = {base.name for base in manifest.bases}
     while True:
-        places = plan(session, manifest)
-        names = {place.name for place in places} - held
-        if not names:
-            return places
-        for name in sorted(names):
+        wanted |= {place.name for place in plan(session, manifest)}
+        for name in sorted(wanted - held):
             artifact_lock.own_name(session, name)
-        rows = sa.select(_adapters.c.id).where(one_of(_adapters.c.name, sorted(names))).order_by(_adapters.c.name)
-        session.execute(rows.with_for_update()).all()
-        held |= names
+        held |= wanted
+        rows = session.begin_nested()
+        artifact_lock.share(session)
+        _lock_adapters(session, held)
+        places = plan(session, manifest)
+        wanted = {place.name for place in places}
+        if wanted <= held:
+            rows.commit()
+            return places
+        rows.rollback()
+
+
+def _lock_adapters(session: Session, names: Collection[str]) -> None:
+    query = sa.select(_adapters.c.id).where(one_of(_adapters.c.name, sorted(names))).order_by(_adapters.c.name)
+    session.execute(query.with_for_update()).all()
 
 
 def register(

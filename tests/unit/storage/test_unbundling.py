@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ from support.safetensors_files import adapter_folder, factors
 from support.services import Databases
 
 from finch_hub import errors
+from finch_hub.artifacts.bundle_file import unpack_bundle
 from finch_hub.artifacts.gate import adapter_identity
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.registry import (
@@ -34,9 +36,10 @@ from finch_hub.registry import (
     evidence,
     lineage,
     tables,
+    unbundled_versions,
     values,
 )
-from finch_hub.specs.bundles import UnbundleReport
+from finch_hub.specs.bundles import Manifest, UnbundleReport
 from finch_hub.specs.evidence import Evidence
 from finch_hub.storage import publishing
 from finch_hub.storage.backup import take_backup
@@ -331,6 +334,63 @@ def test_same_bundle_taken_by_several_at_once_is_taken_once(database_url: str, o
     outcomes = [version.outcome for report in reports for version in report.versions]
     assert (outcomes.count("added"), outcomes.count("known")) == (3, 9)
     assert len(rows(two)["adapter_versions"]) == 3
+
+
+def read_manifest(one: Stores, tmp_path: Path, *references: str) -> Manifest:
+    """Return the manifest of a bundle of versions without their files."""
+    make_bundle(tmp_path / "of manifest", references, one)
+    manifest = unpack_bundle(tmp_path / "of manifest", tmp_path / "unpacked").manifest
+    bare: dict[str, Any] = {"files": None, "tags": (), "aliases": (), "evaluations": (), "evidence": None}
+    return manifest.evolve(versions=tuple(version.evolve(**bare) for version in manifest.versions))
+
+
+@pytest.mark.parametrize("new", ["tiny", "law"])
+def test_rename_of_an_adapter_waits_for_the_bundle_that_adds_to_it(
+    hubs: list[Stores], tmp_path: Path, new: str
+) -> None:
+    """The new base of the bundle has the name that the adapter is to get, or another one."""
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    manifest = read_manifest(one, tmp_path, "legal")
+    registry.add_version(two.database, "legal", base="other")
+
+    def rename() -> None:
+        with two.database.write() as session:
+            adapter_names.rename(session, "legal", new)
+
+    with ThreadPoolExecutor(1) as threads:
+        with two.database.write() as session:
+            places = unbundled_versions.lock(session, manifest)
+            renamed = threads.submit(rename)
+            concurrent.futures.wait([renamed], timeout=1)
+            unbundled_versions.register(session, manifest, places, {}, who="ana")
+        if new == "tiny":
+            with pytest.raises(errors.Conflict, match="a base has it"):
+                renamed.result()
+        else:
+            renamed.result()
+    assert [place.reference for place in places] == ["legal/2"]
+
+
+def test_bundle_waits_for_the_rename_of_its_adapter(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    for seed in range(2):
+        publish(one, tmp_path, "legal", seed=seed)
+    carry(one, two, tmp_path, "legal/1")
+    manifest = read_manifest(one, tmp_path, "legal")
+
+    def take_rows() -> list[str]:
+        with two.database.write() as session:
+            places = unbundled_versions.lock(session, manifest)
+            unbundled_versions.register(session, manifest, places, {}, who="ana")
+            return [place.reference for place in places]
+
+    with ThreadPoolExecutor(1) as threads:
+        with two.database.write() as session:
+            adapter_names.rename(session, "legal", "law")
+            taken = threads.submit(take_rows)
+            concurrent.futures.wait([taken], timeout=1)
+        assert taken.result() == ["law/1", "law/2"]
 
 
 def test_bundles_and_trainings_of_one_adapter_take_different_numbers(
