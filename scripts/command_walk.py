@@ -160,6 +160,7 @@ class CommandWalk:
         self.run("audit", "--on", "imported")
         self.run("datasets", "purge", "finches")
         self.run("fsck")
+        self.run("db", "reindex")
         self.run("gc", "--dry-run")
         self.run("gc")
         self.run("bases", "remove", "tiny-gguf", status=(4,))  # its adapter needs it

@@ -87,6 +87,8 @@ def _find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
                 yield errors.Problem(where=where, what=f"its parent {parent.reference} is not in the bundle")
         if version.files is not None and version.files.keys() != _FILES:
             yield errors.Problem(where=where, what=f"its files are not {' and '.join(sorted(_FILES))}")
+        if version.files is None and version.samples is not None:
+            yield errors.Problem(where=where, what="has sample answers without files")
         yield from _find_wrong_texts(where, version)
         yield from _find_wrong_documents(where, version)
     if circle := _find_circle(versions):

@@ -31,7 +31,7 @@ adapters.add_command(exchange.pull)
 
 
 @adapters.command("list")
-@click.option("--deleted", is_flag=True, help="List what is deleted and can be restored.")
+@click.option("--deleted", is_flag=True, help="List what is deleted. It can be restored until its files are removed.")
 @paging.page_options(100, "adapters")
 @output.json_option
 def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
@@ -40,9 +40,7 @@ def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
     `finch-hub adapters find` searches all versions.
     """
     if deleted:
-        if after is not None:
-            raise errors.InvalidSpec("is for the list without --deleted", where="--after", fix="raise --limit instead")
-        _list_deleted(limit, as_json)
+        _list_deleted(limit, after, as_json)
         return
     with output.open_hub() as hub:
         page = hub.adapters.overview(limit=limit, after=after)
@@ -92,11 +90,12 @@ def find(query: tuple[str, ...], sort: str, limit: int, after: str | None, as_js
     paging.suggest_next(page.next, "find", "--sort", sort, "--", text, as_json=as_json)
 
 
-def _list_deleted(limit: int, as_json: bool) -> None:
+def _list_deleted(limit: int, after: str | None, as_json: bool) -> None:
     with output.open_hub() as hub:
-        deletions = hub.adapters.find_deleted(limit=limit)
-    rows = [(deletion.reference, deletion.versions, deletion.deleted_at) for deletion in deletions]
-    output.emit(deletions, as_json, lambda: tables.draw_table(("deleted", "versions", "when"), rows))
+        page = hub.adapters.find_deleted(limit=limit, after=after)
+    rows = [(deletion.reference, deletion.versions, deletion.deleted_at) for deletion in page.deletions]
+    output.emit(page, as_json, lambda: tables.draw_table(("deleted", "versions", "when"), rows))
+    paging.suggest_next(page.next, "list", "--deleted", as_json=as_json)
 
 
 @adapters.command()
@@ -217,7 +216,7 @@ def alias_history(reference: str, limit: int, after: int | None, as_json: bool) 
     ]
     output.emit(moves, as_json, lambda: tables.draw_table(("when", "alias", "from", "to", "who", "why"), rows))
     if len(moves) == limit:
-        output.suggest("More", "adapters", "alias-history", reference, "--after", str(moves[-1].id), as_json=as_json)
+        paging.suggest_next(str(moves[-1].id), "alias-history", reference, as_json=as_json)
 
 
 def _name_end(number: int | None) -> str:

@@ -79,9 +79,11 @@ def format_pulled(version: AdapterVersion) -> str:
 
 
 def format_deletion(version: AdapterVersion) -> str | None:
-    """Format whether a version is deleted or purged, None if it is there."""
+    """Format whether a version is deleted, purged or without files, None if it is there."""
     if version.purged_at is not None:
         return "purged"
+    if version.never_had_files:
+        return "without files"
     return "deleted" if version.deleted_at is not None else None
 
 

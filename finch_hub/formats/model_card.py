@@ -57,6 +57,17 @@ def write_card(record: Mapping[str, Any], base: str, evidence: Mapping[str, Any]
     return "\n".join(lines)
 
 
+def format_samples(samples: Mapping[str, Any]) -> str:
+    """Return the document of sample answers as a section of a card."""
+    lines = ["## Sample answers", "", f"Each answer has at most {samples['max_tokens']} tokens.", ""]
+    before = f"Before, by {format_text(samples.get('start') or 'base')}"
+    for sample in samples["samples"]:
+        texts = {"Prompt": "prompt", "Expected": "expected", before: "before", "After": "after"}
+        for title, name in texts.items():
+            lines += [f"{title}:", "", *format_code_block(sample[name]), ""]
+    return "\n".join(lines)
+
+
 def _format_evidence(evidence: Mapping[str, Any]) -> list[str]:
     """Return the figures of the data, and what a composition kept of each parent."""
     lines = []

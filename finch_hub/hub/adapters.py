@@ -138,28 +138,24 @@ class Adapters:
             return evidence.find(session, reference)[0]
 
     def samples(self, reference: str) -> Samples:
-        """Return prompts of the version's validation data, with the answers of the base and of the adapter.
+        """Return prompts of the version's validation data, with the answers before and after its training.
+
+        Before it, the base answers, or the version that the training went on from.
 
         Raises:
             NotFound: there is no such version.
             Conflict: it has no sample answers, or they were purged.
         """
-        from finch_hub.storage.samples import read_samples
+        from finch_hub.storage.samples import read_samples_of
 
         with self._stores.database.read() as session:
-            found, digest = evidence.find(session, reference)
-        if digest is None:
-            why = "its training kept none (train with samples=4)"
-            if found.samples == "purged":
-                why = "they were purged with the data that they quote (train again, with other data)"
-            raise errors.Conflict(f"adapter {found.adapter} has no sample answers: {why}")
-        return read_samples(digest, self._stores)
+            return read_samples_of(session, reference, self._stores)
 
-    def compare(self, *references: str, all: bool = False, modules: bool = False) -> Comparison:  # noqa: A002
+    def compare(self, *references: str, show_equal: bool = False, modules: bool = False) -> Comparison:
         """Compare versions of any adapters and bases, or all versions of one adapter, given by its name alone.
 
         Args:
-            all: whether to return what is equal, too.
+            show_equal: whether to return what is equal, too.
             modules: whether to read the adapters' files, for the norm and overlap of their updates by module.
 
         Raises:
@@ -168,7 +164,7 @@ class Adapters:
         """
         from finch_hub.hub import comparing
 
-        return comparing.compare(references, self._stores, all=all, modules=modules)
+        return comparing.compare(references, self._stores, show_equal=show_equal, modules=modules)
 
     def metric(self, name: str, metric: str) -> list[MetricPoint]:
         """Return a metric of each version of the adapter, oldest first.
@@ -261,10 +257,15 @@ class Adapters:
         with changing(self._stores, "card.edit", reference) as change, change.write() as session:
             return _named(change, adapter_versions.edit_card(session, reference, card))
 
-    def find_deleted(self, *, limit: int = 100) -> list[adapter_deletion.Deletion]:
-        """Return the adapters and versions that are deleted and can be restored, newest first."""
+    def find_deleted(self, *, limit: int = 100, after: str | None = None) -> adapter_deletion.DeletionPage:
+        """Return a page of the adapters and versions that are deleted, newest first.
+
+        Args:
+            limit: largest number of deletions of the page, 1 to 1,000.
+            after: `next` of the page before.
+        """
         with self._stores.database.read() as session:
-            return adapter_deletion.find(session, limit=limit)
+            return adapter_deletion.find(session, limit=limit, after=after)
 
     def delete(self, reference: str) -> adapter_deletion.Deletion:
         """Delete one version, given as `name/3`, or an adapter with all its versions, given as `name`.

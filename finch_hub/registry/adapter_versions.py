@@ -32,6 +32,7 @@ _LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
 _DOCUMENTS = frozenset({"spec", "metrics", "versions", "environment"})
 _SINGLE = (AdapterVersion.adapter, AdapterVersion.base)
 _MULTIPLE = (AdapterVersion.aliases, AdapterVersion.tags, AdapterVersion.parents)
+NEVER_HAD_FILES = AdapterVersion.digest == AdapterVersion.identity  # no tree has the digest
 # A join of the multiple ones would give a row for each combination of alias, tag and parent.
 _RELATIONS = (*map(joinedload, _SINGLE), *map(selectinload, _MULTIPLE))
 
@@ -429,7 +430,12 @@ def _where_key(query: sa.Select[Any], key: _Key, *, deleted: bool, by_id: bool) 
 def _find_deletion(session: Session, reference: AdapterReference) -> errors.Deleted | None:
     """Return the error that says how a version or its adapter was deleted, None if neither was."""
     row = session.execute(
-        sa.select(Adapter.deleted_at.label("adapter_deleted_at"), AdapterVersion.deleted_at, AdapterVersion.purged_at)
+        sa.select(
+            Adapter.deleted_at.label("adapter_deleted_at"),
+            AdapterVersion.deleted_at,
+            AdapterVersion.purged_at,
+            NEVER_HAD_FILES.label("never_had_files"),
+        )
         .outerjoin(
             AdapterVersion,
             sa.and_(AdapterVersion.adapter_id == Adapter.id, AdapterVersion.number == (reference.version or 0)),
@@ -440,6 +446,8 @@ def _find_deletion(session: Session, reference: AdapterReference) -> errors.Dele
         return None
     if row.purged_at is not None:
         return errors.Deleted("adapter version", str(reference), is_purged=True)
+    if row.never_had_files:
+        return errors.Deleted("adapter version", str(reference), never_had_files=True)
     if row.adapter_deleted_at is not None:
         return errors.Deleted("adapter", reference.name)
     return errors.Deleted("adapter version", str(reference)) if row.deleted_at is not None else None

@@ -51,9 +51,10 @@ def add(
     Raises:
         Conflict: the name is that of other examples, or the data set has another name.
     """
-    artifact_lock.share(session)
     if name is not None:
         artifact_lock.own_name(session, name)
+    artifact_lock.share(session)
+    if name is not None:
         _free_name(session, name, digest=digest, examples=examples, replace=replace)
     inserted = session.execute(
         insert_new(session, datasets, "digest")

@@ -254,6 +254,11 @@ class AdapterVersion(Value):
         return f"{self.name}/{self.number}"
 
     @property
+    def never_had_files(self) -> bool:
+        """Whether it came with a bundle without its files, and is in lineages only."""
+        return self.digest == self.identity
+
+    @property
     def state_elsewhere(self) -> VersionState | None:
         """What keeps the version from use in the hub that it came from with a bundle, None if nothing does."""
         origin = self.spec.get("bundle")

@@ -40,8 +40,21 @@ def _check_moment(moment: datetime) -> datetime:
 _Moment = Annotated[pydantic.AwareDatetime, pydantic.AfterValidator(_check_moment)]
 
 
+class BundledEvaluation(Value):
+    """Metrics of a version, or of a bare base, on a data set."""
+
+    dataset: Digest
+    evaluator: str = pydantic.Field(min_length=1, max_length=96)
+    metrics: JsonObject
+    created_at: _Moment
+
+
 class BundledBase(Value):
-    """A base of versions, without its files and its path."""
+    """A base of versions, without its files and its path.
+
+    Attributes:
+        evaluations: figures of the base alone, on data of the versions.
+    """
 
     fingerprint: _Fingerprint
     name: str = pydantic.Field(max_length=MAX_NAME, pattern=r"^[^/\x00]+$")
@@ -49,11 +62,17 @@ class BundledBase(Value):
     public_id: str | None = pydantic.Field(default=None, max_length=MAX_ID)
     architecture: str = pydantic.Field(max_length=MAX_ARCHITECTURE)
     parameters: NonNegativeInt
+    evaluations: tuple[BundledEvaluation, ...] = ()
 
     @property
     def source(self) -> str:
         """Source of the base in a hub that has no files of it: neither a path nor a repository id."""
         return f"bundle:{self.fingerprint}"
+
+    @property
+    def columns(self) -> JsonObject:
+        """What its row has, without its place."""
+        return self.model_dump(exclude={"evaluations"})
 
     @pydantic.field_validator("public_id")
     @classmethod
@@ -84,15 +103,6 @@ class BundledParent(Value):
     weight: float
 
 
-class BundledEvaluation(Value):
-    """Metrics of a version on a data set."""
-
-    dataset: Digest
-    evaluator: str = pydantic.Field(min_length=1, max_length=96)
-    metrics: JsonObject
-    created_at: _Moment
-
-
 class Origin(Value):
     """The hub that made a version, with its reference and state there."""
 
@@ -107,7 +117,8 @@ class BundledVersion(Value):
     Attributes:
         files: its files by name; None for an ancestor whose files are not in the bundle.
         aliases: names of aliases that point at it.
-        evidence: what was measured when it was made, without sample answers.
+        evidence: what was measured when it was made.
+        samples: its sample answers, if they were asked for. They quote rows.
         created_at: when it was made. With the identity, it tells the version from all others, in every hub.
     """
 
@@ -134,6 +145,7 @@ class BundledVersion(Value):
     aliases: tuple[str, ...] = ()
     evaluations: tuple[BundledEvaluation, ...] = ()
     evidence: Evidence | None = None
+    samples: BundledFile | None = None
     created_at: _Moment
 
     @property

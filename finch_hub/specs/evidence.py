@@ -249,7 +249,7 @@ def _summarize_layer(layer: int | None, conflicts: Sequence[PairConflict]) -> La
 
 
 class Sample(Value):
-    """A prompt of the validation data, its expected answer, and the answers of the base and of the adapter."""
+    """A prompt of the validation data, its expected answer, and the answers before and after the training."""
 
     prompt: str
     expected: str
@@ -259,10 +259,16 @@ class Sample(Value):
 
 
 class Samples(Value):
-    """Sample answers of a version, with the number of tokens to which each was cut."""
+    """Sample answers of a version.
+
+    Attributes:
+        max_tokens: number of tokens to which each answer was cut.
+        start: version that the training went on from, which gave the answers before; None if the base did.
+    """
 
     samples: tuple[Sample, ...]
     max_tokens: int
+    start: str | None = None
 
 
 def curve_of_events(events: Iterable[tuple[str, Mapping[str, Any]]]) -> LossCurve:

@@ -9,6 +9,7 @@ from pathlib import Path
 from finch_hub import errors
 from finch_hub.artifacts import bundle_manifest
 from finch_hub.artifacts.bundle_file import write_bundle
+from finch_hub.artifacts.inventory import find_artifact
 from finch_hub.formats.atomic_writes import flush_path, scratch_folder, translate_write_errors
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.registry import bundled_versions, values
@@ -29,11 +30,14 @@ from finch_hub.storage.publishing import make_public
 from finch_hub.storage.stores import Stores
 
 
-def make_bundle(out: Path, references: Sequence[str], stores: Stores, *, lineage: bool = True) -> BundleReport:
+def make_bundle(
+    out: Path, references: Sequence[str], stores: Stores, *, lineage: bool = True, samples: bool = False
+) -> BundleReport:
     """Write versions with their ancestors to a new file. Equal versions give equal bytes.
 
     Args:
         lineage: whether the files of ancestors come along. Without, and if they are deleted, only their rows do.
+        samples: whether the sample answers of versions with files come along. They quote rows.
 
     Raises:
         NotFound: there is no such adapter, version or alias.
@@ -45,7 +49,7 @@ def make_bundle(out: Path, references: Sequence[str], stores: Stores, *, lineage
     stores.artifacts.check(again=True)
     with stores.database.read() as session:
         rows = bundled_versions.read(session, references)
-    manifest = _describe(rows, stores, lineage=lineage)
+    manifest = _describe(rows, stores, lineage=lineage, samples=samples)
     bundle_manifest.check(manifest, subject="rows of these versions")
     with translate_write_errors(out), scratch_folder(out) as scratch:
         write_bundle(scratch / "bundle", manifest, stores.artifacts)
@@ -66,17 +70,19 @@ def _refuse_existing(out: Path) -> None:
         raise errors.Conflict(f"the path {out} already exists (choose another path or delete it)")
 
 
-def _describe(rows: BundledRows, stores: Stores, *, lineage: bool) -> Manifest:
+def _describe(rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool) -> Manifest:
     bases = {version.base.fingerprint: version.base for version in rows.versions}
     return Manifest(
         format=FORMAT,
-        bases=tuple(_describe_base(bases[fingerprint]) for fingerprint in sorted(bases)),
+        bases=tuple(_describe_base(bases[fingerprint], rows) for fingerprint in sorted(bases)),
         adapters=rows.adapters,
-        versions=tuple(_describe_version(version, rows, stores, lineage=lineage) for version in rows.versions),
+        versions=tuple(
+            _describe_version(version, rows, stores, lineage=lineage, samples=samples) for version in rows.versions
+        ),
     )
 
 
-def _describe_base(base: values.Base) -> BundledBase:
+def _describe_base(base: values.Base, rows: BundledRows) -> BundledBase:
     return BundledBase(
         fingerprint=base.fingerprint,
         name=Path(base.name).name or base.fingerprint,  # a name can be a path of this machine
@@ -84,11 +90,12 @@ def _describe_base(base: values.Base) -> BundledBase:
         public_id=base.hub_id,
         architecture=base.architecture,
         parameters=base.parameters,
+        evaluations=rows.base_evaluations.get(base.fingerprint, ()),
     )
 
 
 def _describe_version(
-    version: values.AdapterVersion, rows: BundledRows, stores: Stores, *, lineage: bool
+    version: values.AdapterVersion, rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool
 ) -> BundledVersion:
     spec = make_public(version.spec, version.base)
     origin = _find_origin(version, spec.pop("bundle", None), rows.hub)
@@ -118,8 +125,16 @@ def _describe_version(
         aliases=tuple(sorted(version.aliases)) if is_whole else (),
         evaluations=rows.evaluations.get(version.reference, ()) if is_whole else (),
         evidence=_bare(rows.evidence.get(version.reference)) if is_whole else None,
+        samples=_find_samples(version.reference, rows, stores) if is_whole and samples else None,
         created_at=to_milliseconds(version.created_at),
     )
+
+
+def _find_samples(reference: str, rows: BundledRows, stores: Stores) -> BundledFile | None:
+    """Return the sample answers of a version, None if it has none, or they were purged meanwhile."""
+    digest = rows.samples.get(reference)
+    stored = None if digest is None else find_artifact(stores.artifacts, "blobs", digest)
+    return None if stored is None else BundledFile(digest=stored.digest, size=stored.size)
 
 
 def _bare(evidence: Evidence | None) -> Evidence | None:

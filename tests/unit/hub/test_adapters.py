@@ -199,6 +199,24 @@ def test_import_for_another_base_is_refused(hub: Hub, tiny_folder: Path, tmp_pat
     assert hub.adapters.overview().adapters == ()
 
 
+def test_import_whose_base_is_removed_meanwhile_is_refused(
+    hub: Hub, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finch_hub.storage import publishing
+
+    hub.bases.add(base, name="tiny")
+    publish = publishing.publish
+
+    def remove_first(*arguments: Any, **options: Any) -> publishing.CreateVersion:
+        hub.bases.remove("tiny")
+        return publish(*arguments, **options)
+
+    monkeypatch.setattr(publishing, "publish", remove_first)
+    saved = save_adapter(base, tmp_path / "saved", r=4, target_modules=["q_proj"])
+    with pytest.raises(errors.Conflict, match=r"base tiny was removed meanwhile \(add it again with `finch-hub bases"):
+        hub.import_adapter(saved, name="guest", base="tiny")
+
+
 def test_import_of_a_pickle_is_refused_and_leaves_nothing(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
     hub.bases.add(tiny_folder, name="tiny")
     made = save_adapter(tiny_folder, tmp_path / "made", r=4, lora_alpha=8, target_modules=["q_proj"])
