@@ -28,7 +28,8 @@ class Repositories:
     def push(self, reference: str, repository: str, *, private: bool = False) -> PushedVersion:
         """Push a version as one commit with the tag of its number, such as `v3`. A second push makes no commit.
 
-        The commit has the adapter in PEFT's format, its card and its `finch.json`, without secrets and local paths.
+        The commit has the adapter in PEFT's format, its card with the loss curve and its `finch.json`. They are without
+        secrets and local paths.
 
         Args:
             repository: `owner/name`. It is made if it does not exist.
@@ -62,7 +63,7 @@ class Repositories:
         from huggingface_hub import HfApi
 
         with scratch_folder(self._stores.settings.home / "push") as scratch:
-            files = pushing.write_files(version, self._stores, scratch)
+            files = pushing.write_files(version, place.name, self._stores, scratch)
             with translate_errors(action, place):
                 return pushing.push_files(HfApi(), version, place.name, files, private=private)
 

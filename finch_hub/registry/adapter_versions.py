@@ -16,6 +16,7 @@ from finch_hub.registry import adapter_names, audit, tables, values, version_loa
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent
 from finch_hub.registry.types import Columns, now, read_document
 from finch_hub.specs.annotations import Tag, check_notes
+from finch_hub.specs.cards import name_revision
 from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import LATEST, AdapterReference, check_adapter_name
 from finch_hub.specs.value import JsonObject
@@ -269,14 +270,27 @@ def remove_tags(session: Session, reference: str, *texts: str) -> values.Adapter
     return _conclude_change(session, row)
 
 
-def edit_card(session: Session, reference: str, card: str) -> values.AdapterVersion:
+def edit_card(
+    session: Session, reference: str, text: str, *, expected: str | None = None, is_written: bool = False
+) -> values.AdapterVersion:
     """Replace the text of a version's model card.
+
+    Args:
+        expected: revision that the card must have now; None checks nothing.
+        is_written: whether the text is the written one again, and not that of a user.
 
     Raises:
         NotFound: the version does not exist.
+        Conflict: the card was edited since.
     """
     row = get_row(session, reference)
-    row.card = card
+    session.refresh(row, ["card", "card_edited_at"], with_for_update=True)
+    current = name_revision(row.card if row.card_edited_at is not None else None)
+    if expected is not None and expected != current:
+        fix = "look at the card, and edit it again"
+        raise errors.Conflict(f"the card of {row.adapter.name}/{row.number} was edited meanwhile ({fix})")
+    row.card = text
+    row.card_edited_at = None if is_written else session.scalar(sa.select(now()))
     return _conclude_change(session, row)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry import adapter_names, deployment, evidence, tables, values
+from finch_hub.registry import adapter_names, datasets, deployment, evidence, tables, values
 from finch_hub.registry.adapter_versions import get_row, select_versions, to_value
 from finch_hub.registry.tables import AdapterVersion, Parent
 from finch_hub.registry.types import one_of, read_document
@@ -29,6 +29,7 @@ class BundledRows:
         chosen: references of the versions that were named.
         versions: these and all their ancestors, also deleted ones, by name and number.
         evaluations: evaluations by reference, oldest first.
+        data_licenses: licenses of training data by digest.
     """
 
     hub: str
@@ -37,6 +38,7 @@ class BundledRows:
     adapters: tuple[BundledAdapter, ...]
     evaluations: dict[str, tuple[BundledEvaluation, ...]]
     evidence: dict[str, Evidence]
+    data_licenses: dict[str, str]
 
 
 def read(session: Session, references: Sequence[str]) -> BundledRows:
@@ -65,7 +67,9 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
         .order_by(_adapters.c.name)
     )
     measured = {reference: evidence.find(session, reference)[0] for reference in names.values()}
+    trained_on = {row.train_digest for row in rows if row.train_digest is not None}
     return BundledRows(
+        data_licenses=datasets.list_licenses(session, sorted(trained_on)),
         evidence={reference: known for reference, known in measured.items() if not known.is_empty},
         hub=deployment.find_id(session),
         chosen=frozenset(chosen.values()),
