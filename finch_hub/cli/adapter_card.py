@@ -26,7 +26,9 @@ _MAX_BYTES = 4 * MAX_CARD + 2**16  # with metadata
 @click.command()
 @click.argument("reference")
 @click.option("--edit", is_flag=True, help="Open the card in the editor of $VISUAL or $EDITOR.")
-@click.option("--from", "source", type=click.Path(allow_dash=True), help="Take the card from a file, or - for standard input.")
+@click.option(
+    "--from", "source", type=click.Path(allow_dash=True), help="Take the card from a file, or - for standard input."
+)
 @click.option("--reset", is_flag=True, help="Bring the written card back.")
 @output.json_option
 def card(reference: str, edit: bool, source: str | None, reset: bool, as_json: bool) -> None:

@@ -50,13 +50,7 @@ def add(
     """
     with output.open_hub() as hub:
         dataset = hub.datasets.add(
-            data,
-            name=name,
-            replace=replace,
-            system=system,
-            license=license_,
-            progress=progress.RowCounter(),
-            **reading,
+            data, name=name, replace=replace, system=system, license=license_, progress=progress.RowCounter(), **reading
         )
     parts = [dataset] if dataset.validation is None else [dataset, dataset.validation]
     output.emit(dataset, as_json, lambda: list(map(_describe, parts)))

@@ -181,7 +181,8 @@ def test_text_for_searches_has_no_words_that_all_cards_have() -> None:
 HOSTILE = (
     "x\x1b]0;title\x07", "\x9b2J", "\u202eevil", "</script><img src=x onerror=x>", "[a](javascript:x)", "| a | b |",
     "\n# heading", "x\n---\nlicense: x", "`a` *b*", "https://x.org", "\ud800", "a\\", "```\nx", "1. x", "12345) x",
-    "- x", "+ x", "> x", "===", "    code", "<!-- x", "![a](b)", "www.x.org", "x@y.org", "~~~", "&lt;", "$x$", "a\n\n\nb",
+    "- x", "+ x", "> x", "===", "    code", "<!-- x", "![a](b)", "www.x.org", "x@y.org", "~~~", "&lt;", "$x$",
+    "a\n\n\nb",
 )  # fmt: skip
 
 
