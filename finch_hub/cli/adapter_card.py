@@ -110,6 +110,10 @@ def _name_again(reference: str, file: Path) -> str:
     return output.name_command("adapters", "card", reference, "--from", str(file))
 
 
+def _has_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def _find_editor() -> list[str]:
     """Return the command of the user's editor.
 
@@ -117,7 +121,7 @@ def _find_editor() -> list[str]:
         InvalidSpec: there is no terminal or no editor.
     """
     instead = "give the text with --from FILE instead"
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _has_terminal():
         raise errors.InvalidSpec("cannot open an editor: this is not a terminal", fix=instead)
     for variable in ("VISUAL", "EDITOR"):
         try:

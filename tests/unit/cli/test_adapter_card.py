@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from support import registry
 
+from finch_hub.cli import adapter_card
 from finch_hub.registry.database import Database
 from finch_hub.texts.visible_text import to_block
 
@@ -22,8 +23,7 @@ WRITER = "import sys; open(sys.argv[1], 'w').write({!r})"
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A terminal, without an editor, and a folder of its own for the texts that users edit."""
-    for stream in (sys.stdin, sys.stdout):
-        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr(adapter_card, "_has_terminal", lambda: True)
     for variable in ("VISUAL", "EDITOR"):
         monkeypatch.delenv(variable, raising=False)
     (tmp_path / "texts").mkdir()
@@ -61,11 +61,11 @@ def test_card_is_read_from_standard_input(run: Run, database: Database, monkeypa
 @pytest.mark.parametrize(
     ("content", "status", "reason"),
     [
-        (None, 3, "no file named"),
+        (None, 3, "there is no file"),
         (b"", 2, "the text is empty"),
         (b"\xff\xfe\xff", 2, "is not UTF-8"),
         (b"x" * 10**6, 2, "has more than 865,536 bytes"),
-        (b"x" * 300_000, 2, "the text has 300,001 characters, more than 200,000"),
+        (b"x" * 300_000, 2, "the text has 300,000 characters, more than 200,000"),
         (b"---\nlicense: mit\n---\n# x\n", 2, "the metadata between the lines --- are written from what is known"),
     ],
 )
