@@ -294,7 +294,7 @@ class Adapters:
         Raises:
             NotFound: there is no such version.
         """
-        from finch_hub.formats.model_card import write_searched_text
+        from finch_hub.artifacts.cards.model_card import write_searched_text
 
         with changing(self._stores, "card.reset", reference) as change:
             version = self.get(reference)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors, settings
+from finch_hub.artifacts.license_fields import find_license
 from finch_hub.engine.bases import sources, weight_shapes
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
 from finch_hub.formats.folder_removal import remove_folder
 from finch_hub.formats.gguf_header import check_gguf_header
-from finch_hub.formats.license_fields import find_license
 from finch_hub.formats.model_files import read_config
 from finch_hub.plugins.catalog import BUILTIN
 from finch_hub.registry import bases, values

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.formats import card_metadata, model_card
+from finch_hub.artifacts.cards import metadata, model_card
 from finch_hub.formats.card_files import CARD, PICTURE, write_card_files
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.registry import adapter_names, datasets, evidence
@@ -38,7 +38,7 @@ def read_card(
     body = _show_edited(version.card) if is_edited else model_card.write_body(facts)
     return Card(
         adapter=version.reference,
-        text=stores.redactor.clean("\n".join([*card_metadata.make_front(facts), body])),
+        text=stores.redactor.clean("\n".join([*metadata.make_front(facts), body])),
         body=stores.redactor.clean(body),
         picture=model_card.draw_picture(facts),
         edited_at=version.card_edited_at,
@@ -125,10 +125,10 @@ def check_edited(text: str, card: Card) -> str:
         InvalidInput: the text is empty or too long, or has other metadata.
     """
     text = check_card(text)
-    front, body = card_metadata.split_front(text)
+    front, body = metadata.split_front(text)
     if front is None:
         return text
-    if front.strip() != (card_metadata.split_front(card.text)[0] or "").strip():
+    if front.strip() != (metadata.split_front(card.text)[0] or "").strip():
         fix = "leave them out; the license of a base is set with `finch-hub bases add SOURCE --license ID`"
         raise errors.InvalidInput("the metadata between the lines --- are written from what is known", fix=fix)
     return check_card(body)
@@ -136,7 +136,7 @@ def check_edited(text: str, card: Card) -> str:
 
 def _show_edited(text: str) -> str:
     """Return the text of a user as it may be shown. Before cards had metadata of their own, an edit had them too."""
-    return to_block(card_metadata.split_front(text)[1].rstrip("\n")) + "\n"
+    return to_block(metadata.split_front(text)[1].rstrip("\n")) + "\n"
 
 
 def _read_config(tree: str, stores: Stores) -> JsonObject:

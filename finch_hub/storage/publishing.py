@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.artifacts import gate
+from finch_hub.artifacts.cards.model_card import draw_picture, write_card, write_searched_text
 from finch_hub.artifacts.config_cleaning import canonical_json
 from finch_hub.artifacts.inventory import has_tree
 from finch_hub.formats.atomic_writes import scratch_folder
@@ -17,7 +18,6 @@ from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.card_files import write_card_files
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.installed_metadata import find_version
-from finch_hub.formats.model_card import draw_picture, write_card, write_searched_text
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.plugins.catalog import Catalog
 from finch_hub.registry import adapter_versions, artifact_lock, audit, bases, values

@@ -18,12 +18,13 @@ import numpy as np
 from support.safetensors_files import CONFIG, PREFIX, arrays
 
 from finch_hub import errors
-from finch_hub.artifacts import adapter_checks, config_cleaning
+from finch_hub.artifacts import adapter_checks, config_cleaning, license_fields
 from finch_hub.artifacts.archives import open_archive
+from finch_hub.artifacts.cards import model_card
 from finch_hub.artifacts.gate import admit_adapter
 from finch_hub.engine.bases import fingerprint
 from finch_hub.engine.data import reading
-from finch_hub.formats import adapter_folder, finch_record, license_fields, model_card, model_files
+from finch_hub.formats import adapter_folder, finch_record, model_files
 from finch_hub.formats.gguf_header import check_gguf_header
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.registry import database

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
+from finch_hub.artifacts.license_fields import find_license
 from finch_hub.engine.bases import fingerprint, sources
-from finch_hub.formats.license_fields import find_license
 from finch_hub.plugins.descriptors import load_fetch
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource

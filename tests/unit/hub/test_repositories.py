@@ -14,8 +14,8 @@ from support.adapters import save_adapter
 from support.hugging_face import READER, WRITER, HuggingFace
 
 from finch_hub import Hub, errors, settings
+from finch_hub.artifacts.cards import metadata
 from finch_hub.engine.export.quantization import quantize
-from finch_hub.formats import card_metadata
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.registry import tables
 from finch_hub.specs.evidence import Evidence, LossCurve
@@ -130,7 +130,7 @@ def test_edited_card_is_pushed_without_secrets_and_local_places(
 def test_card_that_the_hub_refuses_is_said_with_its_reason(
     birds: Hub, remote: HuggingFace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(card_metadata, "make_front", lambda facts: ["---", "license: 12", "---", ""])
+    monkeypatch.setattr(metadata, "make_front", lambda facts: ["---", "license: 12", "---", ""])
     with pytest.raises(errors.InvalidInput, match=r'its card is refused: "license" must be a string .*edit the card'):
         birds.repositories.push("birds", "ana/birds")
     assert remote.repositories["ana/birds"].tags == {}

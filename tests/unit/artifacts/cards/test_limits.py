@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from finch_hub.formats.card_limits import list_limits
+from finch_hub.artifacts.cards.limits import list_limits
 from finch_hub.specs.cards import CardBase, CardFacts
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.reports import DataReport, Forgetting, TrainingReport

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from finch_hub.formats.loss_chart import describe_curve, draw_loss_chart
+from finch_hub.artifacts.cards.loss_chart import describe_curve, draw_loss_chart
 from finch_hub.specs.evidence import LossCurve
 
 SVG = "{http://www.w3.org/2000/svg}"

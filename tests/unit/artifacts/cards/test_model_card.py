@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from finch_hub.formats.model_card import draw_picture, write_card, write_merged_card, write_searched_text
+from finch_hub.artifacts.cards.model_card import draw_picture, write_card, write_merged_card, write_searched_text
 from finch_hub.specs.cards import CardBase, CardFacts, CardParent
 from finch_hub.specs.evidence import Evidence, LossCurve
 from finch_hub.specs.licenses import IDENTIFIERS

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from finch_hub.formats.card_metadata import split_front
+from finch_hub.artifacts.cards.metadata import split_front
 
 
 @pytest.mark.parametrize(

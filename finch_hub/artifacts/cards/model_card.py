@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from finch_hub.artifacts.cards.limits import list_limits
+from finch_hub.artifacts.cards.loss_chart import describe_curve, draw_loss_chart
+from finch_hub.artifacts.cards.metadata import find_license_address, format_front, is_repository, make_front
+from finch_hub.artifacts.cards.usage import write_usage
 from finch_hub.formats.card_files import PICTURE
-from finch_hub.formats.card_limits import list_limits
-from finch_hub.formats.card_metadata import find_license_address, format_front, is_repository, make_front
-from finch_hub.formats.card_usage import write_usage
-from finch_hub.formats.loss_chart import describe_curve, draw_loss_chart
 from finch_hub.formats.markdown import format_code, format_code_block, format_prose, format_text
 from finch_hub.specs.cards import CardFacts
 from finch_hub.specs.reports import Retention

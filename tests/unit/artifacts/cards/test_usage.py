@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from support.adapters import VARIANTS, save_adapter
 
+from finch_hub.artifacts.cards.usage import write_usage
 from finch_hub.cli import main
 from finch_hub.engine.export import ollama, peft, vllm
 from finch_hub.engine.export.parameters import OllamaParameters, PEFTParameters
-from finch_hub.formats.card_usage import write_usage
 from finch_hub.specs.cards import CardBase, CardFacts
 
 SYSTEM = 'Be "kind".\nAnswer \\briefly, it\'s `short`.'
