@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from finch_hub import errors
 from finch_hub.artifacts.cards import metadata, model_card
 from finch_hub.formats.card_files import CARD, PICTURE, write_card_files
+from finch_hub.formats.folder_removal import remove_folder
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.registry import adapter_names, datasets, evidence
 from finch_hub.specs.bases import is_hub_id
@@ -107,6 +108,7 @@ def find_data_license(session: Session, lineage: Lineage, spec: JsonObject) -> s
 
 def lay_out(folder: Path, card: Card, adapter: Path) -> Path:
     """Make a folder of links to the files of an adapter, with a card in place of the stored one, and return it."""
+    remove_folder(folder)  # of an earlier attempt
     folder.mkdir()
     for file in sorted(adapter.iterdir()):
         if file.name not in (CARD, PICTURE):
