@@ -14,13 +14,12 @@ import click
 
 from finch_hub import errors
 from finch_hub.cli import output
-from finch_hub.specs.cards import MAX_CARD
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
     from finch_hub.specs.cards import Card
 
-_MAX_BYTES = 4 * MAX_CARD + 2**16  # with metadata
+_MAX_BYTES = 2**20  # of a file that may be a card; the hub counts its characters
 
 
 @click.command()

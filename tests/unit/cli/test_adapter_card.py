@@ -64,7 +64,7 @@ def test_card_is_read_from_standard_input(run: Run, database: Database, monkeypa
         (None, 3, "there is no file"),
         (b"", 2, "the text is empty"),
         (b"\xff\xfe\xff", 2, "is not UTF-8"),
-        (b"x" * 10**6, 2, "has more than 865,536 bytes"),
+        (b"x" * 2**21, 2, "has more than 1,048,576 bytes"),
         (b"x" * 300_000, 2, "the text has 300,000 characters, more than 200,000"),
         (b"---\nlicense: mit\n---\n# x\n", 2, "the metadata between the lines --- are written from what is known"),
     ],
