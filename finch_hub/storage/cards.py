@@ -109,7 +109,7 @@ def find_data_license(session: Session, lineage: Lineage, spec: JsonObject) -> s
 def lay_out(folder: Path, card: Card, adapter: Path) -> Path:
     """Make a folder of links to the files of an adapter, with a card in place of the stored one, and return it."""
     remove_folder(folder)  # of an earlier attempt
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for file in sorted(adapter.iterdir()):
         if file.name not in (CARD, PICTURE):
             (folder / file.name).symlink_to(file.resolve())
