@@ -75,8 +75,7 @@ def _write_data(facts: CardFacts) -> Iterator[str]:
     yield from ("## Data", "")
     yield from (f"It was trained on {data.examples:,} examples with {data.tokens:,} tokens{held_out}.", "")
     yield f"An example has {data.length_mean:,.0f} tokens on average, and {data.length_max:,} at most."
-    yield f"{data.label_tokens:,} of the tokens are of answers, which it learned."
-    yield ""
+    yield from (f"{data.label_tokens:,} of the tokens are of answers, which it learned.", "")
 
 
 def _write_figures(facts: CardFacts) -> Iterator[str]:

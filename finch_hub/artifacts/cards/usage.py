@@ -47,8 +47,7 @@ def _write_peft(facts: CardFacts) -> Iterator[str]:
         messages=_literal(_make_messages(facts)),
         thinking=_is_thinking(facts),
     )
-    yield from ("With PEFT and transformers:", "", *code.split("\n"), "")
-    yield from ("A base without a chat template needs its own form of prompts.", "")
+    yield from ("With PEFT and transformers, for a base with a chat template:", "", *code.split("\n"), "")
 
 
 def _write_vllm(facts: CardFacts) -> Iterator[str]:
@@ -78,7 +77,7 @@ def _write_ollama(facts: CardFacts) -> Iterator[str]:
         yield from (f"Ollama cannot load it, since it has {part}.", "")
         return
     folder, name = f"{_name_folder(facts)}-ollama", _name_served(facts)
-    yield from ("With Ollama. The export has the system prompt, if there is one, and the base must be on the disk:", "")
+    yield from ("With Ollama, from a hub that has the adapter and its base:", "")
     yield from _shell(
         ["finch-hub", "export", _refer(facts), "--format", "ollama", "--out", folder],
         ["ollama", "create", name, "-f", f"{folder}/Modelfile"],

@@ -10,12 +10,15 @@ from support.backups import Open
 from support.safetensors_files import adapter_folder
 
 from finch_hub import errors
+from finch_hub.engine.data.example_file import ExampleFile
 from finch_hub.hub.adapters import Adapters
 from finch_hub.hub.datasets import Datasets
+from finch_hub.hub.examples import register_examples, store_examples
 from finch_hub.registry import adapter_names, adapter_versions, audit, bases, datasets, values
 from finch_hub.specs.cards import MAX_CARD
 from finch_hub.specs.evidence import Evidence, LossCurve
-from finch_hub.specs.reports import DataReport, TrainingReport
+from finch_hub.specs.examples import Example
+from finch_hub.specs.reports import DataReport, ReadingReport, TrainingReport
 from finch_hub.storage import cards, publishing
 from finch_hub.storage.bundling import make_bundle
 from finch_hub.storage.changes import changing
@@ -178,6 +181,22 @@ def test_license_of_data_stays_until_another_is_given(stores: Stores, adapters: 
         found.add(ROWS, license="unknown")
     with stores.database.read() as session:
         assert datasets.get(session, "finches").license == "mit"
+
+
+def test_part_of_data_takes_its_license(stores: Stores, adapters: Adapters) -> None:
+    def register(answer: str, *sources: str) -> str | None:
+        with ExampleFile() as file, stores.database.write() as session:
+            file.add(Example.of({"messages": [{"role": "user", "content": "Who?"},
+                                              {"role": "assistant", "content": answer}]}))  # fmt: skip
+            part = store_examples(file, stores, ReadingReport(rows=1), made_of=sources)
+            return register_examples(session, part, stores, of_jobs=True).license
+
+    known = Datasets(stores).get("finches").digest
+    same = Datasets(stores).add([("Who?", "A wren.")], license="cc-by-4.0").digest
+    other = Datasets(stores).add([("Who?", "An owl.")], license="mit").digest
+    bare = Datasets(stores).add([("Who?", "A bee.")]).digest
+    assert register("1", known) == register("2", known, same) == "cc-by-4.0"
+    assert [register("3"), register("4", known, other), register("5", known, bare)] == [None, None, None]
 
 
 def test_license_of_the_files_of_a_base_fills_a_gap_and_replaces_nothing(stores: Stores) -> None:
