@@ -66,7 +66,9 @@ def test_license_is_read_from_the_files_and_a_given_one_stays(run: Run, tiny_fol
     assert run("bases", "add", folder, "--name", "tiny").status == 0
     shown = run("bases", "show", "tiny", "--json").json
     assert (shown["license"], shown["license_link"]) == ("mit", None)
-    assert [line.split()[1] for line in run("bases", "show", "tiny").out.splitlines() if "license" in line] == ["mit"]
+    assert [
+        line.split()[1] for line in run("bases", "show", "tiny").out.splitlines() if line.startswith("license ")
+    ] == ["mit"]
     refused = run("bases", "add", folder, "--license", "unknown")
     assert refused.status == 2
     assert "license: 'unknown' does not name a license (give its name, or leave the license out)" in refused.err
