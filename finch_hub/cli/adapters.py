@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import adapter_evidence, exchange, following, output, paging
+from finch_hub.cli import adapter_card, adapter_evidence, exchange, following, output, paging
 from finch_hub.display import tables
 from finch_hub.display.adapters import draw_version, format_evidence, format_import
 from finch_hub.display.inspections import describe_inspection
@@ -26,6 +26,7 @@ def adapters() -> None:
     """
 
 
+adapters.add_command(adapter_card.card)
 adapters.add_command(exchange.push)
 adapters.add_command(exchange.pull)
 

@@ -52,6 +52,7 @@ def draw_version(
             "aliases": version.aliases or None,
             "tags": version.tags or None,
             "notes": Lines.of(version.notes or None),
+            "card edited": version.card_edited_at,
             "limits": Lines(_format_limits(limits)) or None,
             "imported": Lines(_format_origin(version)) or None,
             "metrics": _format_metrics(version.metrics),

@@ -24,9 +24,11 @@ from finch_hub.registry import (
     version_search,
 )
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
+from finch_hub.specs.cards import Card
 from finch_hub.specs.comparisons import Comparison, MetricPoint
 from finch_hub.specs.evidence import Evidence, Samples
 from finch_hub.specs.references import AdapterReference
+from finch_hub.storage import cards
 from finch_hub.storage.changes import Change, changing
 
 if TYPE_CHECKING:
@@ -252,10 +254,51 @@ class Adapters:
         with changing(self._stores, "version.note", reference) as change, change.write() as session:
             return _named(change, adapter_versions.edit_notes(session, reference, text))
 
-    def edit_card(self, reference: str, card: str) -> values.AdapterVersion:
-        """Replace the text of the version's model card. Its identity stays."""
-        with changing(self._stores, "card.edit", reference) as change, change.write() as session:
-            return _named(change, adapter_versions.edit_card(session, reference, card))
+    def card(self, reference: str) -> Card:
+        """Return the model card of the version: written from what is known now, or as a user edited it.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        return cards.read_card(self.get(reference), self._stores)
+
+    def edit_card(self, reference: str, text: str, *, expected: str | None = None) -> Card:
+        """Replace the text of the version's model card. Its identity stays, and its metadata are written as before.
+
+        The card reaches exports, pushes, bundles and searches.
+
+        Args:
+            text: Markdown. It may begin with the metadata of the card, as `card` returns them.
+            expected: `revision` of the card that the text was made of; None replaces whatever is there.
+
+        Raises:
+            NotFound: there is no such version.
+            InvalidInput: the text is empty or too long, or has other metadata.
+            Conflict: the card was edited since.
+        """
+        with changing(self._stores, "card.edit", reference) as change:
+            version = self.get(reference)
+            body = cards.check_edited(text, cards.read_card(version, self._stores))
+            with change.write() as session:
+                edit = adapter_versions.edit_card(session, version.reference, body, expected=expected)
+                edited = _named(change, edit)
+        return cards.read_card(edited, self._stores)
+
+    def reset_card(self, reference: str) -> Card:
+        """Bring the written card of the version back in place of an edited one.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        from finch_hub.artifacts.cards.model_card import write_searched_text
+
+        with changing(self._stores, "card.reset", reference) as change:
+            version = self.get(reference)
+            written = self._stores.redactor.clean(write_searched_text(cards.find_facts(version, self._stores)))
+            with change.write() as session:
+                reset = adapter_versions.edit_card(session, version.reference, written, is_written=True)
+                version = _named(change, reset)
+        return cards.read_card(version, self._stores)
 
     def find_deleted(self, *, limit: int = 100, after: str | None = None) -> adapter_deletion.DeletionPage:
         """Return a page of the adapters and versions that are deleted, newest first.

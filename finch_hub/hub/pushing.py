@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.artifacts.config_cleaning import MAX_BYTES, canonical_json
+from finch_hub.formats.card_files import write_card_files
 from finch_hub.formats.finch_record import RECORD, parse_record, read_record, write_record
 from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.hub import hugging_face
 from finch_hub.hub.hugging_face import RepositoryReference
-from finch_hub.registry import evidence, values
+from finch_hub.registry import values
 from finch_hub.specs.evidence import Samples
 from finch_hub.specs.options import name_option, write_options
 from finch_hub.specs.value import JsonObject, Value
+from finch_hub.storage import cards
 from finch_hub.storage.publishing import PRIVATE
 from finch_hub.texts.secret_shapes import redact_values
 
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
     from finch_hub.storage.stores import Stores
 
-CARD = "README.md"
 # Nothing else leaves the machine: no examples, and no part of the record that a later version adds.
 _PUBLIC = ("format", "name", "kind", "identity", "job", "base", "spec", "lineage", "metrics")
 _BASE = {"revision", "public_id", "fingerprint", "architecture"}
@@ -70,17 +71,17 @@ def warn_unnamed(base: values.Base) -> None:
 
 
 def write_files(
-    version: values.AdapterVersion, stores: Stores, scratch: Path, *, samples: Samples | None = None
+    version: values.AdapterVersion, repository: str, stores: Stores, scratch: Path, *, samples: Samples | None = None
 ) -> Path:
-    """Write the files of a version for others, and return their folder.
+    """Write the files of a version for others in a repository, and return their folder.
 
     Args:
         samples: sample answers for the card, which quote rows.
     """
     from finch_hub.artifacts import gate
+    from finch_hub.artifacts.cards.samples import format_samples
     from finch_hub.engine.export.parameters import PEFTParameters
     from finch_hub.engine.export.peft import KIND, export_peft
-    from finch_hub.formats.model_card import format_samples, write_card
 
     def clean(text: str) -> str:
         return _clean(text, stores)
@@ -101,12 +102,9 @@ def write_files(
     record["base"] = {**version.base.model_dump(include=_BASE), "source": label}
     record = redact_values(record, clean)
     write_record(admitted.folder, KIND, {"adapter": record, "identity": admitted.identity})
-    card = version.card
-    if "lineage" in record and card in ("", _read_text(stored / CARD)):  # nobody edited it
-        card = write_card(record, label, _read_evidence(version, stores))
-    if samples is not None:
-        card = f"{(card or '').rstrip()}\n\n{format_samples(samples.model_dump())}"
-    (admitted.folder / CARD).write_text(clean(card or ""), encoding="utf-8")
+    card = cards.read_card(version, stores, repository=(repository, name_tag(version)))
+    shown = "" if samples is None else f"\n\n{format_samples(samples)}"
+    write_card_files(admitted.folder, clean(f"{card.text.rstrip()}{shown}\n"), card.picture)
     return admitted.folder
 
 
@@ -132,7 +130,7 @@ def push_files(
         Conflict: the tag names another adapter, main holds another adapter or a model, or the repository is public and
             should be private.
     """
-    tag, info = f"v{version.number}", _find_repository(api, name)
+    tag, info = name_tag(version), _find_repository(api, name)
     tagged = RepositoryReference(name=name, revision=tag)
     if info is None:
         api.create_repo(name, private=private or None)
@@ -237,13 +235,9 @@ def _clean(text: str, stores: Stores) -> str:
     return _HOME.sub("~", text)
 
 
-def _read_evidence(version: values.AdapterVersion, stores: Stores) -> JsonObject:
-    with stores.database.read() as session:
-        return evidence.find(session, version.reference)[0].to_document()
-
-
-def _read_text(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+def name_tag(version: values.AdapterVersion) -> str:
+    """Return the tag of a version in its repository."""
+    return f"v{version.number}"
 
 
 def _describe(

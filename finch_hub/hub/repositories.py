@@ -35,7 +35,8 @@ class Repositories:
 
         If a newer version was pushed, this one gets its tag only, and the branch main stays as it is.
 
-        The commit has the adapter in PEFT's format, its card and its `finch.json`, without secrets and local paths.
+        The commit has the adapter in PEFT's format, its card with the loss curve and its `finch.json`. They are without
+        secrets and local paths.
 
         Args:
             repository: `owner/name`. It is made if it does not exist.
@@ -82,7 +83,7 @@ class Repositories:
         from huggingface_hub import HfApi
 
         with scratch_folder(self._stores.settings.home / "push") as scratch:
-            files = pushing.write_files(version, self._stores, scratch, samples=samples)
+            files = pushing.write_files(version, place.name, self._stores, scratch, samples=samples)
             with translate_errors(action, place):
                 return pushing.push_files(HfApi(), version, place.name, files, names=names, private=private, main=main)
 

@@ -130,6 +130,11 @@ def describe(session: Session, name: str, text: str) -> None:
         raise not_found(session, name)
 
 
+def find_description(session: Session, name: str) -> str:
+    """Return the description of an adapter, empty if it has none."""
+    return session.scalar(sa.select(_adapters.c.description).where(_adapters.c.name == name)) or ""
+
+
 def not_found(session: Session, name: str) -> errors.NotFound:
     """Return the error for a name that no adapter has or had."""
     return errors.NotFound("adapter", name, session.scalars(sa.select(_adapters.c.name).limit(1000)))

@@ -16,6 +16,7 @@ from finch_hub.registry import adapter_names, audit, tables, values, version_loa
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent
 from finch_hub.registry.types import Columns, from_json, make_storable, now, read_document, to_json
 from finch_hub.specs.annotations import Tag, check_notes
+from finch_hub.specs.cards import name_revision
 from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import LATEST, AdapterReference, check_adapter_name
 from finch_hub.specs.value import JsonObject
@@ -290,14 +291,25 @@ def remove_tags(session: Session, reference: str, *texts: str) -> values.Adapter
     return _conclude_change(session, row)
 
 
-def edit_card(session: Session, reference: str, card: str) -> values.AdapterVersion:
+def edit_card(
+    session: Session, reference: str, text: str, *, expected: str | None = None, is_written: bool = False
+) -> values.AdapterVersion:
     """Replace the text of a version's model card.
+
+    Args:
+        expected: revision that the card must have now; None checks nothing.
+        is_written: whether the text is the written one again, and not that of a user.
 
     Raises:
         NotFound: the version does not exist.
+        Conflict: the card was edited since.
     """
     row = get_row(session, reference)
-    return _conclude_change(session, row, card=card)
+    current = name_revision(row.card if row.card_edited_at is not None else None)
+    if expected is not None and expected != current:
+        fix = "look at the card, and edit it again"
+        raise errors.Conflict(f"the card of {row.adapter.name}/{row.number} was edited meanwhile ({fix})")
+    return _conclude_change(session, row, card=text, card_edited_at=None if is_written else now())
 
 
 def edit_notes(session: Session, reference: str, notes: str) -> values.AdapterVersion:
@@ -311,7 +323,7 @@ def edit_notes(session: Session, reference: str, notes: str) -> values.AdapterVe
     return _conclude_change(session, row, notes=check_notes(notes))
 
 
-def _conclude_change(session: Session, row: AdapterVersion, **changes: str) -> values.AdapterVersion:
+def _conclude_change(session: Session, row: AdapterVersion, **changes: Any) -> values.AdapterVersion:
     # One statement: with a second change of the row, PostgreSQL would lock its adapter, which others lock before it.
     session.execute(sa.update(_versions).where(_versions.c.id == row.id).values(updated_at=now(), **changes))
     return resolve(session, AdapterReference(row.adapter.name, version=row.number))

@@ -29,11 +29,13 @@ def add(
     replace: bool = False,
     earlier_fingerprint: str | None = None,
     job_id: str | None = None,
+    license_given: bool = False,
 ) -> values.Base:
     """Register a base, or update the location of a known base with that fingerprint.
 
     Args:
         job_id: the job that registers its base, for the audit; None if a user does.
+        license_given: a user gave the license, so a known base takes it. That of its files counts if it has none.
         earlier_fingerprint: of the same files in an earlier scheme. A base that has it gets the new one.
         rename: the name was chosen by a user, so a known base takes it. A chosen name belongs to one base only.
         replace: take the chosen name from another base, whose fingerprint then becomes its name, and rename a base
@@ -62,6 +64,12 @@ def add(
     changes = base.model_dump(include={"source", "revision", "path", *(["name"] if rename else [])})
     if base.public_id is not None:  # otherwise an earlier one stays
         changes["public_id"] = base.public_id
+    licensed = {"license": base.license, "license_link": base.license_link}
+    if license_given:
+        changes |= licensed
+    elif base.license is not None:
+        is_unknown = bases.c.fingerprint == base.fingerprint, bases.c.license.is_(None)
+        session.execute(sa.update(bases).where(*is_unknown).values(licensed))
     # It waits for a removal that is not committed, so the next statement sees what that did.
     session.execute(sa.update(bases).where(bases.c.fingerprint == base.fingerprint).values(changes))
     is_removed = bases.c.fingerprint == base.fingerprint, bases.c.removed_at.is_not(None)

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry import adapter_names, deployment, evidence, tables, values
+from finch_hub.registry import adapter_names, datasets, deployment, evidence, tables, values
 from finch_hub.registry.adapter_versions import get_row, select_versions, to_value
 from finch_hub.registry.tables import AdapterVersion, Parent
 from finch_hub.registry.types import one_of, read_document
@@ -32,6 +32,7 @@ class BundledRows:
         evaluations: evaluations by reference, oldest first.
         base_evaluations: those of bases alone on data of the versions, by the fingerprint.
         samples: digests of sample answers by reference.
+        data_licenses: licenses of training data by digest.
     """
 
     hub: str
@@ -42,6 +43,7 @@ class BundledRows:
     base_evaluations: dict[str, tuple[BundledEvaluation, ...]]
     evidence: dict[str, Evidence]
     samples: dict[str, str]
+    data_licenses: dict[str, str]
 
 
 def read(session: Session, references: Sequence[str]) -> BundledRows:
@@ -74,7 +76,9 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
     data = {found.dataset for of_version in evaluated.values() for found in of_version}
     data |= {digest for row in rows for digest in (row.train_digest, row.validation_digest) if digest is not None}
     of_bases = {row.base.fingerprint: row.base_id for row in rows}
+    trained_on = {row.train_digest for row in rows if row.train_digest is not None}
     return BundledRows(
+        data_licenses=datasets.list_licenses(session, sorted(trained_on)),
         evidence={reference: known for reference, (known, _) in measured.items() if not known.is_empty},
         samples={reference: samples for reference, (_, samples) in measured.items() if samples is not None},
         base_evaluations={

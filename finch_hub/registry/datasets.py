@@ -78,6 +78,23 @@ def add(
     return get(session, digest)
 
 
+def set_license(session: Session, digest: str, license: str) -> values.Dataset:  # noqa: A002  (as everywhere)
+    """Record the license of a data set.
+
+    Raises:
+        NotFound: no data set has that digest.
+    """
+    session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(license=license))
+    return get(session, digest)
+
+
+def list_licenses(session: Session, digests: Collection[str]) -> dict[str, str]:
+    """Return the licenses of those data sets that have one, by digest."""
+    is_known = one_of(datasets.c.digest, digests), datasets.c.license.is_not(None)
+    rows = session.execute(sa.select(datasets.c.digest, datasets.c.license).where(*is_known))
+    return {row.digest: row.license for row in rows}
+
+
 def _free_or_none(session: Session, name: str | None) -> str | None:
     """Return the name that a purged data set had, unless another one has it by now."""
     return name if name is None or find_named(session, name) is None else None

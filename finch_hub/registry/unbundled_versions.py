@@ -253,6 +253,7 @@ def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, S
         versions=version.versions,
         environment=version.environment,
         card=version.card,
+        card_edited_at=version.card_edited_at,
         notes=version.notes,
         owner=version.owner,
         preset=version.spec.get("preset"),
@@ -332,6 +333,10 @@ def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> 
         adapter_versions.edit_notes(session, here.reference, version.notes)
     elif version.notes != here.notes and version.notes:
         yield f"the notes of {here.reference}"
+    if version.card_edited_at is not None and here.card_edited_at is None:
+        adapter_versions.edit_card(session, here.reference, version.card)
+    elif version.card_edited_at is not None and version.card != here.card:
+        yield f"the card of {here.reference}"
     have = set(map(_key, read_evaluations(session, [row_id]).get(row_id, ())))
     base_id = session.scalars(sa.select(_versions.c.base_id).where(_versions.c.id == row_id)).one()
     for evaluation in version.evaluations:

@@ -9,6 +9,7 @@ import pydantic
 
 from finch_hub.specs.bases import MAX_ARCHITECTURE, MAX_ID, MAX_NAME, MAX_REVISION, is_hub_id
 from finch_hub.specs.evidence import Evidence
+from finch_hub.specs.licenses import MAX_LINK, LicenseName
 from finch_hub.specs.value import MAX_INTEGER, Digest, JsonObject, NonNegativeInt, Value
 
 FORMAT = 1
@@ -62,6 +63,8 @@ class BundledBase(Value):
     public_id: str | None = pydantic.Field(default=None, max_length=MAX_ID)
     architecture: str = pydantic.Field(max_length=MAX_ARCHITECTURE)
     parameters: NonNegativeInt
+    license: LicenseName | None = None
+    license_link: str | None = pydantic.Field(default=None, max_length=MAX_LINK, pattern=r"^[^\x00]*$")
     evaluations: tuple[BundledEvaluation, ...] = ()
 
     @property
@@ -104,11 +107,12 @@ class BundledParent(Value):
 
 
 class Origin(Value):
-    """The hub that made a version, with its reference and state there."""
+    """The hub that made a version, with its reference and state there, and the license of its training data."""
 
     hub: str = pydantic.Field(pattern=r"^[0-9a-f]{1,32}$")
     reference: _Reference
     state: _State
+    data_license: LicenseName | None = None
 
 
 class BundledVersion(Value):
@@ -117,6 +121,7 @@ class BundledVersion(Value):
     Attributes:
         files: its files by name; None for an ancestor whose files are not in the bundle.
         aliases: names of aliases that point at it.
+        card_edited_at: when a user edited its card; None if the card is written from the rest.
         evidence: what was measured when it was made.
         samples: its sample answers, if they were asked for. They quote rows.
         created_at: when it was made. With the identity, it tells the version from all others, in every hub.
@@ -139,6 +144,7 @@ class BundledVersion(Value):
     versions: dict[str, str]
     environment: JsonObject
     card: _Text = ""
+    card_edited_at: _Moment | None = None
     notes: _Text = ""
     owner: _Owner = ""
     tags: tuple[str, ...] = ()

@@ -90,6 +90,8 @@ def _describe_base(base: values.Base, rows: BundledRows) -> BundledBase:
         public_id=base.hub_id,
         architecture=base.architecture,
         parameters=base.parameters,
+        license=base.license,
+        license_link=base.license_link,
         evaluations=rows.base_evaluations.get(base.fingerprint, ()),
     )
 
@@ -98,7 +100,7 @@ def _describe_version(
     version: values.AdapterVersion, rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool
 ) -> BundledVersion:
     spec = make_public(version.spec, version.base)
-    origin = _find_origin(version, spec.pop("bundle", None), rows.hub)
+    origin = _find_origin(version, spec.pop("bundle", None), rows)
     files = None
     if version.deleted_at is None and (lineage or version.reference in rows.chosen):
         tree = stores.artifacts.tree(version.digest)
@@ -119,6 +121,7 @@ def _describe_version(
         parents=tuple(BundledParent(reference=p.reference, weight=p.weight) for p in made_from.parents),
         **made_from.model_dump(exclude={"parents"}),
         card=version.card,
+        card_edited_at=None if version.card_edited_at is None else to_milliseconds(version.card_edited_at),
         notes=version.notes,
         owner=version.owner,
         tags=tuple(sorted(version.tags)) if is_whole else (),
@@ -142,8 +145,11 @@ def _bare(evidence: Evidence | None) -> Evidence | None:
     return None if evidence is None else Evidence.of(evidence.to_document())
 
 
-def _find_origin(version: values.AdapterVersion, recorded: object, hub: str) -> Origin:
+def _find_origin(version: values.AdapterVersion, recorded: object, rows: BundledRows) -> Origin:
     """Return the hub that made a version: that of the bundle that it came with, otherwise this one."""
     if isinstance(recorded, dict):
-        return Origin.of_stored(recorded)
-    return Origin(hub=hub, reference=version.reference, state=version.state)
+        origin = Origin.of_stored(recorded)
+    else:
+        origin = Origin(hub=rows.hub, reference=version.reference, state=version.state)
+    known = rows.data_licenses.get(version.lineage.train_digest or "")
+    return origin if known is None else origin.evolve(data_license=known)

@@ -14,9 +14,11 @@ from support.adapters import save_adapter
 from support.hugging_face import READER, WRITER, HuggingFace
 
 from finch_hub import Hub, errors, settings
+from finch_hub.artifacts.cards import metadata
 from finch_hub.engine.export.quantization import quantize
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.registry import tables
+from finch_hub.specs.evidence import Evidence, LossCurve
 
 # huggingface_hub uploads large files by an argument that its HTTP library names otherwise now.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -119,7 +121,9 @@ def test_edited_card_is_pushed_without_secrets_and_local_places(
     birds.adapters.edit_card("birds/1", text)
     birds.repositories.push("birds", "ana/birds")
     files = remote.repositories["ana/birds"].commits[-1].files
-    assert files["README.md"] == b"# Birds\n\nSee ~/x, ~/y and ***.\n"
+    front, text = files["README.md"].decode().removeprefix("---\n").split("---\n\n")
+    assert 'base_model: "org/tiny"' in front
+    assert text == "# Birds\n\nSee ~/x, ~/y and ***.\n"
     assert str(tmp_path).encode() not in b"".join(files.values())
 
 
@@ -142,11 +146,31 @@ def test_sample_answers_are_in_the_card_only_if_they_are_asked_for(birds: Hub, r
     assert "Sample answers" not in birds.adapters.get("birds").card
 
 
-def test_card_that_the_hub_refuses_is_said_with_its_reason(birds: Hub, remote: HuggingFace) -> None:
-    birds.adapters.edit_card("birds/1", "---\nlicense: 12\n---\n# Birds\n")
+def test_card_that_the_hub_refuses_is_said_with_its_reason(
+    birds: Hub, remote: HuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "make_front", lambda facts: ["---", "license: 12", "---", ""])
     with pytest.raises(errors.InvalidInput, match=r'its card is refused: "license" must be a string .*edit the card'):
         birds.repositories.push("birds", "ana/birds")
     assert remote.repositories["ana/birds"].tags == {}
+
+
+def test_card_in_a_repository_names_it_and_has_the_curve(birds: Hub, remote: HuggingFace) -> None:
+    curve = LossCurve.of_points([(1, 3.0, 1e-3), (2, 2.0, 1e-3)], [])
+    document = Evidence(kind="train", curve=curve).to_document()
+    with birds._stores.database.write() as session:
+        session.execute(sa.update(tables.Evidence.__table__).values(document=document))
+    birds.adapters.describe("birds", "Names birds.")
+    birds.bases.add(str(birds.bases.get("tiny").path), license="mit")
+    birds.repositories.push("birds", "ana/birds")
+    files = remote.repositories["ana/birds"].commits[-1].files
+    assert files["loss.svg"].startswith(b"<svg")
+    card = files["README.md"].decode()
+    assert 'adapter = "ana/birds"\n' in card
+    assert 'from_pretrained(model, adapter, revision="v1")' in card
+    assert "## What it is for\n\nNames birds.\n" in card
+    assert 'license: "mit"\n' in card
+    assert "](loss.svg)" in card
 
 
 def test_quantized_version_is_pushed_in_a_form_that_peft_reads_and_comes_back_as_what_it_was(

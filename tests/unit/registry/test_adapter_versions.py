@@ -8,6 +8,7 @@ from support import registry
 from finch_hub import errors
 from finch_hub.registry import adapter_names, adapter_versions, values
 from finch_hub.registry.database import Database
+from finch_hub.specs.cards import name_revision
 
 
 def test_created_version_resolves_to_the_same_value(database: Database) -> None:
@@ -126,7 +127,22 @@ def test_edit_of_a_card_changes_only_the_card(database: Database) -> None:
     made = registry.add_version(database, card="old")
     with database.write() as session:
         edited = adapter_versions.edit_card(session, "medical/1", "new")
-    assert edited == made.evolve(card="new", updated_at=edited.updated_at) == registry.resolve(database, "medical")
+    assert edited.card_edited_at is not None
+    expected = made.evolve(card="new", updated_at=edited.updated_at, card_edited_at=edited.card_edited_at)
+    assert edited == expected == registry.resolve(database, "medical")
+
+
+def test_edit_of_a_card_that_was_edited_meanwhile_is_refused(database: Database) -> None:
+    registry.add_version(database, card="old")
+    with database.write() as session:
+        adapter_versions.edit_card(session, "medical/1", "one", expected=name_revision(None))
+    for expected in (name_revision(None), name_revision("other")):
+        with pytest.raises(errors.Conflict, match="the card of medical/1 was edited meanwhile"), database.write() as s:
+            adapter_versions.edit_card(s, "medical/1", "two", expected=expected)
+    with database.write() as session:
+        adapter_versions.edit_card(session, "medical/1", "two", expected=name_revision("one"))
+        reset = adapter_versions.edit_card(session, "medical/1", "written", is_written=True)
+    assert (reset.card, reset.card_edited_at) == ("written", None)
 
 
 def test_deleting_a_version_with_an_alias_is_refused(database: Database) -> None:

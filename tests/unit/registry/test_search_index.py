@@ -171,7 +171,7 @@ def test_name_of_a_data_set_and_a_version_made_of_it_find_each_other_in_any_orde
     def register(session: Session) -> None:
         lineage = values.Lineage(train_digest=registry.digest("a"))
         digests: dict[str, Any] = {"digest": "1" * 64, "identity": "1" * 64}
-        adapter_versions.create(session, name="medical", kind="train", base_id=base.id, lineage=lineage, **digests)
+        adapter_versions.create(session, name="medical", kind="train", base=base, lineage=lineage, **digests)
 
     def run(change: Callable[[Session], None]) -> None:
         with database.write() as session:

@@ -9,8 +9,8 @@ from alembic import op
 
 from finch_hub.registry import search_index
 
-revision: str = "0020"
-down_revision: str | Sequence[str] | None = "0019"
+revision: str = "0021"
+down_revision: str | Sequence[str] | None = "0020"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 is_additive: bool = True
