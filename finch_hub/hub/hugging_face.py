@@ -17,6 +17,7 @@ from finch_hub.specs.bases import MAX_ID, MAX_REVISION, is_hub_id
 from finch_hub.texts.visible_text import to_line
 
 _REVISION = re.compile(r"\w[\w./+-]*", re.ASCII)
+_XET_SECONDS = 30.0
 _MAX_ANSWER = 200  # characters of what a server says
 
 
@@ -74,6 +75,23 @@ def require_login(action: str) -> None:
         raise _offline(action)
     if not get_token():
         raise errors.AccessDenied(f"could not {action}: there is no token (set HF_TOKEN, or run `hf auth login`)")
+
+
+def avoid_missing_xet(name: str) -> None:
+    """Let uploads go without Xet if the server does not store files by it. They would try again without end.
+
+    Args:
+        name: repository that exists, for which the server would give a token for Xet.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers, get_session
+
+    if constants.HF_HUB_DISABLE_XET:
+        return
+    address = f"{constants.ENDPOINT}/api/models/{name}/xet-write-token/main"
+    answer = get_session().get(address, headers=build_hf_headers(), timeout=_XET_SECONDS)
+    if not answer.is_success or constants.HUGGINGFACE_HEADER_X_XET_ENDPOINT not in answer.headers:
+        constants.HF_HUB_DISABLE_XET = True  # of this process, which has one endpoint
 
 
 @contextlib.contextmanager

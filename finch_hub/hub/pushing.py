@@ -202,6 +202,7 @@ def _commit(
 ) -> str:
     from huggingface_hub import CommitOperationAdd
 
+    hugging_face.avoid_missing_xet(name)
     made = api.create_commit(
         name,
         [CommitOperationAdd(file.name, str(file)) for file in sorted(files.iterdir())],

@@ -108,7 +108,7 @@ def use(hub: HuggingFace, cache: Any, monkeypatch: pytest.MonkeyPatch, *, token:
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)  # a push finds that the stand-in has no Xet
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     if token is None:
         monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -219,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Refusal(409)
             repository.tags[tag] = commit.oid
             self._json({})
+        else:  # such as a token for Xet
+            raise _Refusal(404)
 
     def _change_branch(self, repository: Repository, branch: str, body: bytes) -> None:
         if self.command == "DELETE":

@@ -80,7 +80,6 @@ def test_variables_of_huggingface_hub_apply(
         "HF_ENDPOINT": remote.url,
         "HF_HOME": str(tmp_path / "hf"),
         "HF_TOKEN": WRITER,
-        "HF_HUB_DISABLE_XET": "1",
     }
 
     def call(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
