@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
+from finch_hub.artifacts import hugging_face
 from finch_hub.artifacts.config_cleaning import MAX_BYTES, canonical_json
+from finch_hub.artifacts.hugging_face import RepositoryReference
 from finch_hub.formats.finch_record import read_record, write_record
 from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
-from finch_hub.hub import hugging_face
-from finch_hub.hub.hugging_face import RepositoryReference
 from finch_hub.registry import evidence, values
 from finch_hub.specs.options import name_option
 from finch_hub.specs.value import JsonObject, Value
@@ -117,18 +117,18 @@ def push_files(api: HfApi, version: values.AdapterVersion, name: str, files: Pat
             if WEIGHTS in differs or (CONFIG in differs and not _has_equal_config(there, files)):
                 fix = f"push to another repository, or remove the tag with `hf repos tag delete {name} {tag}`"
                 raise errors.Conflict(f"the tag {tag} of {name} is another adapter than {version.reference} ({fix})")
-            return _describe(version, tagged, str(there.sha), is_new=False, differs=differs)
+            return _describe(version, tagged, hugging_face.read_commit(there), is_new=False, differs=differs)
     if info is None or _find_changed(info, files):
         made = api.create_commit(
             name,
             [CommitOperationAdd(file.name, str(file)) for file in sorted(files.iterdir())],
             commit_message=f"Add {version.reference}",
             commit_description=f"Identity {version.identity}, pushed by Finch Hub.",
-            parent_commit=info.sha if info is not None else None,
+            parent_commit=hugging_face.read_commit(info) if info is not None else None,
         )
         commit = made.oid
     else:
-        commit = str(info.sha)  # an earlier push ended before its tag
+        commit = hugging_face.read_commit(info)  # an earlier push ended before its tag
     api.create_tag(name, tag=tag, revision=commit)
     return _describe(version, tagged, commit, is_new=True)
 
@@ -185,7 +185,7 @@ def _check_repository(info: ModelInfo, *, private: bool) -> None:
     if private and info.private is False:
         fix = f"make it private in its settings, or omit {name_option('private')}"
         raise errors.Conflict(f"the repository {info.id} exists and is public ({fix})")
-    names = [sibling.rfilename for sibling in info.siblings or ()]
+    names = list(hugging_face.list_files(info))
     model = next((n for n in names if n == "config.json" or (n.endswith(".safetensors") and n != WEIGHTS)), None)
     if model is not None and "/" not in model:
         what = f"the repository {info.id} holds a model ({model}), which an adapter beside it would break"
@@ -194,7 +194,7 @@ def _check_repository(info: ModelInfo, *, private: bool) -> None:
 
 def _find_changed(info: ModelInfo, files: Path) -> tuple[str, ...]:
     """Return the names of the files that a commit lacks, or has with other bytes."""
-    there = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    there = hugging_face.list_files(info)
     changed = []
     for file in sorted(files.iterdir()):
         sibling = there.get(file.name)
