@@ -146,8 +146,8 @@ def _translate(error: Exception, action: str, repository: RepositoryReference) -
         return _offline(action)
     if isinstance(error, hub_errors.GatedRepoError):
         page = make_address(RepositoryReference(name=repository.name))
-        what = f"could not {action}: it is gated (accept its terms at {page} with the account of your token)"
-        return errors.AccessDenied(what)
+        fix = f"accept its terms at {page} with the account of your token"
+        return errors.AccessDenied(f"could not {action}: it is gated ({fix})")
     if isinstance(error, hub_errors.RevisionNotFoundError):
         return errors.NotFound("revision", str(repository), _list_revisions(repository.name))
     if isinstance(error, hub_errors.RepositoryNotFoundError):
@@ -160,29 +160,29 @@ def _translate(error: Exception, action: str, repository: RepositoryReference) -
     if isinstance(error, hub_errors.HfHubHTTPError):
         return _translate_status(error.response.status_code, str(error.server_message or ""), action)
     if isinstance(error, hub_errors.HFValidationError):
-        what = f"{repository.name!r} is not a repository of the Hugging Face Hub"
-        return errors.InvalidReference(what, fix="check the name: it has no `--`, no `..`, and no `.git` at its end")
+        refusal = f"{repository.name!r} cannot be a repository: no name has `--` or `..`, or ends with `.git`"
+        return errors.InvalidReference(refusal, fix="check the name")
     if is_disk_full(error):
         return errors.Unavailable(f"could not {action}: no space left (free some in HF_HOME)")
     if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError) and error.filename:
-        what = f"could not {action}: {error.strerror}: {error.filename}"
-        return errors.Unavailable(f"{what} (check HF_HOME, and who may write there)")
+        place = f"{error.strerror}: {error.filename}"
+        return errors.Unavailable(f"could not {action}: {place} (check HF_HOME, and who may write there)")
     if str(error).startswith("Invalid metadata"):
         reasons = " ".join(line.removeprefix("- ") for line in str(error).splitlines()[1:])
-        refusal = f"could not {action}: the metadata of its card is refused: {_shorten(reasons)}"
-        return errors.InvalidInput(refusal, fix="edit the card, and try again")
+        metadata = f"could not {action}: the metadata of its card is refused: {_shorten(reasons)}"
+        return errors.InvalidInput(metadata, fix="edit the card, and try again")
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):  # the upload of a large file
         return _translate(error.__cause__, action, repository)
     if (odd := _find_odd_setting()) is not None:
         return odd
     token = _find_token() or ""
     if not (token.isascii() and token.isprintable()):
-        fix = "set HF_TOKEN to a valid token, or run `hf auth login`"
-        return errors.AccessDenied(f"could not {action}: the token has characters that no token has ({fix})")
+        login = "set HF_TOKEN to a valid token, or run `hf auth login`"
+        return errors.AccessDenied(f"could not {action}: the token has characters that no token has ({login})")
     if isinstance(error, _list_network_errors()):
         return _no_answer(action, error)
-    what = f"could not {action}: {_name_host()} does not answer as the Hugging Face Hub ({type(error).__name__})"
-    return errors.Unavailable(f"{what} (check HF_ENDPOINT and the proxy, or try again later)")
+    odd_answer = f"{_name_host()} does not answer as the Hugging Face Hub ({type(error).__name__})"
+    return errors.Unavailable(f"could not {action}: {odd_answer} (check HF_ENDPOINT and the proxy, or try again later)")
 
 
 def _translate_status(status: int, answer: str, action: str) -> errors.FinchError:
@@ -251,18 +251,17 @@ def _find_odd_setting() -> errors.InvalidSpec | None:
     """Return what is wrong with the endpoint, a proxy or the certificates, of which only failed requests tell."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     if not _is_address(endpoint, ("http", "https")):
-        what, fix = "is not an address", "give one such as https://huggingface.co"
-        return errors.InvalidSpec(what, where="HF_ENDPOINT", fix=fix)
+        return errors.InvalidSpec("is not an address", where="HF_ENDPOINT", fix="unset it, or give one with https://")
     proxies = urllib.request.getproxies()
     for scheme in ("http", "https", "all"):
-        proxy, where = proxies.get(scheme, ""), f"{scheme.upper()}_PROXY"
+        proxy, where = proxies.get(scheme, ""), f"{scheme}_proxy".upper()
         proxy = proxy if "://" in proxy else f"http://{proxy}" if proxy else ""
         if proxy and not _is_address(proxy, ("http", "https", "socks5", "socks5h")):
-            what, fix = "is not the address of a proxy", "give one such as http://proxy.example:3128"
-            return errors.InvalidSpec(what, where=where, fix=fix)
+            example = "give one such as http://proxy.example:3128"
+            return errors.InvalidSpec("is not the address of a proxy", where=where, fix=example)
         if proxy.startswith("socks5") and importlib.util.find_spec("socksio") is None:
-            what, fix = "is a SOCKS proxy, and the package socksio is not installed", "install it, or use an HTTP proxy"
-            return errors.InvalidSpec(what, where=where, fix=fix)
+            what = "is a SOCKS proxy, and the package socksio is not installed"
+            return errors.InvalidSpec(what, where=where, fix="install it, or use an HTTP proxy")
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         if (place := os.environ.get(name)) and not Path(place).exists():
             return errors.InvalidSpec("names a place that does not exist", where=name, fix="correct or unset it")

@@ -24,6 +24,7 @@ from finch_hub.specs.bundles import (
     to_milliseconds,
 )
 from finch_hub.specs.evidence import Evidence
+from finch_hub.storage.bundle_texts import mask_secrets
 from finch_hub.storage.publishing import make_public
 from finch_hub.storage.stores import Stores
 
@@ -43,7 +44,7 @@ def make_bundle(out: Path, references: Sequence[str], stores: Stores, *, lineage
     stores.artifacts.check(again=True)
     with stores.database.read() as session:
         rows = bundled_versions.read(session, references)
-    manifest = _describe(rows, stores, lineage=lineage)
+    manifest = mask_secrets(_describe(rows, stores, lineage=lineage), stores.redactor)
     with translate_write_errors(out), scratch_folder(out) as scratch:
         write_bundle(scratch / "bundle", manifest, stores.artifacts)
         flush_path(scratch / "bundle")

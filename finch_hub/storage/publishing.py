@@ -141,7 +141,7 @@ def write_adapter(
     described = _find_registered(description.base, stores)
     admitted = gate.admit_adapter(source, into, base=layout)
     _name_base(into / CONFIG, described)
-    clean = stores.redactor.clean_values  # plugins add to metrics and evidence
+    clean = stores.redactor.clean_values  # plugins add to metrics and evidence, and a prompt is a user's
     metrics = clean(description.metrics)
     evidence = None if description.evidence is None else clean(description.evidence.to_document())
     metrics |= {"rank": admitted.rank, "bytes": sum((into / name).stat().st_size for name in (CONFIG, WEIGHTS))}
@@ -156,7 +156,7 @@ def write_adapter(
         "identity": admitted.identity,
         "job": description.job_id,
         "base": {**described.model_dump(include=_BASE_FIELDS), "source": described.label},
-        "spec": make_public(description.spec, described),
+        "spec": clean(make_public(description.spec, described)),
         "lineage": description.lineage.model_dump(mode="json"),
         "metrics": metrics,
     }

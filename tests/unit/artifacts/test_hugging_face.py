@@ -112,7 +112,7 @@ def test_name_that_no_repository_has_is_refused() -> None:
     from huggingface_hub import HfApi
 
     place = RepositoryReference(name="ana/bi--rds")
-    with pytest.raises(errors.InvalidReference, match="'ana/bi--rds' is not"), translate_errors("pull it", place):
+    with pytest.raises(errors.InvalidReference, match="'ana/bi--rds' cannot be"), translate_errors("pull it", place):
         HfApi().model_info(place.name)
 
 
