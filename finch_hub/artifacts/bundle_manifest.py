@@ -20,7 +20,7 @@ _FILES = frozenset({CONFIG, WEIGHTS})
 _FINGERPRINT = re.compile(r"([0-9]+:)?[0-9a-f]{60,64}")
 _MAX_FIGURE = 1e300  # which no JSON reader and no database makes infinite
 _FIGURES = ("loss_before", "loss_after", "mean_retention", "worst_retention", "relative_error")
-_OBJECTS = ("lora", "training", "validation", "import")  # of a specification
+_OBJECTS = ("lora", "training", "import")  # of a specification
 
 
 def parse(data: bytes, *, subject: str) -> Manifest:

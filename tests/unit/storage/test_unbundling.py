@@ -27,6 +27,7 @@ from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.registry import adapter_names, adapter_versions, audit, evaluations, evidence, lineage, tables, values
 from finch_hub.specs.bundles import UnbundleReport
 from finch_hub.specs.evidence import Evidence
+from finch_hub.specs.jobs import BaseModelSource, TrainSpec
 from finch_hub.storage import bundling, publishing
 from finch_hub.storage.backup import take_backup
 from finch_hub.storage.bundling import make_bundle
@@ -36,6 +37,10 @@ from finch_hub.storage.inspection import inspect_hub
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unbundling import ReadLayout, take_bundle
 
+SPEC = TrainSpec(
+    adapter="made", base=BaseModelSource(source="tiny"), train=registry.digest("rows"),
+    validation=registry.digest("others"), system="Be kind.",
+)  # fmt: skip
 NOTHING: ReadLayout = lambda base: None  # noqa: E731
 
 
@@ -71,7 +76,7 @@ def publish(
             parents=tuple(values.ParentVersion(reference=p, weight=0.5) for p in parents), seed=seed,
             train_digest=registry.digest("rows"),
         ),
-        spec={"system": "Be kind.", "base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}},
+        spec={**SPEC.model_dump(mode="json"), "base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}},
         metrics={"loss_before": 2.0, "loss_after": 1.0}, owner="ana", **fields,
     )  # fmt: skip
     create = publishing.publish(folder, stores, description, {"threads": 2})
