@@ -88,28 +88,19 @@ def require_login(action: str) -> None:
 
 
 def list_files(info: ModelInfo) -> dict[str, RepoSibling]:
-    """Return the files of a repository by their names.
+    """Return the files of a commit by their names.
 
     Raises:
-        ValueError: the server says no sensible name or size.
+        ValueError: the server says no sensible commit, name or size.
     """
+    if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+        raise ValueError("a repository has no commit")
     files = {file.rfilename: file for file in info.siblings or ()}
     for name, file in files.items():
         is_size = file.size is None or (type(file.size) is int and file.size >= 0)
         if not isinstance(name, str) or not is_size:
             raise ValueError("a file has no sensible name or size")
     return files
-
-
-def read_commit(info: ModelInfo) -> str:
-    """Return the commit of what a server says of a repository.
-
-    Raises:
-        ValueError: the server says none.
-    """
-    if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
-        raise ValueError("a repository has no commit")
-    return info.sha
 
 
 @contextlib.contextmanager

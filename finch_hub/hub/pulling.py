@@ -53,8 +53,8 @@ def download(place: RepositoryReference, folder: Path) -> tuple[str, list[str]]:
     with translate_errors(action, place):
         if not is_offline:
             info = huggingface_hub.HfApi().model_info(place.name, revision=place.revision, files_metadata=True)
-            named, expected = _list_bases(info), hugging_face.read_commit(info)
             _check_files(info, place, folder.parent)
+            named, expected = _list_bases(info), info.sha
         snapshot = Path(huggingface_hub.snapshot_download(place.name, revision=place.revision, allow_patterns=wanted))
     if expected is not None and snapshot.name != expected:
         raise errors.Unavailable(f"could not {action}: its branch moved meanwhile (try again)")

@@ -117,18 +117,18 @@ def push_files(api: HfApi, version: values.AdapterVersion, name: str, files: Pat
             if WEIGHTS in differs or (CONFIG in differs and not _has_equal_config(there, files)):
                 fix = f"push to another repository, or remove the tag with `hf repos tag delete {name} {tag}`"
                 raise errors.Conflict(f"the tag {tag} of {name} is another adapter than {version.reference} ({fix})")
-            return _describe(version, tagged, hugging_face.read_commit(there), is_new=False, differs=differs)
+            return _describe(version, tagged, str(there.sha), is_new=False, differs=differs)
     if info is None or _find_changed(info, files):
         made = api.create_commit(
             name,
             [CommitOperationAdd(file.name, str(file)) for file in sorted(files.iterdir())],
             commit_message=f"Add {version.reference}",
             commit_description=f"Identity {version.identity}, pushed by Finch Hub.",
-            parent_commit=hugging_face.read_commit(info) if info is not None else None,
+            parent_commit=info.sha if info is not None else None,
         )
         commit = made.oid
     else:
-        commit = hugging_face.read_commit(info)  # an earlier push ended before its tag
+        commit = str(info.sha)  # an earlier push ended before its tag
     api.create_tag(name, tag=tag, revision=commit)
     return _describe(version, tagged, commit, is_new=True)
 

@@ -44,9 +44,9 @@ def make_bundle(out: Path, references: Sequence[str], stores: Stores, *, lineage
     stores.artifacts.check(again=True)
     with stores.database.read() as session:
         rows = bundled_versions.read(session, references)
-    manifest = mask_secrets(_describe(rows, stores, lineage=lineage), stores.redactor)
+    manifest = _describe(rows, stores, lineage=lineage)
     with translate_write_errors(out), scratch_folder(out) as scratch:
-        write_bundle(scratch / "bundle", manifest, stores.artifacts)
+        write_bundle(scratch / "bundle", mask_secrets(manifest, stores.redactor), stores.artifacts)
         flush_path(scratch / "bundle")
         _refuse_existing(out)
         (scratch / "bundle").rename(out)
