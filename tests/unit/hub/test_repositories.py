@@ -115,7 +115,8 @@ def test_edited_card_is_pushed_without_secrets_and_local_places(
     birds: Hub, remote: HuggingFace, tmp_path: Path
 ) -> None:
     text = f"# Birds\n\nSee {birds.settings.home}/x, /home/ana/y and {WRITER}.\n"
-    birds.adapters.edit_card("birds/1", text)
+    with pytest.warns(errors.FinchWarning, match="masked a secret in the card"):
+        birds.adapters.edit_card("birds/1", text)
     birds.repositories.push("birds", "ana/birds")
     files = remote.repositories["ana/birds"].commits[-1].files
     assert files["README.md"] == b"# Birds\n\nSee ~/x, ~/y and ***.\n"
