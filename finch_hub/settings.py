@@ -19,6 +19,7 @@ import pydantic_settings
 from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from finch_hub import errors, url_passwords
+from finch_hub.texts.secret_shapes import redact
 
 LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -233,7 +234,7 @@ class Settings(pydantic_settings.BaseSettings):
     def _readable(cls, value: str | None) -> str | None:
         if value is not None and not value.isprintable():
             raise ValueError("contains characters that cannot be printed; use letters, digits and spaces")
-        return value
+        return None if value is None else redact(value)[:_MAX_OWNER]  # it is stored and shown
 
     @pydantic.field_validator("broker_url")
     @classmethod

@@ -126,7 +126,7 @@ def _find_wrong_documents(where: str, version: BundledVersion) -> Iterator[error
     for name in _OBJECTS:
         if not isinstance(spec.get(name, {}), dict):
             yield errors.Problem(where=f"{where}: spec.{name}", what="is not an object")
-    for name in ("system", "preset"):
+    for name in ("system", "preset", "validation"):
         if not isinstance(spec.get(name), str | None):
             yield errors.Problem(where=f"{where}: spec.{name}", what="is not a text")
     if isinstance(spec.get("preset"), str) and len(spec["preset"]) > 96:

@@ -87,7 +87,7 @@ def refuse(error: click.ClickException) -> int:
     shown = io.StringIO()  # the text has words of the command line
     error.show(shown)
     with contextlib.suppress(OSError):
-        click.echo(to_block(shown.getvalue()), err=True, nl=False)
+        click.echo(to_block(redact(shown.getvalue())), err=True, nl=False)
     return error.exit_code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,7 +193,7 @@ class Adapters:
             Conflict: the version is quarantined or below its retention.
         """
         on = f"{audit.name_of(reference)}@{alias}"
-        why = self._clean(why)
+        why = None if why is None else self._clean(why, "the reason")
         details = {"to": reference, "expected": expected, "why": why}
         with changing(self._stores, "alias.move", on, **details) as change, change.write() as session:
             version = adapter_versions.resolve(session, reference)
@@ -213,17 +214,19 @@ class Adapters:
             NotFound: there is no such alias.
             Conflict: an unfinished job names it.
         """
-        why = self._clean(why)
+        why = None if why is None else self._clean(why, "the reason")
         with changing(self._stores, "alias.remove", f"{name}@{alias}", why=why) as change, change.write() as session:
             change.details["from"] = adapters.delete_alias(session, name, alias, who=change.who, why=why)
 
     def tag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Add tags to the version, as `name` or `name=value`. A tag that it has takes the new value."""
+        names = tuple(self._clean(name, "a tag") for name in names)
         with changing(self._stores, "version.tag", reference, tags=names) as change, change.write() as session:
             return _named(change, adapter_versions.add_tags(session, reference, *names))
 
     def untag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Remove tags from the version, as `name`, or as `name=value` if they have that value."""
+        names = tuple(map(self._stores.redactor.clean, names))  # as they are stored
         with changing(self._stores, "version.untag", reference, tags=names) as change, change.write() as session:
             return _named(change, adapter_versions.remove_tags(session, reference, *names))
 
@@ -247,12 +250,12 @@ class Adapters:
             NotFound: there is no such adapter.
         """
         with changing(self._stores, "adapter.describe", name) as change, change.write() as session:
-            adapter_names.describe(session, name, text)
+            adapter_names.describe(session, name, self._clean(text, "the description"))
 
     def note(self, reference: str, text: str) -> values.AdapterVersion:
         """Replace the notes of the version."""
         with changing(self._stores, "version.note", reference) as change, change.write() as session:
-            return _named(change, adapter_versions.edit_notes(session, reference, text))
+            return _named(change, adapter_versions.edit_notes(session, reference, self._clean(text, "the notes")))
 
     def card(self, reference: str) -> Card:
         """Return the model card of the version: written from what is known now, or as a user edited it.
@@ -278,7 +281,7 @@ class Adapters:
         """
         with changing(self._stores, "card.edit", reference) as change:
             version = self.get(reference)
-            body = cards.check_edited(text, cards.read_card(version, self._stores))
+            body = self._clean(cards.check_edited(text, cards.read_card(version, self._stores)), "the card")
             with change.write() as session:
                 edit = adapter_versions.edit_card(session, version.reference, body, expected=expected)
                 edited = _named(change, edit)
@@ -448,8 +451,12 @@ class Adapters:
         except errors.RefusedArtifact:  # its list of files is damaged
             return False
 
-    def _clean(self, text: str | None) -> str | None:
-        return None if text is None else self._stores.redactor.clean(text)
+    def _clean(self, text: str, place: str) -> str:
+        """Return a text to be stored without secrets, and warn if it had one."""
+        clean = self._stores.redactor.clean(text)
+        if clean != text:
+            warnings.warn(errors.FinchWarning(f"masked a secret in {place}"), stacklevel=3)
+        return clean
 
 
 def _named(change: Change, version: values.AdapterVersion) -> values.AdapterVersion:

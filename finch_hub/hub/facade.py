@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -545,6 +546,14 @@ class Hub:
         with self._stores.database.read() as session:
             owner_limits.refuse_beyond(session, {self.settings.owner_name}, limit, num_more=1)
 
+    def _warn_of_secrets(self, spec: JobSpec) -> None:
+        """Warn of a system prompt that has a secret. It is not changed, since the model is trained with it."""
+        system = getattr(spec, "system", None) or (getattr(spec, "parameters", None) or {}).get("system")
+        if isinstance(system, str) and self._stores.redactor.clean(system) != system:
+            what = "the system prompt has what looks like a secret, and is stored and shown with the job"
+            fix = "leave secrets out; cards, bundles and pushes have it masked"
+            warnings.warn(errors.FinchWarning(f"{what} ({fix})"), stacklevel=4)
+
     def _submit(
         self,
         spec: JobSpec,
@@ -560,6 +569,7 @@ class Hub:
 
         for name in ("parameters", "resolver_parameters"):
             refuse_secrets(getattr(spec, name, None), where=name)
+        self._warn_of_secrets(spec)
         dispatcher = self._dispatcher  # refuses unusable settings before anything is stored
         with self._stores.database.write() as session:
             hold_sources(session, examples)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finch_hub import errors
+from finch_hub.artifacts import hugging_face
 from finch_hub.artifacts.config_cleaning import MAX_BYTES
+from finch_hub.artifacts.hugging_face import RepositoryReference, translate_errors
 from finch_hub.formats.atomic_writes import translate_write_errors
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.output_paths import find_existing
 from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
-from finch_hub.hub import hugging_face
-from finch_hub.hub.hugging_face import RepositoryReference, translate_errors
 from finch_hub.registry import adapter_versions, values
 from finch_hub.specs.bases import is_hub_id
 from finch_hub.specs.options import name_option
@@ -159,7 +159,7 @@ def _check_files(info: ModelInfo, place: RepositoryReference, scratch: Path) -> 
 
     from finch_hub.artifacts.adapter_checks import DEFAULT_POLICY
 
-    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    sizes = {name: file.size or 0 for name, file in hugging_face.list_files(info).items()}
     limits = {CONFIG: MAX_BYTES, WEIGHTS: DEFAULT_POLICY.max_bytes, RECORD: 2**22}
     problems = []
     for name in (CONFIG, WEIGHTS):

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
+from finch_hub.artifacts import hugging_face
 from finch_hub.artifacts.config_cleaning import MAX_BYTES, canonical_json
+from finch_hub.artifacts.hugging_face import RepositoryReference
 from finch_hub.formats.card_files import write_card_files
 from finch_hub.formats.finch_record import RECORD, parse_record, read_record, write_record
 from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
-from finch_hub.hub import hugging_face
-from finch_hub.hub.hugging_face import RepositoryReference
 from finch_hub.registry import values
 from finch_hub.specs.evidence import Samples
 from finch_hub.specs.options import name_option, write_options
@@ -277,7 +277,7 @@ def _check_repository(info: ModelInfo, *, private: bool) -> None:
     if private and info.private is False:
         fix = f"make it private in its settings, or omit {name_option('private')}"
         raise errors.Conflict(f"the repository {info.id} exists and is public ({fix})")
-    names = [sibling.rfilename for sibling in info.siblings or ()]
+    names = list(hugging_face.list_files(info))
     model = next((n for n in names if n == "config.json" or (n.endswith(".safetensors") and n != WEIGHTS)), None)
     if model is not None and "/" not in model:
         what = f"the repository {info.id} holds a model ({model}), which an adapter beside it would break"
@@ -286,7 +286,7 @@ def _check_repository(info: ModelInfo, *, private: bool) -> None:
 
 def _find_changed(info: ModelInfo, files: Path) -> tuple[str, ...]:
     """Return the names of the files that a commit lacks, or has with other bytes."""
-    there = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    there = hugging_face.list_files(info)
     changed = []
     for file in sorted(files.iterdir()):
         sibling = there.get(file.name)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
+from finch_hub.artifacts import hugging_face
+from finch_hub.artifacts.hugging_face import RepositoryReference, parse_repository, translate_errors
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.formats.finch_record import read_record
-from finch_hub.hub import hugging_face, importing, pulling, pushing
+from finch_hub.hub import importing, pulling, pushing
 from finch_hub.hub.bases import Bases
-from finch_hub.hub.hugging_face import RepositoryReference, parse_repository, translate_errors
 from finch_hub.hub.pulling import PulledVersion
 from finch_hub.hub.pushing import PushedVersion
 from finch_hub.registry import adapter_names, adapter_versions, values

@@ -26,6 +26,7 @@ from finch_hub.specs.bundles import (
     to_milliseconds,
 )
 from finch_hub.specs.evidence import Evidence
+from finch_hub.storage.bundle_texts import mask_secrets
 from finch_hub.storage.publishing import make_public
 from finch_hub.storage.stores import Stores
 
@@ -52,7 +53,7 @@ def make_bundle(
     manifest = _describe(rows, stores, lineage=lineage, samples=samples)
     bundle_manifest.check(manifest, subject="rows of these versions")
     with translate_write_errors(out), scratch_folder(out) as scratch:
-        write_bundle(scratch / "bundle", manifest, stores.artifacts)
+        write_bundle(scratch / "bundle", mask_secrets(manifest, stores.redactor), stores.artifacts)
         flush_path(scratch / "bundle")
         _refuse_existing(out)
         (scratch / "bundle").rename(out)

@@ -145,7 +145,8 @@ def write_adapter(
     described = _find_registered(description.base, stores)
     admitted = gate.admit_adapter(source, into, base=layout)
     _name_base(into / CONFIG, described)
-    clean, clean_text = stores.redactor.clean_values, stores.redactor.clean  # plugins add to metrics and evidence
+    # Plugins add to metrics and evidence, and a prompt is a user's.
+    clean, clean_text = stores.redactor.clean_values, stores.redactor.clean
     metrics = clean(description.metrics)
     evidence = None if description.evidence is None else clean(description.evidence.to_document())
     metrics |= {"rank": admitted.rank, "bytes": sum((into / name).stat().st_size for name in (CONFIG, WEIGHTS))}
@@ -160,7 +161,7 @@ def write_adapter(
         "identity": admitted.identity,
         "job": description.job_id,
         "base": {**described.model_dump(include=_BASE_FIELDS), "source": described.label},
-        "spec": make_public(description.spec, described),
+        "spec": clean(make_public(description.spec, described)),
         "lineage": description.lineage.model_dump(mode="json"),
         "metrics": metrics,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from finch_hub import errors, progress
@@ -15,6 +16,7 @@ from finch_hub.registry.unbundled_versions import Place, StoredVersion
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.bundles import BundledBase, BundledVersion, Manifest, UnbundledVersion, UnbundleReport
 from finch_hub.specs.evidence import Samples
+from finch_hub.storage.bundle_texts import mask_secrets
 from finch_hub.storage.changes import Change
 from finch_hub.storage.publishing import Description, WrittenAdapter, require_tree, write_adapter
 from finch_hub.storage.stores import Stores
@@ -42,6 +44,7 @@ def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layou
     """
     with scratch_folder(stores.settings.home / "unbundle") as scratch:
         bundle = unpack_bundle(file, scratch / "files")
+        bundle = replace(bundle, manifest=mask_secrets(bundle.manifest, stores.redactor))
         with stores.database.read() as session:
             places = unbundled_versions.plan(session, bundle.manifest)
         gate = _Gate(bundle, scratch, stores, read_layout)

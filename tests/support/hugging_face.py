@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -70,6 +70,8 @@ class HuggingFace:
     Attributes:
         requests: method and path of each request.
         fault: status with which each request is answered, 0 for none.
+        nonsense: bytes in place of the JSON of each answer, as the server sends them on its socket.
+        spoil: changes the JSON of each answer.
     """
 
     url: str
@@ -78,6 +80,8 @@ class HuggingFace:
     requests: list[tuple[str, str]] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     fault: int = 0
+    nonsense: bytes = b""
+    spoil: Callable[[Any], Any] = lambda value: value
 
     def add(self, name: str, files: dict[str, bytes], **options: Any) -> Repository:
         """Make a repository with one commit of these files."""
@@ -147,6 +151,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.rfile.readline()
             self.rfile.readline()
         try:
+            if self._hub.nonsense:
+                self.wfile.write(self._hub.nonsense.replace(b"PATH", self.path.encode()))
+                self.close_connection = True
+                return
             if self._hub.fault:
                 raise _Refusal(self._hub.fault)
             self._route(body)
@@ -295,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(403, message="Forbidden")
 
     def _json(self, value: Any) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+        self._send(200, json.dumps(self._hub.spoil(value)).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

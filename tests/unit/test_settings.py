@@ -291,6 +291,15 @@ def test_user_is_the_login_name_and_the_owner_unless_they_are_set(monkeypatch: p
     assert (settings.load().user_name, settings.load().owner_name) == ("ana", "team birds")
 
 
+def test_names_of_user_and_owner_have_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINCH_USER", "https://a:SECRETpw1@h")
+    assert (settings.load().user_name, settings.load().owner_name) == ("https://***@h", "https://***@h")
+    monkeypatch.setenv("FINCH_OWNER", "password=SECRETpw1" + ",pw=1" * 15)
+    owner = settings.load().owner_name
+    assert "SECRETpw1" not in owner
+    assert len(owner) <= 96
+
+
 def test_owner_of_a_user_without_a_name_is_the_number_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_123)
     assert settings.load().owner_name == "user-4000000123"

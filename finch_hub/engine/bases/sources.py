@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finch_hub import errors, settings
+from finch_hub.artifacts.hugging_face import RepositoryReference, translate_errors
 from finch_hub.engine.bases import fingerprint
 from finch_hub.formats import model_files
 from finch_hub.formats.peft_names import CONFIG
@@ -135,12 +136,11 @@ def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Pa
     The weights are those of the commit that the small files are of. The name of the folder is this commit. The
     environment variables `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` apply.
     """
-    import huggingface_hub
-    from huggingface_hub import errors as hub_errors
+    place = RepositoryReference(name=source.source, revision=source.revision)
+    progress(f"fetching {place} from the Hugging Face Hub")
+    with translate_errors(f"fetch base model {str(place)!r}, which is no local folder", place):
+        import huggingface_hub
 
-    name = f"{source.source}@{source.revision}" if source.revision else source.source
-    progress(f"fetching {name} from the Hugging Face Hub")
-    try:
         folder = huggingface_hub.snapshot_download(
             source.source, revision=source.revision, allow_patterns=_SMALL_FILES, ignore_patterns=_FOLDERS
         )
@@ -148,16 +148,6 @@ def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Pa
         huggingface_hub.snapshot_download(
             source.source, revision=Path(folder).name, allow_patterns=weights, tqdm_class=_make_bar_class()
         )
-    except hub_errors.GatedRepoError as error:
-        what = f"could not fetch base model {name!r}: it is gated (accept its terms on huggingface.co and set HF_TOKEN)"
-        raise errors.Unavailable(what) from error
-    except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError) as error:
-        raise errors.NotFound("base model", name) from error
-    except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, OSError) as error:
-        raise errors.Unavailable(
-            f"could not fetch base model {name!r}: it is not a local folder and not in the Hugging Face cache, and the "
-            f"Hugging Face Hub does not answer ({type(error).__name__})"
-        ) from error
     return check_folder(Path(folder))
 
 

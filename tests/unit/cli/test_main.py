@@ -247,6 +247,32 @@ def run_command(command: str, **streams: Any) -> subprocess.CompletedProcess[byt
     return subprocess.run([sys.executable, "-c", code, *command.split()], timeout=60, check=False, **streams)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plugins", "show", "https://a:SECRETpw1@h", "x"),
+        ("jobs", "list", "--state", "password=SECRETpw1"),
+        ("jobs", "list", "--limit", "password=SECRETpw1"),
+        ("jobs", "https://a:SECRETpw1@h/"),
+        ("train", "bee.jsonl", "--adapter", "x", "--base", "tiny", "--epochs", "https://a:SECRETpw1@h"),
+        ("adapters", "show", "a", "https://a:SECRETpw1@h/"),
+        ("adapters", "show", "a", "known-by-its-variable"),
+        ("adapters", "list", "--json", "https://a:SECRETpw1@h/", "b"),
+        ("worker", "start", "--slots", "token: Bearer SECRETpw1SECRETpw1"),
+        ("https://a:SECRETpw1@h/",),
+    ],
+)
+def test_usage_errors_mask_secrets(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STORE_KEY", "known-by-its-variable")
+    assert main.main(words) == 2
+    printed = "".join(capfd.readouterr())
+    assert "***" in printed
+    assert "SECRETpw1" not in printed
+    assert "known-by-its-variable" not in printed
+
+
 def test_secrets_are_in_no_warning_log_line_or_internal_error(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

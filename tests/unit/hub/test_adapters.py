@@ -232,3 +232,28 @@ def test_import_of_an_address_is_refused_with_what_to_do(hub: Hub, base: Path) -
     for address in ("https://huggingface.co/birds/finch", "hf://birds/finch", "s3://birds/finch.zip"):
         with pytest.raises(errors.InvalidInput, match=f"{address} is an address.*download the adapter's folder"):
             hub.import_adapter(address, name="guest", base="tiny")
+
+
+@pytest.mark.usefixtures("versions")
+def test_secrets_in_texts_of_users_are_masked_with_a_warning(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORE_KEY", "known-by-its-variable")
+    text = "see https://ana:SECRETpw1@h/ with ghp_abcdefghijklmnopqrstuvwxyz0123456789, known-by-its-variable"
+    clean = "see https://***@h/ with ***, ***"
+    adapters = hub.adapters
+    for place, change in {
+        "the notes": lambda: adapters.note("medical/1", text),
+        "the description": lambda: adapters.describe("medical", text),
+        "the card": lambda: adapters.edit_card("medical/1", text),
+        "a tag": lambda: adapters.tag("medical/1", "password=SECRETpw1"),
+        "the reason": lambda: adapters.set_alias("medical/1", "live", why=text),
+    }.items():
+        with pytest.warns(errors.FinchWarning, match=f"^masked a secret in {place}$"):
+            change()
+    version = adapters.get("medical/1")
+    assert (version.notes, version.card) == (clean, clean)
+    assert "password=***" in version.tags
+    assert adapters.alias_history("medical@live")[0].why == clean
+    described = next(adapter for adapter in adapters.overview().adapters if adapter.name == "medical")
+    assert described.description == clean
+    assert "SECRETpw1" not in "".join(entry.model_dump_json() for entry in hub.audit.find())
+    assert "password=***" not in adapters.untag("medical/1", "password=SECRETpw1").tags

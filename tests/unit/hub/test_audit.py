@@ -198,7 +198,8 @@ def test_reads_and_submissions_leave_no_entry(hub: Hub, data: Path) -> None:
 @pytest.mark.usefixtures("versions")
 def test_alias_tells_who_moved_it_and_why(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SECRET", "correct-horse-battery")
-    hub.adapters.set_alias("medical", "best", why="correct-horse-battery is good")
+    with pytest.warns(errors.FinchWarning, match="masked a secret in the reason"):
+        hub.adapters.set_alias("medical", "best", why="correct-horse-battery is good")
     (move,) = hub.adapters.alias_history("medical@best")
     (entry,) = hub.audit.find(on="medical")
     assert entry.details == {"to": 1, "why": move.why}

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -118,7 +119,8 @@ def test_edited_card_is_pushed_without_secrets_and_local_places(
     birds: Hub, remote: HuggingFace, tmp_path: Path
 ) -> None:
     text = f"# Birds\n\nSee {birds.settings.home}/x, /home/ana/y and {WRITER}.\n"
-    birds.adapters.edit_card("birds/1", text)
+    with pytest.warns(errors.FinchWarning, match="masked a secret in the card"):
+        birds.adapters.edit_card("birds/1", text)
     birds.repositories.push("birds", "ana/birds")
     files = remote.repositories["ana/birds"].commits[-1].files
     front, text = files["README.md"].decode().removeprefix("---\n").split("---\n\n")
@@ -401,7 +403,7 @@ def test_offline_mode_takes_the_cache_and_never_the_network(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = len(remote.requests)
     assert birds.repositories.pull("ana/birds@v1", name="other").identity == "equal"
-    with pytest.raises(errors.Unavailable, match="not in the cache: HF_HUB_OFFLINE forbids the network"):
+    with pytest.raises(errors.Unavailable, match="not in the cache, and HF_HUB_OFFLINE forbids the network"):
         birds.repositories.pull("ana/elsewhere", name="other")
     with pytest.raises(errors.Unavailable, match="HF_HUB_OFFLINE forbids the network"):
         birds.repositories.push("birds", "ana/birds")
@@ -436,3 +438,90 @@ def test_new_commit_of_a_base_is_a_new_base_and_old_versions_go_on_working(
     record = json.loads(remote.repositories["ana/birds"].commits[-1].files["finch.json"])
     assert record["adapter"]["base"]["revision"] == old.revision
     assert hub.repositories.pull("ana/birds", name="guest").version.base.fingerprint == old.fingerprint
+
+
+def _answer(body: bytes, status: str = "200 OK", more: bytes = b"") -> bytes:
+    return b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status.encode(), more, len(body), body)
+
+
+NONSENSE = {
+    "page": _answer(b"<html>"),
+    "empty": _answer(b""),
+    "not UTF-8": _answer(b"\xff\xfe{"),
+    "nested": _answer(b"[" * 100_000),
+    "list": _answer(b"[]"),
+    "null": _answer(b"null"),
+    "number": _answer(b"5"),
+    "siblings": _answer(b'{"id": "a/b", "siblings": [5], "sha": "%s"}' % (b"c" * 40)),
+    "siblings as a text": _answer(b'{"id": "a/b", "siblings": "ab", "sha": "%s"}' % (b"c" * 40)),
+    "no commit": _answer(b'{"id": "a/b", "siblings": []}'),
+    "odd time": _answer(b'{"id": "a/b", "lastModified": "yesterday", "sha": "%s"}' % (b"c" * 40)),
+    "redirect to itself": _answer(b"", "302 Found", b"Location: PATH\r\n"),
+    "redirect nowhere": _answer(b"", "307 Temporary Redirect"),
+    "redirect to an odd address": _answer(b"", "301 Moved Permanently", b"Location: http://[::1\r\n"),
+    "cut off": _answer(b"[]").replace(b"Length: 2", b"Length: 200"),
+    "no HTTP": b"220 mail.example ESMTP\r\n",
+    "end": b" ",
+    "bad gzip": _answer(b"{}", more=b"Content-Encoding: gzip\r\n"),
+    "proxy": _answer(b"<html>", "407 Proxy Authentication Required"),
+    "error without sense": _answer(b"[[5]]", "418 Teapot", b"Content-Type: application/json\r\n"),
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_answers_without_sense_are_no_internal_errors(
+    nonsense: str, birds: Hub, remote: HuggingFace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    remote.nonsense = NONSENSE[nonsense]
+    match = r"(?s)could not (push|pull|fetch).*(127\.0\.0\.1:|answered 4).*\("
+    for act in (
+        lambda: birds.repositories.push("birds", "ana/birds"),
+        lambda: birds.repositories.pull("ana/birds", name="guest"),
+        lambda: birds.repositories.pull("ana/birds@v1", name="guest"),
+        lambda: birds.bases.add("ana/base"),
+    ):
+        with pytest.raises(errors.Unavailable, match=match):
+            act()
+    assert WRITER not in "".join(capfd.readouterr())
+
+
+SPOILED: dict[str, Callable[[Any], Any]] = {
+    "no branches": lambda v: {n: x for n, x in v.items() if n != "branches"} if isinstance(v, dict) else v,
+    "tree": lambda v: {"tree": v} if isinstance(v, list) else v,
+    "size": lambda v: _change_files(v, size="x"),
+    "name": lambda v: _change_files(v, rfilename=5, path=5),
+    "large file": lambda v: _change_files(v, lfs={"size": 5}),
+    "commit": lambda v: {**v, "sha": "../../c"} if "sha" in v else v,
+    "commit that was made": lambda v: {n: x for n, x in v.items() if n != "commitOid"} if isinstance(v, dict) else v,
+    "upload mode": lambda v: {"files": [5]} if "files" in v else v,
+}  # fmt: skip
+
+
+def _change_files(value: Any, **fields: Any) -> Any:
+    if isinstance(value, list):
+        return [{**file, **fields} for file in value]
+    return {**value, "siblings": [{**file, **fields} for file in value["siblings"]]} if "siblings" in value else value
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+def test_spoiled_answers_are_no_internal_errors(
+    spoiled: str, birds: Hub, remote: HuggingFace, saved: Path, tiny_folder: Path
+) -> None:
+    remote.add("bob/bees", read_files(saved))
+    remote.add("org/base", {path.name: path.read_bytes() for path in tiny_folder.iterdir() if path.is_file()})
+    remote.spoil = SPOILED[spoiled]
+    refused = []
+    for act in (
+        lambda: birds.repositories.push("birds", "ana/birds"),
+        lambda: birds.repositories.push("birds", "bob/bees"),
+        lambda: birds.repositories.pull("bob/bees", name="guest", base="tiny"),
+        lambda: birds.bases.add("org/base"),
+    ):
+        try:
+            act()
+        except errors.NotFound:
+            assert spoiled == "commit"  # it is asked for again
+        except errors.Unavailable as error:
+            refused.append(str(error))
+    assert refused
+    assert all("127.0.0.1:" in text and "(check HF_ENDPOINT" in text for text in refused)

@@ -259,3 +259,11 @@ def test_problems_of_the_data_are_told_beside_those_of_other_options(hub: Hub, t
     text = str(caught.value)
     for needle in ("rank", "';;' is not one character", "'utf9' is not a known encoding", "fits no format"):
         assert needle in text
+
+
+def test_secret_in_a_system_prompt_is_warned_of_and_not_changed(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    system = "Log in with password=SECRETpw1."
+    match = r"^the system prompt has what looks like a secret, .* \(leave secrets out; cards, .*\)$"
+    with pytest.warns(errors.FinchWarning, match=match):
+        spec = train_spec(hub, data, base=tiny_folder, system=system)
+    assert spec.system == system

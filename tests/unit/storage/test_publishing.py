@@ -198,3 +198,12 @@ def test_version_of_a_user_has_the_entry_of_the_change(stores: Stores, tmp_path:
     publish(stores, adapter_folder(tmp_path / "in"))
     with stores.database.read() as session:
         assert audit.find(session) == []
+
+
+def test_secret_in_a_system_prompt_is_in_no_file(stores: Stores, tmp_path: Path) -> None:
+    system = "password=SECRETpw1"
+    version = publish(stores, adapter_folder(tmp_path / "in"), spec={"system": system})
+    assert version.spec["system"] == system  # the model was trained with it
+    assert "password=***" in version.card
+    for file in stores.artifacts.fetch_tree(version.digest).iterdir():
+        assert b"SECRETpw1" not in file.read_bytes()

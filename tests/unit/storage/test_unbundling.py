@@ -41,7 +41,8 @@ from finch_hub.registry import (
 )
 from finch_hub.specs.bundles import Manifest, UnbundleReport
 from finch_hub.specs.evidence import Evidence
-from finch_hub.storage import publishing
+from finch_hub.specs.jobs import BaseModelSource, TrainSpec
+from finch_hub.storage import bundling, publishing
 from finch_hub.storage.backup import take_backup
 from finch_hub.storage.bundling import make_bundle
 from finch_hub.storage.changes import changing
@@ -50,6 +51,10 @@ from finch_hub.storage.inspection import inspect_hub
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unbundling import ReadLayout, take_bundle
 
+SPEC = TrainSpec(
+    adapter="made", base=BaseModelSource(source="tiny"), train=registry.digest("rows"),
+    validation=registry.digest("others"), system="Be kind.",
+)  # fmt: skip
 NOTHING: ReadLayout = lambda base: None  # noqa: E731
 
 
@@ -85,8 +90,7 @@ def publish(
             parents=tuple(values.ParentVersion(reference=p, weight=0.5) for p in parents), seed=seed,
             train_digest=registry.digest("rows"),
         ),
-        spec=registry.train_spec(system="Be kind.", validation=registry.digest("held out")).model_dump(mode="json")
-        | {"base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}},
+        spec={**SPEC.model_dump(mode="json"), "base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}},
         metrics={"loss_before": 2.0, "loss_after": 1.0}, owner="ana", **fields,
     )  # fmt: skip
     create = publishing.publish(folder, stores, description, {"threads": 2})
@@ -680,3 +684,42 @@ def _take_step(hubs: list[Stores], folder: Path, count: int, step: str, which: i
     else:
         name, _, number = known[pick % len(known)].rpartition("/")
         registry.delete_version(stores.database, name, int(number))
+
+
+SECRET = "SECRETpw1"
+
+
+def test_secrets_in_texts_of_users_neither_leave_a_hub_nor_come_into_one(
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, _ = hubs
+    reference = publish(one, tmp_path, "leaky")
+    with one.database.write() as session:  # as an earlier hub stored them
+        adapter_versions.add_tags(session, reference, f"password={SECRET}", "gold")
+        adapter_versions.edit_notes(session, reference, f"see https://ana:{SECRET}@h/")
+        adapter_versions.edit_card(session, reference, f"password={SECRET}")
+        adapter_names.describe(session, "leaky", f"password={SECRET}")
+        changed = {"owner": f"https://a:{SECRET}@h", "spec": {"system": f"password={SECRET}", "base": {"source": "x"}}}
+        session.execute(sa.update(tables.AdapterVersion).values(changed))
+    with pytest.warns(errors.FinchWarning, match=r"masked secrets in the description of leaky, the card of leaky/1, "):
+        make_bundle(tmp_path / "clean.bundle", [reference], one)
+    assert SECRET.encode() not in (tmp_path / "clean.bundle").read_bytes()
+
+    with monkeypatch.context() as patch:  # as an earlier hub bundled them
+        patch.setattr(bundling, "mask_secrets", lambda manifest, redactor: manifest)
+        make_bundle(tmp_path / "raw.bundle", [reference], one)
+    assert SECRET.encode() in (tmp_path / "raw.bundle").read_bytes()
+    with pytest.warns(errors.FinchWarning, match="the system prompt of leaky/1"):
+        take(tmp_path / "raw.bundle", two)
+    with two.database.read() as session:
+        version = adapter_versions.resolve(session, reference)
+        rows = [
+            *session.execute(sa.select(tables.Adapter.__table__)),
+            *session.execute(sa.select(tables.Tag.__table__)),
+        ]
+    assert version.tags == ("gold", "password=***")
+    assert (version.notes, version.owner) == ("see https://***@h/", "https://***@h")
+    assert version.spec["system"] == "password=***"
+    assert SECRET not in f"{version} {rows}"
+    for file in two.artifacts.fetch_tree(version.digest).iterdir():
+        assert SECRET.encode() not in file.read_bytes()

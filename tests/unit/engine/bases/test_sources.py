@@ -184,7 +184,7 @@ def test_hub_without_an_answer_is_unavailable(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(errors.Unavailable, match="'no/such-model@v1': it is not a local folder"):
+    with pytest.raises(errors.Unavailable, match="'no/such-model@v1', which is no local folder: it is not in"):
         fetch("no/such-model", tmp_path, revision="v1")
 
 
