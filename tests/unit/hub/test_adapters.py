@@ -250,7 +250,7 @@ def test_secrets_in_texts_of_users_are_masked_with_a_warning(hub: Hub, monkeypat
         with pytest.warns(errors.FinchWarning, match=f"^masked a secret in {place}$"):
             change()
     version = adapters.get("medical/1")
-    assert (version.notes, version.card) == (clean, clean)
+    assert (version.notes, version.card) == (clean, f"{clean}\n")
     assert "password=***" in version.tags
     assert adapters.alias_history("medical@live")[0].why == clean
     described = next(adapter for adapter in adapters.overview().adapters if adapter.name == "medical")

@@ -513,7 +513,7 @@ def test_spoiled_answers_are_no_internal_errors(
     refused = []
     for act in (
         lambda: birds.repositories.push("birds", "ana/birds"),
-        lambda: birds.repositories.push("birds", "bob/bees"),
+        lambda: birds.repositories.push("birds", "bob/bees", main=True),
         lambda: birds.repositories.pull("bob/bees", name="guest", base="tiny"),
         lambda: birds.bases.add("org/base"),
     ):
