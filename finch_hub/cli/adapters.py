@@ -53,7 +53,7 @@ def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
             (v.reference, summary.versions, v.kind, v.state, v.base, format_evidence(v.metrics), aliases, v.created_at)
         )
     columns = ("newest", "versions", "made by", "state", "base", "evidence", "aliases", "made")
-    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without="There are no adapters."))
     paging.suggest_next(page.next, "list", as_json=as_json)
 
 
@@ -88,7 +88,7 @@ def find(query: tuple[str, ...], sort: str, limit: int, after: str | None, as_js
         for v in page.versions
     ]
     columns = ("version", "made by", "state", "base", "evidence", "aliases", "tags", "made")
-    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without="No version meets the query."))
     paging.suggest_next(page.next, "find", "--sort", sort, "--", text, as_json=as_json)
 
 
@@ -96,7 +96,8 @@ def _list_deleted(limit: int, as_json: bool) -> None:
     with output.open_hub() as hub:
         deletions = hub.adapters.find_deleted(limit=limit)
     rows = [(deletion.reference, deletion.versions, deletion.deleted_at) for deletion in deletions]
-    output.emit(deletions, as_json, lambda: tables.draw_table(("deleted", "versions", "when"), rows))
+    columns, without = ("deleted", "versions", "when"), "Nothing that was deleted can be restored."
+    output.emit(deletions, as_json, lambda: tables.draw_list(columns, rows, without=without))
 
 
 @adapters.command()
@@ -215,7 +216,8 @@ def alias_history(reference: str, limit: int, after: int | None, as_json: bool) 
         )
         for move in moves
     ]
-    output.emit(moves, as_json, lambda: tables.draw_table(("when", "alias", "from", "to", "who", "why"), rows))
+    columns, without = ("when", "alias", "from", "to", "who", "why"), "No alias of the adapter was ever set."
+    output.emit(moves, as_json, lambda: tables.draw_list(columns, rows, without=without))
     if len(moves) == limit:
         output.suggest("More", "adapters", "alias-history", reference, "--after", str(moves[-1].id), as_json=as_json)
 

@@ -46,7 +46,7 @@ def audit(
         entries = hub.audit.find(who=who, action=action, on=on, since=since, limit=limit, after=after)
     rows = [(entry.at, entry.who, entry.action, entry.on, entry.outcome, _describe(entry)) for entry in entries]
     columns = ("when", "who", "action", "on", "outcome", "details")
-    output.emit(entries, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(entries, as_json, lambda: tables.draw_list(columns, rows, without="There are no such entries."))
     if len(entries) == limit:
         output.suggest(
             "More", "audit", *_repeat(who, action, on, since), "--after", str(entries[-1].id), as_json=as_json

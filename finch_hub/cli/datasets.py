@@ -65,7 +65,7 @@ def list_(limit: int, as_json: bool) -> None:
         for d in datasets
     ]
     columns = ("digest", "name", "examples", "format", "size", "stored", "purged")
-    output.emit(datasets, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(datasets, as_json, lambda: tables.draw_list(columns, rows, without="There are no data sets."))
 
 
 @datasets.command()

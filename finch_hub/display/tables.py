@@ -58,6 +58,11 @@ def draw_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: 
     return drawn
 
 
+def draw_list(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, without: str) -> Table | str:
+    """Draw rows under their column names, or a sentence if there are no rows."""
+    return draw_table(columns, rows) if rows else without
+
+
 def draw_fields(fields: Mapping[str, Any]) -> Table:
     """Draw names and values, one pair a line, without those that are None."""
     from rich.table import Table
