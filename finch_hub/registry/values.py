@@ -222,6 +222,7 @@ class AdapterVersion(Value):
     """An immutable version of an adapter.
 
     Attributes:
+        description: what its adapter is for; the same for all versions of the adapter.
         owner: who made it: the owner of its job, or who imported it; empty if an earlier hub did not record it.
         updated_at: when its card, notes, tags or aliases changed last; when it was made, if they never did.
     """
@@ -237,6 +238,7 @@ class AdapterVersion(Value):
     spec: JsonObject = pydantic.Field(default={})
     metrics: JsonObject = pydantic.Field(default={})
     lineage: Lineage = Lineage()
+    description: str = ""
     card: str = ""
     notes: str = ""
     owner: str = ""

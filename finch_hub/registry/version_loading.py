@@ -63,6 +63,7 @@ def select_versions() -> sa.Select[Any]:
     return sa.select(
         _versions.c.id,
         _adapters.c.name.label("adapter"),
+        _adapters.c.description,
         *columns,
         *base,
         of_version[0].scalar_subquery().label("aliases"),
@@ -96,6 +97,7 @@ def _to_value(
     return values.AdapterVersion(
         **{name: _read(row, name) for name in _VERSION_COLUMNS},
         name=row["adapter"],
+        description=row["description"],
         updated_at=row["v_updated_at"] or row["v_created_at"],
         base=bases[row["base_id"]],
         lineage=values.Lineage(parents=parents, **{name: _read(row, name) for name in _LINEAGE_COLUMNS}),

@@ -63,6 +63,16 @@ def test_changes_under_a_former_name_reach_the_renamed_adapter(database: Databas
     assert (summary.name, summary.description, summary.versions) == ("b", "Names birds.", 1)
 
 
+def test_each_version_has_the_description_of_its_adapter(database: Database) -> None:
+    registry.add_version(database, "birds")
+    with database.write() as session:
+        adapter_names.describe(session, "birds", "Names birds.")
+    with database.read() as session:
+        row = adapter_versions.get_row(session, "birds/1")
+        found = [adapter_versions.resolve(session, "birds/1"), adapter_versions.to_value(row)]
+    assert [version.description for version in found] == ["Names birds.", "Names birds."]
+
+
 def test_children_name_their_renamed_parent(database: Database) -> None:
     registry.add_version(database, "a")
     registry.add_version(database, "c", kind="compose", lineage=registry.made_from("a/1"))
