@@ -23,8 +23,21 @@ from support.services import Databases
 
 from finch_hub import errors
 from finch_hub.artifacts.gate import adapter_identity
+from finch_hub.artifacts.store import blob_path
 from finch_hub.formats.base_layout import BaseLayout
-from finch_hub.registry import adapter_names, adapter_versions, audit, evaluations, evidence, lineage, tables, values
+from finch_hub.registry import (
+    adapter_names,
+    adapter_versions,
+    audit,
+    bundled_versions,
+    evaluations,
+    evidence,
+    lineage,
+    tables,
+    values,
+)
+from finch_hub.registry.bundled_versions import BundledRows
+from finch_hub.registry.types import now
 from finch_hub.specs.bundles import UnbundleReport
 from finch_hub.specs.evidence import Evidence
 from finch_hub.storage import publishing
@@ -160,6 +173,38 @@ def test_bundle_has_equal_bytes_and_nothing_of_this_machine(hubs: list[Stores], 
     with pytest.raises(errors.Conflict, match="already exists"):
         make_bundle(tmp_path / "a", [made], hubs[0])
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_bundle_names_the_damaged_or_purged_version(
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = hubs[0]
+    made = fill(stores, tmp_path)
+    with stores.database.read() as session:
+        parent = adapter_versions.resolve(session, "team/tone/1")
+    entry = stores.artifacts.tree(parent.digest)["adapter_model.safetensors"]
+    file = Path(stores.settings.artifacts) / blob_path(entry.digest)
+    file.chmod(0o644)
+    file.write_bytes(b"other bytes")
+    with pytest.raises(errors.Damaged, match=r"adapter team/tone/1: adapter_model.safetensors: .*now has the SHA-256"):
+        make_bundle(tmp_path / "damaged.bundle", [made], stores)
+    file.unlink()
+    with pytest.raises(errors.Damaged, match=r"adapter team/tone/1: .*there is no"):
+        make_bundle(tmp_path / "damaged.bundle", [made], stores)
+    read = bundled_versions.read
+
+    def purge_meanwhile(*args: Any) -> BundledRows:
+        rows = read(*args)
+        changes = tables.AdapterVersion.__table__
+        with stores.database.write() as session:
+            is_parent = changes.c.identity == parent.identity
+            session.execute(sa.update(changes).where(is_parent).values(deleted_at=now(), purged_at=now()))
+        return rows
+
+    monkeypatch.setattr(bundled_versions, "read", purge_meanwhile)
+    with pytest.raises(errors.Deleted, match=r"team/tone/1 was purged"):
+        make_bundle(tmp_path / "damaged.bundle", [made], stores)
+    assert not (tmp_path / "damaged.bundle").exists()
 
 
 def test_both_ways_and_twice_is_once(hubs: list[Stores], tmp_path: Path) -> None:
