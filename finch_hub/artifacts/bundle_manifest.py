@@ -20,7 +20,7 @@ _FILES = frozenset({CONFIG, WEIGHTS})
 _FINGERPRINT = re.compile(r"([0-9]+:)?[0-9a-f]{60,64}")
 _MAX_FIGURE = 1e300  # which no JSON reader and no database makes infinite
 _FIGURES = ("loss_before", "loss_after", "mean_retention", "worst_retention", "relative_error")
-_OBJECTS = ("lora", "training", "validation", "import")  # of a specification
+_OBJECTS = ("lora", "training", "import")  # of a specification
 
 
 def parse(data: bytes, *, subject: str) -> Manifest:
@@ -112,7 +112,7 @@ def _find_wrong_documents(where: str, version: BundledVersion) -> Iterator[error
     for name in _OBJECTS:
         if not isinstance(spec.get(name, {}), dict):
             yield errors.Problem(where=f"{where}: spec.{name}", what="is not an object")
-    for name in ("system", "preset"):
+    for name in ("system", "preset", "validation"):
         if not isinstance(spec.get(name), str | None):
             yield errors.Problem(where=f"{where}: spec.{name}", what="is not a text")
     if isinstance(spec.get("preset"), str) and len(spec["preset"]) > 96:

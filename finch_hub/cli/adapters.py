@@ -162,7 +162,8 @@ def verify(reference: str, as_json: bool) -> None:
     with output.open_hub() as hub:
         version = hub.adapters.get(reference)
         report = hub.adapters.verify(version.reference)
-    output.emit(report, as_json, lambda: describe_inspection(report))
+    whole = [] if report.damage else [f"The files of adapter {version.reference} are whole."]
+    output.emit(report, as_json, lambda: [*describe_inspection(report), *whole])
     report.raise_damage(f"adapter {version.reference}")
 
 

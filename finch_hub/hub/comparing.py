@@ -11,7 +11,7 @@ from finch_hub import errors
 from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.update_geometry import UpdateSpectrum
 from finch_hub.registry import adapter_versions, evidence, values
-from finch_hub.specs.comparisons import ComparedModule, ComparedValue, Comparison, Section
+from finch_hub.specs.comparisons import OTHER_DATA, ComparedModule, ComparedValue, Comparison, Section
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
 
@@ -44,6 +44,8 @@ def compare(references: Sequence[str], stores: Stores, *, all: bool, modules: bo
     compared = list(_compare_values(described))
     shown = [value for value in compared if all or not value.is_equal]
     remarks = [f"{known.adapter} has no evidence of its making" for known in found if known.is_empty]
+    measured = {v.lineage.validation_digest for v in versions if "loss_after" in v.metrics}
+    remarks += [OTHER_DATA] if len(measured - {None}) > 1 else []
     updates: list[ComparedModule] = []
     if modules:
         updates, more = _compare_modules(versions, stores)

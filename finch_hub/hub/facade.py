@@ -444,7 +444,8 @@ class Hub:
     def bundle(self, out: str | Path, references: Sequence[str], *, lineage: bool = True) -> BundleReport:
         """Write versions with their lineage, evaluations and files to a new file, for other hubs.
 
-        Equal versions give equal bytes. Data sets are in it by their hashes only.
+        Equal versions give equal bytes, if the hubs know their base by the same id. Data sets are in it by their hashes
+        only.
 
         Args:
             out: path of the new file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from finch_hub.registry import artifact_lock
 from finch_hub.registry.tables import Adapter, Base, FormerName
 from finch_hub.registry.types import insert_new
 from finch_hub.specs.annotations import check_description
-from finch_hub.specs.references import MAX_LENGTH, check_adapter_name, check_new_name
+from finch_hub.specs.references import MAX_LENGTH, AdapterReference, check_adapter_name, check_new_name
 
 _adapters, _bases, _former = Adapter.__table__, Base.__table__, FormerName.__table__
 
@@ -93,7 +94,9 @@ def rename(session: Session, name: str, new: str) -> None:
     current = session.scalar(query)
     if adapter_id is None or current is None:
         raise not_found(session, name)
-    if new == current:
+    if new == name == current:
+        raise errors.Conflict(f"adapter {name} has that name already (choose another)")
+    if new == current:  # a repetition
         return
     former = session.scalar(sa.select(_former.c.adapter_id).where(_former.c.name == new))
     is_taken = _is_adapter(session, new)
@@ -121,8 +124,13 @@ def describe(session: Session, name: str, text: str) -> None:
         raise not_found(session, name)
 
 
-def not_found(session: Session, name: str) -> errors.NotFound:
-    """Return the error for a name that no adapter has or had."""
+def not_found(session: Session, name: str) -> errors.FinchError:
+    """Return the error for a name that no adapter has or had, or that is the reference of a version."""
+    with contextlib.suppress(errors.InvalidReference):
+        reference = AdapterReference.parse(name)
+        if reference.version is not None or reference.alias is not None:
+            what = f"{name!r} is a version, and the name of an adapter is needed"
+            return errors.InvalidReference(what, where="adapter", fix=f"write {reference.name}")
     return errors.NotFound("adapter", name, session.scalars(sa.select(_adapters.c.name).limit(1000)))
 
 

@@ -103,6 +103,9 @@ def set_alias(
     of_alias = _aliases.c.adapter_id == row.adapter_id, _aliases.c.name == alias
     pointed_at = sa.select(_versions.c.number).join(_aliases, _aliases.c.version_id == _versions.c.id)
     number = session.scalar(pointed_at.where(*of_alias)) or 0
+    if not number and alias.isdigit():  # earlier hubs allowed it
+        what, fix = f"{alias!r} is all digits, which is how versions are written", f"use a name such as v{alias}"
+        raise errors.InvalidReference(what, where="alias", fix=fix)
     if expected is not None and number != expected:
         actual = f"points at {name}/{number}" if number else "does not exist"
         wanted = f"{name}/{expected}" if expected else "no such alias"

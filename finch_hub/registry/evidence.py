@@ -36,8 +36,8 @@ class StoredSamples(NamedTuple):
 def find(session: Session, reference: str) -> tuple[Evidence, str | None]:
     """Return the evidence of a version, also of a deleted one, and the digest of its sample answers.
 
-    Parents have the names and numbers that they have in this hub now. The evidence of a version that an earlier Finch Hub made is that of its job, until the job is pruned. It is empty
-    if there is none.
+    Parents have the names and numbers that they have in this hub now. The evidence of a version that an earlier Finch
+    Hub made is that of its job, until the job is pruned. It is empty if there is none.
 
     Raises:
         NotFound: the version does not exist.
@@ -55,7 +55,11 @@ def find(session: Session, reference: str) -> tuple[Evidence, str | None]:
         state = "stored" if row.samples else "purged" if row.samples_purged_at else "none"
     reference = f"{version.adapter.name}/{version.number}"
     environment = read_document(version.environment)
-    evidence = (found or Evidence(kind=version.kind)).name_parents(_list_parents(session, version.id)).evolve(adapter=reference, environment=environment, samples=state)
+    evidence = (
+        (found or Evidence(kind=version.kind))
+        .name_parents(_list_parents(session, version.id))
+        .evolve(adapter=reference, environment=environment, samples=state)
+    )
     return evidence, None if row is None else row.samples
 
 

@@ -16,15 +16,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values, version_loading
-from finch_hub.registry.version_filters import (
-    Filter,
-    build_filters,
-    entries,
-    numbers,
-    require_number,
-    texts,
-    unindexed,
-)
+from finch_hub.registry.version_filters import Filter, build_filters, entries, numbers, require_number, texts, unindexed
 from finch_hub.specs.cursors import Key, check_limit, read_cursor, write_cursor
 from finch_hub.specs.queries import Sort, parse_query, parse_sort
 

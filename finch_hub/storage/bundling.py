@@ -88,7 +88,9 @@ def _name_damage(rows: BundledRows, stores: Stores) -> Iterator[None]:
         ]
         if not problems:
             raise
-        raise errors.Damaged("\n  ".join(["cannot bundle damaged versions:", *errors.list_problems(problems)])) from None
+        raise errors.Damaged(
+            "\n  ".join(["cannot bundle damaged versions:", *errors.list_problems(problems)])
+        ) from None
 
 
 def _refuse_existing(out: Path) -> None:

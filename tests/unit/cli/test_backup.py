@@ -49,7 +49,7 @@ def test_incomplete_backup_is_kept_and_has_an_exit_code(
     done = run("backup", tmp_path / "nightly", *options)
     assert done.status == 10
     assert "is incomplete (restore these from an earlier backup, or make them again" in done.err
-    assert f"back up again):\n  data set facts: there is no artifact" in done.err
+    assert "back up again):\n  data set facts: there is no artifact" in done.err
     assert "Restore it into a new hub" not in done.err
     assert (tmp_path / "nightly").is_dir()
     if options:

@@ -77,7 +77,10 @@ def test_parents_in_evidence_have_the_names_that_they_have_now(database: Databas
             pairs=(PAIR,),
             reasons=("team/birds/1 and bees/1 disagree", "team/birds/12 and x-bees/1 do not"),
         ),
-        retention=(Retention(parent="team/birds/1", status="unmeasured"), Retention(parent="bees/1", status="measured")),
+        retention=(
+            Retention(parent="team/birds/1", status="unmeasured"),
+            Retention(parent="bees/1", status="measured"),
+        ),
         below_retention=("team/birds/1",),
         advice=("team/birds/1 was not measured",),
     )

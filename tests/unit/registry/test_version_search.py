@@ -192,7 +192,7 @@ def test_number_that_no_version_has_is_refused(filled: Database, query: str, sor
 
 def test_number_of_settings_is_known_without_versions(database: Database) -> None:
     assert find(database, "lora.r=16 training.epochs>2", sort="-lora.alpha").versions == ()
-    with pytest.raises(errors.NotFound, match="there is no metric 'loss_after'$"):
+    with pytest.raises(errors.NotFound, match=r"there is no metric 'loss_after'$"):
         find(database, "metric.loss_after<2")
 
 

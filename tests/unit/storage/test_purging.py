@@ -149,7 +149,7 @@ def test_purge_leaves_no_name_and_no_word_in_the_index(hub: Hub) -> None:
         registry.add_version(database, "birds", lineage=lineage, card=f"Says: Where is Zanzibarium {number}?")
     assert len(hub.adapters.find("quokkas zanzibarium").versions) == 3
 
-    hub.datasets.purge("quokkas")
+    assert hub.datasets.purge("quokkas").versions == ("birds/1", "birds/2", "birds/3")
 
     for word in ("quokkas", "zanzibarium"):
         assert hub.adapters.find(word).versions == ()

@@ -294,6 +294,21 @@ def test_base_and_adapter_of_one_name_get_two(hubs: list[Stores], tmp_path: Path
     assert registry.resolve(two.database, "legal/1").base.name == registry.digest("tiny")
 
 
+def test_base_without_an_id_and_alias_of_digits_are_told(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal")
+    registry.set_alias(one.database, "legal", "v3", 1)
+    with one.database.write() as session:  # as in an earlier hub
+        session.execute(tables.Alias.__table__.update().values(name="3"))
+        session.execute(tables.Base.__table__.update().values(public_id="org/tiny"))
+    registry.add_base(two.database)
+    kept = carry(one, two, tmp_path, "legal").kept
+    assert any(text.startswith("base tiny without an id (the bundle has org/tiny;") for text in kept)
+    assert "no alias legal@3, since it is all digits" in kept
+    with two.database.read() as session:
+        assert adapter_versions.resolve(session, "legal/1").aliases == ()
+
+
 def test_same_bundle_taken_by_several_at_once_is_taken_once(database_url: str, open_hub: Open, tmp_path: Path) -> None:
     one, two = open_hub("one"), open_hub("two", database_url)
     fill(one, tmp_path)
