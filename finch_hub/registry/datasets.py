@@ -246,9 +246,11 @@ def refuse_needed(session: Session, name: str, digests: Sequence[str]) -> None:
         )
         readers += session.scalars(unfinished)
     if readers:
-        named = ", ".join(dict.fromkeys(readers[:_MAX_NAMED]))
-        what = f"cannot purge data set {name}: job {named} needs it (cancel the job or wait until it ends)"
-        raise errors.Conflict(what)
+        named = list(dict.fromkeys(readers[:_MAX_NAMED]))
+        need = f"job {named[0]} needs it (cancel the job or wait until it ends)"
+        if len(named) > 1:
+            need = f"jobs {', '.join(named)} need it (cancel them or wait until they end)"
+        raise errors.Conflict(f"cannot purge data set {name}: {need}")
 
 
 def find_unused(session: Session, *, seconds: float) -> list[str]:
