@@ -29,7 +29,7 @@ import psycopg
 import sqlalchemy as sa
 from support import registry, services
 
-from finch_hub.registry import adapter_versions, adapters, search_index, tables, values, version_search
+from finch_hub.registry import adapter_versions, adapters, bases, search_index, tables, values, version_search
 from finch_hub.registry.database import Database
 from finch_hub.registry.sqlite import _configure
 
@@ -239,7 +239,7 @@ def raw_commits(database: Database, seconds: float) -> float:
     return rate
 
 
-def register(database: Database, name: str, number: int) -> values.AdapterVersion:
+def register(database: Database, base: values.Base, name: str, number: int) -> values.AdapterVersion:
     digest = f"{number:064x}"
     metrics = {"loss_before": 3.0, "loss_after": number % 97 / 50, "rank": 16}
     with database.write() as session:
@@ -248,7 +248,7 @@ def register(database: Database, name: str, number: int) -> values.AdapterVersio
             name=name,
             digest=digest,
             identity=digest,
-            base_id=1,
+            base=base,
             kind="train",
             spec={"lora": {"rank": 16}, "training": {"epochs": 3}},
             metrics=metrics,
@@ -258,6 +258,8 @@ def register(database: Database, name: str, number: int) -> values.AdapterVersio
 
 def register_rate(database: Database, seconds: float) -> dict[str, float]:
     """Return registrations and bare commits a second, measured in turns."""
+    with database.read() as session:
+        base = bases.get(session, "base-0")
     rates: dict[str, list[float]] = {"commits": [], "registrations": [], "cpu_ms": []}
     number = 10**9
     for turn in range(3):
@@ -265,7 +267,7 @@ def register_rate(database: Database, seconds: float) -> dict[str, float]:
         done, begun, used = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - begun < seconds:
             number += 1
-            register(database, f"bench-{turn}", number)
+            register(database, base, f"bench-{turn}", number)
             done += 1
         rates["registrations"].append(done / (time.perf_counter() - begun))
         rates["cpu_ms"].append(1000 * (time.process_time() - used) / done)
@@ -304,7 +306,7 @@ def beside_mlflow(folder: Path, count: int) -> dict[str, Any]:
 def _measure_ours(folder: Path, count: int) -> dict[str, float]:
     made = services.Databases(folder, None)
     database = Database(made.new(), allow_insecure=True)
-    registry.add_base(database)
+    base = registry.add_base(database)
     names = [f"adapter-{number}" for number in range(max(count // PER_ADAPTER, 1))]
     rates: dict[str, float] = {}
 
@@ -327,7 +329,7 @@ def _measure_ours(folder: Path, count: int) -> dict[str, float]:
         cursors.append(page.next)
 
     try:
-        rate("register", count, lambda number: register(database, names[number % len(names)], number))
+        rate("register", count, lambda number: register(database, base, names[number % len(names)], number))
         rate("alias", min(count, 500), set_alias)
         rate("page", 40, read_page)
     finally:

@@ -263,13 +263,19 @@ class MissingRepository(NotFound):
         super(NotFound, self).__init__(f"{what} ({fix})")
 
 
-class Deleted(NotFound):
-    """An adapter or a version was deleted, and can be restored, or was purged."""
+NO_FILES = "came with a bundle without its files"
+TAKE_FILES = "unbundle a bundle that has them"
 
-    def __init__(self, kind: str, name: str, *, is_purged: bool = False) -> None:
+
+class Deleted(NotFound):
+    """An adapter or a version was deleted, and can be restored, was purged, or came with a bundle without its files."""
+
+    def __init__(self, kind: str, name: str, *, is_purged: bool = False, never_had_files: bool = False) -> None:
         self.kind, self.name, self.near = kind, name, ()
         what = "was purged: nothing is left of it but its number and its place in lineages (name another one)"
-        if not is_purged:
+        if never_had_files and not is_purged:
+            what = f"{NO_FILES} ({TAKE_FILES})"
+        elif not is_purged:
             what = f"was deleted (run `finch-hub adapters restore {name}` to use it again)"
         super(NotFound, self).__init__(f"{kind} {name} {what}")
 

@@ -66,7 +66,8 @@ def _add(archive: tarfile.TarFile, name: str, size: int, stream: BinaryIO) -> No
 
 def list_files(manifest: Manifest) -> Iterable[BundledFile]:
     """Return the files of all versions, with repetitions."""
-    return [file for version in manifest.versions for file in (version.files or {}).values()]
+    samples = [version.samples for version in manifest.versions if version.samples is not None]
+    return [*(file for version in manifest.versions for file in (version.files or {}).values()), *samples]
 
 
 def unpack_bundle(source: Path, folder: Path) -> UnpackedBundle:

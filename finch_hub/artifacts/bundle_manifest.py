@@ -12,6 +12,7 @@ from finch_hub.formats.json_checks import parse_object
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.specs.annotations import Tag, check_description, check_notes
 from finch_hub.specs.bundles import FORMAT, BundledVersion, Manifest
+from finch_hub.specs.cards import check_card
 from finch_hub.specs.references import check_adapter_name, check_name
 from finch_hub.specs.value import JsonObject
 
@@ -42,9 +43,18 @@ def parse(data: bytes, *, subject: str) -> Manifest:
         manifest = Manifest.of_stored(record)
     except errors.InvalidSpec as error:
         raise errors.RefusedArtifact(error.problems, subject=f"manifest of {subject}") from None
-    if problems := list(_find_problems(manifest)):
-        raise errors.RefusedArtifact(problems, subject=f"manifest of {subject}")
+    check(manifest, subject=f"manifest of {subject}")
     return manifest
+
+
+def check(manifest: Manifest, *, subject: str) -> None:
+    """Refuse a manifest that no hub would take.
+
+    Raises:
+        RefusedArtifact: with everything that is wrong with it.
+    """
+    if problems := list(_find_problems(manifest)):
+        raise errors.RefusedArtifact(problems, subject=subject)
 
 
 def _refuse_constant(name: str) -> float:
@@ -78,6 +88,8 @@ def _find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
                 yield errors.Problem(where=where, what=f"its parent {parent.reference} is not in the bundle")
         if version.files is not None and version.files.keys() != _FILES:
             yield errors.Problem(where=where, what=f"its files are not {' and '.join(sorted(_FILES))}")
+        if version.files is None and version.samples is not None:
+            yield errors.Problem(where=where, what="has sample answers without files")
         yield from _find_wrong_texts(where, version)
         yield from _find_wrong_documents(where, version)
     if circle := _find_circle(versions):
@@ -92,6 +104,8 @@ def _find_repeated(kind: str, names: Iterable[str]) -> Iterator[errors.Problem]:
 
 def _find_wrong_texts(where: str, version: BundledVersion) -> Iterator[errors.Problem]:
     yield from _try(where, check_notes, version.notes)
+    if version.card_edited_at is not None:
+        yield from _try(where, check_card, version.card)
     for alias in version.aliases:
         yield from _try(f"{where}: alias", check_name, alias)
     for tag in version.tags:

@@ -27,7 +27,7 @@ def evidence(reference: str, as_json: bool) -> None:
 @click.argument("reference")
 @output.json_option
 def samples(reference: str, as_json: bool) -> None:
-    """Show sample prompts with the answers of the base and of a version.
+    """Show sample prompts with the answers before and after a training.
 
     `finch-hub train --set samples=4` keeps them. They quote rows of the data, and are purged with it.
     """
@@ -52,7 +52,7 @@ def compare(references: tuple[str, ...], shows_all: bool, modules: bool, as_json
     from finch_hub.display.comparisons import draw_comparison
 
     with output.open_hub() as hub:
-        comparison = hub.adapters.compare(*references, all=shows_all, modules=modules)
+        comparison = hub.adapters.compare(*references, show_equal=shows_all, modules=modules)
     output.emit(comparison, as_json, lambda: draw_comparison(comparison))
 
 

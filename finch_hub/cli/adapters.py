@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import adapter_evidence, exchange, following, output, paging
+from finch_hub.cli import adapter_card, adapter_evidence, exchange, following, output, paging
 from finch_hub.display import tables
 from finch_hub.display.adapters import draw_version, format_evidence, format_import
 from finch_hub.display.inspections import describe_inspection
@@ -26,12 +26,13 @@ def adapters() -> None:
     """
 
 
+adapters.add_command(adapter_card.card)
 adapters.add_command(exchange.push)
 adapters.add_command(exchange.pull)
 
 
 @adapters.command("list")
-@click.option("--deleted", is_flag=True, help="List what is deleted and can be restored.")
+@click.option("--deleted", is_flag=True, help="List what is deleted. It can be restored until its files are removed.")
 @paging.page_options(100, "adapters")
 @output.json_option
 def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
@@ -40,9 +41,7 @@ def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
     `finch-hub adapters find` searches all versions.
     """
     if deleted:
-        if after is not None:
-            raise errors.InvalidSpec("is for the list without --deleted", where="--after", fix="raise --limit instead")
-        _list_deleted(limit, as_json)
+        _list_deleted(limit, after, as_json)
         return
     with output.open_hub() as hub:
         page = hub.adapters.overview(limit=limit, after=after)
@@ -92,12 +91,13 @@ def find(query: tuple[str, ...], sort: str, limit: int, after: str | None, as_js
     paging.suggest_next(page.next, "find", "--sort", sort, "--", text, as_json=as_json)
 
 
-def _list_deleted(limit: int, as_json: bool) -> None:
+def _list_deleted(limit: int, after: str | None, as_json: bool) -> None:
     with output.open_hub() as hub:
-        deletions = hub.adapters.find_deleted(limit=limit)
-    rows = [(deletion.reference, deletion.versions, deletion.deleted_at) for deletion in deletions]
+        page = hub.adapters.find_deleted(limit=limit, after=after)
+    rows = [(deletion.reference, deletion.versions, deletion.deleted_at) for deletion in page.deletions]
     columns, without = ("deleted", "versions", "when"), "Nothing that was deleted can be restored."
-    output.emit(deletions, as_json, lambda: tables.draw_list(columns, rows, without=without))
+    output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without=without))
+    paging.suggest_next(page.next, "list", "--deleted", as_json=as_json)
 
 
 @adapters.command()
@@ -220,7 +220,7 @@ def alias_history(reference: str, limit: int, after: int | None, as_json: bool) 
     columns, without = ("when", "alias", "from", "to", "who", "why"), "No alias of the adapter was ever set."
     output.emit(moves, as_json, lambda: tables.draw_list(columns, rows, without=without))
     if len(moves) == limit:
-        output.suggest("More", "adapters", "alias-history", reference, "--after", str(moves[-1].id), as_json=as_json)
+        paging.suggest_next(str(moves[-1].id), "alias-history", reference, as_json=as_json)
 
 
 def _name_end(number: int | None) -> str:

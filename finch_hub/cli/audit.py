@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import output, paging
 from finch_hub.display import tables
 from finch_hub.display.tables import format_value
 
@@ -60,9 +60,8 @@ def audit(
     columns = ("when", "who", "action", "on", "outcome", "details")
     output.emit(entries, as_json, lambda: tables.draw_list(columns, rows, without="There are no such entries."))
     if len(entries) == limit:
-        output.suggest(
-            "More", "audit", *_repeat(who, action, on, since), "--after", str(entries[-1].id), as_json=as_json
-        )
+        filters = [*_repeat(who, action, on, since), *paging.repeat_limit()]
+        output.suggest("next page", "audit", *filters, f"--after={entries[-1].id}", as_json=as_json)
 
 
 def _describe(entry: AuditEntry) -> str:

@@ -23,10 +23,17 @@ def bases() -> None:
 @click.option("--name", help="Name of the base.  [default: SOURCE]")
 @click.option("--id", "public_id", help="Hugging Face id of the model, which exported adapters name as their base.")
 @click.option("--revision", help="Revision of a Hugging Face model.")
+@click.option("--license", "license_", metavar="ID", help="License, such as apache-2.0.  [default: that of its files]")
 @click.option("--replace", is_flag=True, help="Take the name from another base, or rename the base.")
 @output.json_option
 def add(
-    source: str, name: str | None, public_id: str | None, revision: str | None, replace: bool, as_json: bool
+    source: str,
+    name: str | None,
+    public_id: str | None,
+    revision: str | None,
+    license_: str | None,
+    replace: bool,
+    as_json: bool,
 ) -> None:
     """Fetch a base model and register it.
 
@@ -35,7 +42,13 @@ def add(
     """
     with output.open_hub() as hub, progress.show_advances():
         base = hub.bases.add(
-            source, name=name, public_id=public_id, revision=revision, replace=replace, progress=output.tell
+            source,
+            name=name,
+            public_id=public_id,
+            revision=revision,
+            license=license_,
+            replace=replace,
+            progress=output.tell,
         )
     summary = f"{base.architecture}, {base.parameters:,} parameters, in {base.path}"
     before = f"Renamed base {base.renamed_from} to" if base.renamed_from is not None else "Added base"
@@ -67,6 +80,32 @@ def list_(as_json: bool) -> None:
     ]
     columns = ("base", "id", "architecture", "parameters", "fingerprint", "source", "added")
     output.emit(bases, as_json, lambda: tables.draw_list(columns, rows, without="There are no bases."))
+
+
+@bases.command()
+@click.argument("name")
+@output.json_option
+def show(name: str, as_json: bool) -> None:
+    """Show one base model.
+
+    NAME is the name or the fingerprint of the base.
+    """
+    with output.open_hub() as hub:
+        base = hub.bases.get(name)
+    fields = {
+        "base": base.name,
+        "id": base.hub_id,
+        "license": base.license or "unknown",
+        "license text": base.license_link,
+        "architecture": base.architecture,
+        "parameters": f"{base.parameters:,}",
+        "source": base.source,
+        "revision": base.revision,
+        "folder": base.path,
+        "fingerprint": base.fingerprint,
+        "added": base.created_at,
+    }
+    output.emit(base, as_json, lambda: tables.draw_fields(fields))
 
 
 @bases.command()

@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 @click.option(
     "--lineage/--no-lineage", default=True, show_default=True, help="Take the files of all ancestors along, too."
 )
+@click.option("--samples", is_flag=True, help="Take sample answers along. They quote rows of the data.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @output.json_option
-def bundle(out: str, references: tuple[str, ...], lineage: bool, quiet: bool, as_json: bool) -> None:
+def bundle(out: str, references: tuple[str, ...], lineage: bool, samples: bool, quiet: bool, as_json: bool) -> None:
     """Write versions with their lineage to one file, for other hubs.
 
     OUT is a new file. REFERENCES are versions, such as legal/2 or legal@best, or names of adapters for all of their
     versions. Data sets are in it by their hashes only.
     """
     with output.open_hub() as hub, progress.show_advances(quiet=quiet):
-        report = hub.bundle(out, references, lineage=lineage)
+        report = hub.bundle(out, references, lineage=lineage, samples=samples)
     output.emit(report, as_json, lambda: _describe_bundle(report))
     output.suggest("Take it into another hub", "unbundle", out, as_json=as_json)
 

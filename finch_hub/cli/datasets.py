@@ -34,9 +34,18 @@ def datasets() -> None:
     help="Move the name from the data set that has it. Rows that are stored under another name are renamed.",
 )
 @click.option("--system", help="System prompt of the examples that have none. It is stored with them.")
+@click.option("--license", "license_", metavar="ID", help="License of the data, such as cc-by-4.0.")
 @options.reading_options
 @output.json_option
-def add(data: str, name: str | None, replace: bool, system: str | None, reading: ReadingOptions, as_json: bool) -> None:
+def add(
+    data: str,
+    name: str | None,
+    replace: bool,
+    system: str | None,
+    license_: str | None,
+    reading: ReadingOptions,
+    as_json: bool,
+) -> None:
     """Check a data set and store it. Warnings name rows that are left out and columns that are not used.
 
     DATA is a file, a folder of files, or - for standard input: JSON Lines, JSON, CSV, TSV, Parquet or Arrow, also
@@ -44,7 +53,7 @@ def add(data: str, name: str | None, replace: bool, system: str | None, reading:
     """
     with output.open_hub() as hub:
         dataset = hub.datasets.add(
-            data, name=name, replace=replace, system=system, progress=progress.RowCounter(), **reading
+            data, name=name, replace=replace, system=system, license=license_, progress=progress.RowCounter(), **reading
         )
     parts = [dataset] if dataset.validation is None else [dataset, dataset.validation]
     output.emit(dataset, as_json, lambda: list(map(_describe, parts)))
@@ -69,6 +78,30 @@ def list_(limit: int, as_json: bool) -> None:
     ]
     columns = ("digest", "name", "examples", "format", "size", "stored", "purged")
     output.emit(datasets, as_json, lambda: tables.draw_list(columns, rows, without="There are no data sets."))
+
+
+@datasets.command()
+@click.argument("name")
+@output.json_option
+def show(name: str, as_json: bool) -> None:
+    """Show one data set, without its rows.
+
+    NAME is the name of the data set, or the first characters of its digest.
+    """
+    with output.open_hub() as hub:
+        dataset = hub.datasets.get(name)
+    fields = {
+        "data set": dataset.name,
+        "license": dataset.license or "unknown",
+        "examples": dataset.examples,
+        "format": dataset.format,
+        "size": tables.format_bytes(dataset.bytes),
+        "stored by": "jobs" if dataset.of_jobs else "a user",
+        "stored": dataset.created_at,
+        "purged": dataset.purged_at,
+        "digest": dataset.digest,
+    }
+    output.emit(dataset, as_json, lambda: tables.draw_fields(fields))
 
 
 @datasets.command()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def db() -> None:
-    """Upgrade and inspect the database.
+    """Upgrade, inspect and reindex the database.
 
     It is the database of FINCH_DATABASE_URL. Without that variable it is the home's own, which is upgraded on first
     use.
@@ -55,6 +55,21 @@ def check(as_json: bool) -> None:
         revision = database.revision()
     value = {"database": str(database), "revision": revision}
     output.emit(value, as_json, lambda: f"{database} is ready, at schema {revision}")
+
+
+@db.command()
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def reindex(quiet: bool) -> None:
+    """Make the index of searches anew from the rows.
+
+    Run it if `finch-hub fsck` names the search index. The hub may run meanwhile.
+    """
+    from finch_hub.display import progress
+
+    with _open_database() as database, progress.show_advances(quiet=quiet):
+        database.check(tables=True)
+        database.reindex()
+    output.say(f"Made the search index of {database} anew")
 
 
 def _refuse_living_workers(database: Database, breaking: list[str]) -> None:

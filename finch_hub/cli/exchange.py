@@ -18,17 +18,22 @@ _IDENTITIES = {
 @click.argument("reference")
 @click.argument("repository")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--main", is_flag=True, help="Let main take the version, whatever main holds.")
+@click.option("--samples", is_flag=True, help="Show the sample answers in the card. They quote rows of the data.")
 @output.json_option
-def push(reference: str, repository: str, private: bool, as_json: bool) -> None:
+def push(reference: str, repository: str, private: bool, main: bool, samples: bool, as_json: bool) -> None:
     """Push a version to the Hugging Face Hub.
 
     REPOSITORY is owner/name. It is made if it does not exist. The version becomes one commit with a tag, such as v3.
-    Set HF_TOKEN to a token with write access.
+    If a newer version was pushed, main stays as it is. If main holds another adapter, the push is refused. Set HF_TOKEN
+    to a token with write access.
     """
     with output.open_hub() as hub:
-        pushed = hub.repositories.push(reference, repository, private=private)
+        pushed = hub.repositories.push(reference, repository, private=private, main=main, samples=samples)
     place = f"{pushed.repository} as {pushed.tag}, commit {pushed.commit}"
     lines = [f"Pushed {pushed.version} to {place}" if pushed.is_new else f"{pushed.version} is already in {place}"]
+    if not pushed.is_main:
+        lines.append("main stays as it is, since it holds another version (with --main, it takes this one)")
     if pushed.differs:
         again = f"hf repos tag delete {pushed.repository} {pushed.tag}"
         lines.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import click
+from click.core import ParameterSource
 
 from finch_hub.cli import output
 from finch_hub.cli.output import Command
@@ -26,4 +27,12 @@ def page_options(size: int, things: str) -> Callable[[Command], Command]:
 def suggest_next(cursor: str | None, command: str, *words: str, as_json: bool) -> None:
     """Print the command for the next page on standard error, if there is one."""
     if cursor is not None:
-        output.suggest("next page", "adapters", command, f"--after={cursor}", *words, as_json=as_json)
+        output.suggest("next page", "adapters", command, f"--after={cursor}", *repeat_limit(), *words, as_json=as_json)
+
+
+def repeat_limit() -> list[str]:
+    """Return the size of the page as words of the next command, if the user gave one."""
+    context = click.get_current_context()
+    if context.get_parameter_source("limit") is ParameterSource.DEFAULT:
+        return []
+    return [f"--limit={context.params['limit']}"]

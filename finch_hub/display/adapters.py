@@ -53,6 +53,7 @@ def draw_version(
             "aliases": version.aliases or None,
             "tags": version.tags or None,
             "notes": Lines.of(version.notes or None),
+            "card edited": version.card_edited_at,
             "limits": Lines(_format_limits(limits)) or None,
             "imported": Lines(_format_origin(version)) or None,
             "metrics": _format_metrics(version.metrics),
@@ -80,9 +81,11 @@ def format_pulled(version: AdapterVersion) -> str:
 
 
 def format_deletion(version: AdapterVersion) -> str | None:
-    """Format whether a version is deleted or purged, None if it is there."""
+    """Format whether a version is deleted, purged or without files, None if it is there."""
     if version.purged_at is not None:
         return "purged"
+    if version.never_had_files:
+        return "without files"
     return "deleted" if version.deleted_at is not None else None
 
 

@@ -88,7 +88,8 @@ def draw_samples(samples: Samples) -> Group:
     """Draw each prompt with its answers."""
     parts: list[RenderableType] = []
     for sample in samples.samples:
-        fields = {"prompt": sample.prompt, "expected": sample.expected, "base": sample.before, "adapter": sample.after}
+        answers = {samples.start or "base": sample.before, "adapter": sample.after}
+        fields = {"prompt": sample.prompt, "expected": sample.expected, **answers}
         parts += [draw_fields({name: Lines.of(text) for name, text in fields.items()}), ""]
     if any(sample.is_cut for sample in samples.samples):
         parts.append(f"Answers were cut after {samples.max_tokens} tokens, or when their time was over.")

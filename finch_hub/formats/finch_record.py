@@ -28,8 +28,16 @@ def sign_record(folder: Path, job_id: str) -> None:
 def read_record(folder: Path) -> Mapping[str, Any]:
     """Return a folder's record, empty if it cannot be read."""
     try:
-        record = json.loads(read_regular_file(folder / RECORD))
-    except (errors.RefusedArtifact, ValueError, RecursionError):
+        return parse_record(read_regular_file(folder / RECORD))
+    except errors.RefusedArtifact:
+        return {}
+
+
+def parse_record(content: bytes) -> Mapping[str, Any]:
+    """Return the record in a file, empty if it is none."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

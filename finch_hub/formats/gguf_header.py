@@ -58,6 +58,15 @@ def check_gguf_header(path: Path) -> None:
             raise errors.Incompatible(f"{damage}", where=str(path), fix=damage.fix) from None
 
 
+def read_gguf_texts(path: Path, names: frozenset[str]) -> dict[str, str]:
+    """Return the texts with these names in the header of a GGUF file, none if the header is damaged."""
+    try:
+        with open_regular_file(path) as stream:
+            return _Header(stream).read_texts(names)
+    except (struct.error, _Damage, errors.RefusedArtifact):
+        return {}
+
+
 class _Damage(Exception):
     """A header that declares what cannot be, or no model."""
 
@@ -78,6 +87,21 @@ class _Header:
         stream.seek(0)
 
     def check(self) -> None:
+        """Check all of the header."""
+        tensors = self._read_fields(_WANTED)
+        self._check_fields()
+        for _ in range(tensors):
+            self._tensor()
+        self._check_layers()
+
+    def read_texts(self, names: frozenset[str]) -> dict[str, str]:
+        """Return the texts with these names."""
+        self._read_fields(names)
+        texts = {name: self._fields.get(name) for name in names}
+        return {name: text.decode(errors="replace") for name, text in texts.items() if isinstance(text, bytes)}
+
+    def _read_fields(self, wanted: frozenset[str]) -> int:
+        """Read the fields, and return the number of tensors."""
         if self._stream.read(4) != _MAGIC:
             raise _Damage("is not a GGUF file")
         version = self._number("I")
@@ -94,12 +118,9 @@ class _Header:
         for _ in range(fields):
             name = self._text(_MAX_NAME).decode(errors="replace")
             value = self._value(self._number("I"))
-            if name in _WANTED or name.endswith(_LAYERS):
+            if name in wanted or name.endswith(_LAYERS):
                 self._fields[name] = value
-        self._check_fields()
-        for _ in range(tensors):
-            self._tensor()
-        self._check_layers()
+        return tensors
 
     def _check_fields(self) -> None:
         """Check that the file is a whole language model, as far as its fields tell."""

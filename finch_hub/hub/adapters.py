@@ -24,9 +24,11 @@ from finch_hub.registry import (
     version_search,
 )
 from finch_hub.specs.addresses import ADDRESS, strip_credentials
+from finch_hub.specs.cards import Card
 from finch_hub.specs.comparisons import Comparison, MetricPoint
 from finch_hub.specs.evidence import Evidence, Samples
 from finch_hub.specs.references import AdapterReference
+from finch_hub.storage import cards
 from finch_hub.storage.changes import Change, changing
 
 if TYPE_CHECKING:
@@ -139,28 +141,24 @@ class Adapters:
             return evidence.find(session, reference)[0]
 
     def samples(self, reference: str) -> Samples:
-        """Return prompts of the version's validation data, with the answers of the base and of the adapter.
+        """Return prompts of the version's validation data, with the answers before and after its training.
+
+        Before it, the base answers, or the version that the training went on from.
 
         Raises:
             NotFound: there is no such version.
             Conflict: it has no sample answers, or they were purged.
         """
-        from finch_hub.storage.samples import read_samples
+        from finch_hub.storage.samples import read_samples_of
 
         with self._stores.database.read() as session:
-            found, digest = evidence.find(session, reference)
-        if digest is None:
-            why = "its training kept none (train with samples=4)"
-            if found.samples == "purged":
-                why = "they were purged with the data that they quote (train again, with other data)"
-            raise errors.Conflict(f"adapter {found.adapter} has no sample answers: {why}")
-        return read_samples(digest, self._stores)
+            return read_samples_of(session, reference, self._stores)
 
-    def compare(self, *references: str, all: bool = False, modules: bool = False) -> Comparison:  # noqa: A002
+    def compare(self, *references: str, show_equal: bool = False, modules: bool = False) -> Comparison:
         """Compare versions of any adapters and bases, or all versions of one adapter, given by its name alone.
 
         Args:
-            all: whether to return what is equal, too.
+            show_equal: whether to return what is equal, too.
             modules: whether to read the adapters' files, for the norm and overlap of their updates by module.
 
         Raises:
@@ -169,7 +167,7 @@ class Adapters:
         """
         from finch_hub.hub import comparing
 
-        return comparing.compare(references, self._stores, all=all, modules=modules)
+        return comparing.compare(references, self._stores, show_equal=show_equal, modules=modules)
 
     def metric(self, name: str, metric: str) -> list[MetricPoint]:
         """Return a metric of each version of the adapter, oldest first.
@@ -257,15 +255,61 @@ class Adapters:
         with changing(self._stores, "version.note", reference) as change, change.write() as session:
             return _named(change, adapter_versions.edit_notes(session, reference, text))
 
-    def edit_card(self, reference: str, card: str) -> values.AdapterVersion:
-        """Replace the text of the version's model card. Its identity stays."""
-        with changing(self._stores, "card.edit", reference) as change, change.write() as session:
-            return _named(change, adapter_versions.edit_card(session, reference, card))
+    def card(self, reference: str) -> Card:
+        """Return the model card of the version: written from what is known now, or as a user edited it.
 
-    def find_deleted(self, *, limit: int = 100) -> list[adapter_deletion.Deletion]:
-        """Return the adapters and versions that are deleted and can be restored, newest first."""
+        Raises:
+            NotFound: there is no such version.
+        """
+        return cards.read_card(self.get(reference), self._stores)
+
+    def edit_card(self, reference: str, text: str, *, expected: str | None = None) -> Card:
+        """Replace the text of the version's model card. Its identity stays, and its metadata are written as before.
+
+        The card reaches exports, pushes, bundles and searches.
+
+        Args:
+            text: Markdown. It may begin with the metadata of the card, as `card` returns them.
+            expected: `revision` of the card that the text was made of; None replaces whatever is there.
+
+        Raises:
+            NotFound: there is no such version.
+            InvalidInput: the text is empty or too long, or has other metadata.
+            Conflict: the card was edited since.
+        """
+        with changing(self._stores, "card.edit", reference) as change:
+            version = self.get(reference)
+            body = cards.check_edited(text, cards.read_card(version, self._stores))
+            with change.write() as session:
+                edit = adapter_versions.edit_card(session, version.reference, body, expected=expected)
+                edited = _named(change, edit)
+        return cards.read_card(edited, self._stores)
+
+    def reset_card(self, reference: str) -> Card:
+        """Bring the written card of the version back in place of an edited one.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        from finch_hub.artifacts.cards.model_card import write_searched_text
+
+        with changing(self._stores, "card.reset", reference) as change:
+            version = self.get(reference)
+            written = self._stores.redactor.clean(write_searched_text(cards.find_facts(version, self._stores)))
+            with change.write() as session:
+                reset = adapter_versions.edit_card(session, version.reference, written, is_written=True)
+                version = _named(change, reset)
+        return cards.read_card(version, self._stores)
+
+    def find_deleted(self, *, limit: int = 100, after: str | None = None) -> adapter_deletion.DeletionPage:
+        """Return a page of the adapters and versions that are deleted, newest first.
+
+        Args:
+            limit: largest number of deletions of the page, 1 to 1,000.
+            after: `next` of the page before.
+        """
         with self._stores.database.read() as session:
-            return adapter_deletion.find(session, limit=limit)
+            return adapter_deletion.find(session, limit=limit, after=after)
 
     def delete(self, reference: str) -> adapter_deletion.Deletion:
         """Delete one version, given as `name/3`, or an adapter with all its versions, given as `name`.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors, settings
+from finch_hub.artifacts.license_fields import find_license
 from finch_hub.engine.bases import sources, weight_shapes
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
 from finch_hub.formats.folder_removal import remove_folder
@@ -19,6 +20,7 @@ from finch_hub.registry.storable import make_storable
 from finch_hub.specs.addresses import refuse_credentials
 from finch_hub.specs.bases import MAX_ID, BaseDescription, is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
+from finch_hub.specs.licenses import check_license
 from finch_hub.specs.references import check_name
 from finch_hub.storage.base_registration import find_earlier_fingerprint
 from finch_hub.storage.changes import Change, changing
@@ -65,6 +67,7 @@ class Bases:
         name: str | None = None,
         public_id: str | None = None,
         revision: str | None = None,
+        license: str | None = None,  # noqa: A002  (as everywhere)
         replace: bool = False,
         progress: Callable[[str], None] = lambda text: None,
     ) -> AddedBase:
@@ -76,6 +79,8 @@ class Bases:
             public_id: repository id on the Hugging Face Hub, which configs and cards of adapters name. None takes a
                 source that is one, or keeps the id that was given earlier.
             revision: revision of a Hugging Face id.
+            license: identifier of its license, such as apache-2.0, or another name. None takes that of its files, or
+                keeps an earlier one.
             replace: whether to take the name from another base that has it, and to rename a base with another name.
             progress: called with a few words before each slow step.
 
@@ -83,13 +88,21 @@ class Bases:
             NotFound: there is no such source.
             Incompatible: it holds no usable model.
             InvalidReference: the name is not well formed.
+            InvalidInput: the license is not one line of visible characters.
             InvalidSpec: the repository id is not well formed, or the source is an address with credentials.
             Conflict: another base has that name, or these files have another one.
         """
-        details = {"revision": revision, "replace": replace or None}
+        details = {"revision": revision, "license": license, "replace": replace or None}
         with changing(self._stores, "base.add", name or source, source=str(source), **details) as change:
             return self._add(
-                source, change, name=name, public_id=public_id, revision=revision, replace=replace, progress=progress
+                source,
+                change,
+                name=name,
+                public_id=public_id,
+                revision=revision,
+                given_license=license,
+                replace=replace,
+                progress=progress,
             )
 
     def _add(
@@ -100,6 +113,7 @@ class Bases:
         name: str | None,
         public_id: str | None,
         revision: str | None,
+        given_license: str | None,
         replace: bool,
         progress: Callable[[str], None],
     ) -> AddedBase:
@@ -110,10 +124,14 @@ class Bases:
         if public_id is not None and not (len(public_id) <= MAX_ID and is_hub_id(public_id)):
             what = f"{public_id!r} is not a repository id of the Hugging Face Hub"
             raise errors.InvalidSpec(what, where="id", fix="give it as owner/name")
+        known_license = None if given_license is None else check_license(given_license)
+        link: str | None = None
         model_source = source_of(source, revision)
         folder = fetch_base(model_source, self._stores, progress=progress)
         progress("computing the fingerprint")
         digest = compute_fingerprint(folder, cache=self._stores.bases)
+        if known_license is None:
+            known_license, link = find_license(folder, model_source.source)
         description = BaseDescription(
             name=name or model_source.source,
             source=model_source.source,
@@ -123,6 +141,8 @@ class Bases:
             architecture=make_storable((read_config(folder).get("architectures") or ["unknown"])[0]),
             parameters=weight_shapes.count_parameters(folder),
             path=str(folder),
+            license=known_license,
+            license_link=link,
         )
         earlier = find_earlier_fingerprint(description, self._stores)
         with change.write() as session:
@@ -135,6 +155,7 @@ class Bases:
                 rename=name is not None or before == digest,
                 replace=replace,
                 earlier_fingerprint=earlier,
+                license_given=given_license is not None,
             )
             if name is None:
                 bases.free_source(session, description)

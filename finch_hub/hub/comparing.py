@@ -14,6 +14,7 @@ from finch_hub.registry import adapter_versions, evidence, values
 from finch_hub.specs.comparisons import OTHER_DATA, ComparedModule, ComparedValue, Comparison, Section
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
+from finch_hub.specs.value import JsonObject
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
@@ -35,14 +36,14 @@ _DATA = (
 _SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
-def compare(references: Sequence[str], stores: Stores, *, all: bool, modules: bool) -> Comparison:  # noqa: A002
+def compare(references: Sequence[str], stores: Stores, *, show_equal: bool, modules: bool) -> Comparison:
     """Compare versions; see `Adapters.compare`."""
     with stores.database.read() as session:
         versions = _resolve(session, references)
         found = [evidence.find(session, version.reference)[0] for version in versions]
     described = [_describe(version, known) for version, known in zip(versions, found, strict=True)]
     compared = list(_compare_values(described))
-    shown = [value for value in compared if all or not value.is_equal]
+    shown = [value for value in compared if show_equal or not value.is_equal]
     remarks = [f"{known.adapter} has no evidence of its making" for known in found if known.is_empty]
     measured = {v.lineage.validation_digest for v in versions if "loss_after" in v.metrics}
     remarks += [OTHER_DATA] if len(measured - {None}) > 1 else []
@@ -80,7 +81,7 @@ def _resolve(session: Session, references: Sequence[str]) -> list[values.Adapter
     return versions
 
 
-def _describe(version: values.AdapterVersion, known: Evidence) -> dict[Section, dict[str, Any]]:
+def _describe(version: values.AdapterVersion, known: Evidence) -> dict[Section, JsonObject]:
     """Return the values of a version by section and name."""
     lineage, data = version.lineage, known.data
     settings = {name: value for name, value in version.spec.items() if name not in _ELSEWHERE}

@@ -23,6 +23,7 @@ from finch_hub.hub.examples import (
 )
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example
+from finch_hub.specs.licenses import check_license
 from finch_hub.specs.reading import ReadingOptions
 from finch_hub.specs.references import check_name
 from finch_hub.specs.reports import ReadingReport
@@ -64,6 +65,7 @@ class Datasets:
         *,
         name: str | None = None,
         system: str | None = None,
+        license: str | None = None,  # noqa: A002  (as everywhere)
         replace: bool = False,
         progress: Progress | None = None,
         **options: Unpack[ReadingOptions],
@@ -77,6 +79,8 @@ class Datasets:
             data: a file or folder, "-" for standard input, or rows: (prompt, completion) pairs, mappings, examples, an
                 iterator or a table of them. The name or digest of a stored data set gives it a name.
             name: name of the data set. The same examples can be added again under their name.
+            license: identifier of the license of the data, such as cc-by-4.0, or another name. None keeps an earlier
+                one.
             replace: whether a name that other examples have moves to these, and these lose another name that they have.
             system: system prompt of the examples that have none. It is stored with them.
             progress: called with the number of rows that were read, every few thousand rows.
@@ -86,8 +90,17 @@ class Datasets:
             InvalidDataset: the data cannot be read, or too many rows cannot be used; contains their problems.
             Conflict: the name is that of other examples, or the examples have another name.
         """
-        with changing(self._stores, "dataset.add", name or "-") as change:
-            return self._add(data, change, name=name, system=system, replace=replace, progress=progress, **options)
+        with changing(self._stores, "dataset.add", name or "-", license=license) as change:
+            return self._add(
+                data,
+                change,
+                name=name,
+                system=system,
+                given_license=None if license is None else check_license(license),
+                replace=replace,
+                progress=progress,
+                **options,
+            )
 
     def _add(
         self,
@@ -96,6 +109,7 @@ class Datasets:
         *,
         name: str | None,
         system: str | None,
+        given_license: str | None,
         replace: bool,
         progress: Progress | None,
         **options: Unpack[ReadingOptions],
@@ -133,7 +147,16 @@ class Datasets:
         with change.write() as session:
             hold_sources(session, parts)
             added = [
-                _register(session, stored, self._stores, split=split, name=part_name, replace=replace, report=report)
+                _register(
+                    session,
+                    stored,
+                    self._stores,
+                    split=split,
+                    name=part_name,
+                    given_license=given_license,
+                    replace=replace,
+                    report=report,
+                )
                 for stored, split, part_name, report in zip(parts, splits, names, reports, strict=False)
             ]
             first = added[0]
@@ -184,6 +207,7 @@ def _register(
     *,
     split: Split,
     name: str | None,
+    given_license: str | None,
     replace: bool,
     report: ReadingReport,
 ) -> AddedDataset:
@@ -192,6 +216,8 @@ def _register(
         name = known.name  # a validation split may have been added by itself
     holder = datasets.find_named(session, name) if name is not None else None
     dataset = register_examples(session, stored, stores, name=name, replace=replace)
+    if given_license is not None:
+        dataset = datasets.set_license(session, dataset.digest, given_license)
     is_new = known is None or known.purged_at is not None
     return AddedDataset(
         **dict(dataset),

@@ -237,7 +237,7 @@ def register_examples(
     replace: bool = False,
     of_jobs: bool = False,
 ) -> values.Dataset:
-    """Register stored examples as a data set.
+    """Register stored examples as a data set. It takes the license of the data that it was made of.
 
     Raises:
         Conflict: the name is that of other examples, the examples have another name, or were removed meanwhile.
@@ -248,7 +248,7 @@ def register_examples(
             what = f"data set {name or stored.digest[:12]} was removed while it was stored (try again)"
             raise errors.Conflict(f"could not register the data: {what}")
 
-    return datasets.add(
+    dataset = datasets.add(
         session,
         digest=stored.digest,
         format=stored.format,
@@ -259,3 +259,8 @@ def register_examples(
         of_jobs=of_jobs,
         check_stored=check_stored,
     )
+    licenses = datasets.list_licenses(session, stored.made_of)
+    is_known = len(licenses) == len(stored.made_of) and len(set(licenses.values())) == 1
+    if dataset.license is None and is_known:
+        return datasets.set_license(session, dataset.digest, next(iter(licenses.values())))
+    return dataset

@@ -441,7 +441,9 @@ class Hub:
         change = Change(self._stores, "hub.restore", str(folder), {})  # a refused one writes nothing at all
         return restore_backup(backup, change, self._stores)
 
-    def bundle(self, out: str | Path, references: Sequence[str], *, lineage: bool = True) -> BundleReport:
+    def bundle(
+        self, out: str | Path, references: Sequence[str], *, lineage: bool = True, samples: bool = False
+    ) -> BundleReport:
         """Write versions with their lineage, evaluations and files to a new file, for other hubs.
 
         Equal versions give equal bytes, if the hubs know their base by the same id. Data sets are in it by their hashes
@@ -452,6 +454,7 @@ class Hub:
             references: versions (`name/3`, `name@alias`), or names of adapters for all of their versions.
             lineage: whether the files of ancestors come along. Without, the other hub only learns that there were such
                 versions.
+            samples: whether the sample answers of versions with files come along. They quote rows of the data.
 
         Raises:
             InvalidSpec: no file or no version is named, or this user cannot write there.
@@ -464,7 +467,7 @@ class Hub:
 
         if not references:
             raise errors.InvalidSpec("no adapter is named", where="references", fix="name an adapter or a version")
-        return make_bundle(find_output(out), references, self._stores, lineage=lineage)
+        return make_bundle(find_output(out), references, self._stores, lineage=lineage, samples=samples)
 
     def unbundle(self, file: str | Path, *, dry_run: bool = False) -> UnbundleReport:
         """Add the versions of a bundle that this hub lacks, and what it lacks of those that it has.

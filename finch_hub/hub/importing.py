@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from finch_hub import errors
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.hub.bases import Bases
-from finch_hub.registry import adapter_names, adapter_versions, values
+from finch_hub.registry import adapter_names, adapter_versions, bases, values
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.evidence import Evidence
 from finch_hub.storage.changes import Change
@@ -58,7 +58,7 @@ def import_files(
         register = publishing.publish(folder, stores, description, environment=environment)
     with change.write() as session:
         adapter_names.check_free(session, name)
-        version = register(session, registered)
+        version = register(session, bases.hold(session, registered))
         change.on = version.reference
         return version
 

@@ -20,7 +20,7 @@ from finch_hub.hub.hugging_face import RepositoryReference, translate_errors
 from finch_hub.registry import adapter_versions, values
 from finch_hub.specs.bases import is_hub_id
 from finch_hub.specs.options import name_option
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import JsonObject, Value
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -138,7 +138,7 @@ def compare_identity(record: Mapping[str, Any], identity: str) -> Literal["equal
     return "equal" if identity in declared else "changed"
 
 
-def _read_origin(version: values.AdapterVersion) -> dict[str, Any]:
+def _read_origin(version: values.AdapterVersion) -> JsonObject:
     origin = version.lineage.environment.get("pulled")
     return origin if isinstance(origin, dict) else {}
 

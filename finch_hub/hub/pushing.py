@@ -6,19 +6,24 @@ import hashlib
 import json
 import re
 import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.artifacts.config_cleaning import MAX_BYTES, canonical_json
-from finch_hub.formats.finch_record import read_record, write_record
+from finch_hub.formats.card_files import write_card_files
+from finch_hub.formats.finch_record import RECORD, parse_record, read_record, write_record
 from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.hub import hugging_face
 from finch_hub.hub.hugging_face import RepositoryReference
-from finch_hub.registry import evidence, values
-from finch_hub.specs.options import name_option
+from finch_hub.registry import values
+from finch_hub.specs.evidence import Samples
+from finch_hub.specs.options import name_option, write_options
 from finch_hub.specs.value import JsonObject, Value
+from finch_hub.storage import cards
 from finch_hub.storage.publishing import PRIVATE
 from finch_hub.texts.secret_shapes import redact_values
 
@@ -28,8 +33,7 @@ if TYPE_CHECKING:
 
     from finch_hub.storage.stores import Stores
 
-CARD = "README.md"
-# Nothing else leaves the machine: no samples, no examples, and no part of the record that a later version adds.
+# Nothing else leaves the machine: no examples, and no part of the record that a later version adds.
 _PUBLIC = ("format", "name", "kind", "identity", "job", "base", "spec", "lineage", "metrics")
 _BASE = {"revision", "public_id", "fingerprint", "architecture"}
 _HOME = re.compile(r"(?<![\w/])/(?:home|Users)/[^/\s\"'`]+")
@@ -42,7 +46,8 @@ class PushedVersion(Value):
         version: reference of the version.
         tag: tag of the commit.
         address: page of the commit.
-        is_new: whether this push made the commit or the tag.
+        is_new: whether this push made a commit or the tag.
+        is_main: whether the branch main holds the adapter, too. It does not if a newer version was pushed.
         differs: files that are other ones in an earlier push, whose adapter is the same.
     """
 
@@ -52,6 +57,7 @@ class PushedVersion(Value):
     commit: str
     address: str
     is_new: bool
+    is_main: bool
     differs: tuple[str, ...] = ()
 
 
@@ -64,12 +70,18 @@ def warn_unnamed(base: values.Base) -> None:
     warnings.warn(errors.FinchWarning(what), stacklevel=3)
 
 
-def write_files(version: values.AdapterVersion, stores: Stores, scratch: Path) -> Path:
-    """Write the files of a version for others, and return their folder."""
+def write_files(
+    version: values.AdapterVersion, repository: str, stores: Stores, scratch: Path, *, samples: Samples | None = None
+) -> Path:
+    """Write the files of a version for others in a repository, and return their folder.
+
+    Args:
+        samples: sample answers for the card, which quote rows.
+    """
     from finch_hub.artifacts import gate
+    from finch_hub.artifacts.cards.samples import format_samples
     from finch_hub.engine.export.parameters import PEFTParameters
     from finch_hub.engine.export.peft import KIND, export_peft
-    from finch_hub.formats.model_card import write_card
 
     def clean(text: str) -> str:
         return _clean(text, stores)
@@ -80,8 +92,8 @@ def write_files(version: values.AdapterVersion, stores: Stores, scratch: Path) -
     config = json.loads((admitted.folder / CONFIG).read_bytes())
     (admitted.folder / CONFIG).write_bytes(canonical_json({**config, "base_model_name_or_path": label}))
     stored_record = read_record(stored)
-    record: dict[str, Any] = {name: stored_record[name] for name in _PUBLIC if name in stored_record}
-    record["name"] = version.name  # it may have been renamed since
+    record: JsonObject = {name: stored_record[name] for name in _PUBLIC if name in stored_record}
+    record |= {"name": version.name, "number": version.number}  # it may have been renamed since
     if "lineage" in record:
         parents = [parent.model_dump(mode="json") for parent in version.lineage.parents]
         record["lineage"] = {**record["lineage"], "parents": parents}
@@ -90,47 +102,128 @@ def write_files(version: values.AdapterVersion, stores: Stores, scratch: Path) -
     record["base"] = {**version.base.model_dump(include=_BASE), "source": label}
     record = redact_values(record, clean)
     write_record(admitted.folder, KIND, {"adapter": record, "identity": admitted.identity})
-    card = version.card
-    if "lineage" in record and card in ("", _read_text(stored / CARD)):  # nobody edited it
-        card = write_card(record, label, _read_evidence(version, stores))
-    (admitted.folder / CARD).write_text(clean(card or ""), encoding="utf-8")
+    card = cards.read_card(version, stores, repository=(repository, name_tag(version)))
+    shown = "" if samples is None else f"\n\n{format_samples(samples)}"
+    write_card_files(admitted.folder, clean(f"{card.text.rstrip()}{shown}\n"), card.picture)
     return admitted.folder
 
 
-def push_files(api: HfApi, version: values.AdapterVersion, name: str, files: Path, *, private: bool) -> PushedVersion:
+def push_files(
+    api: HfApi,
+    version: values.AdapterVersion,
+    name: str,
+    files: Path,
+    *,
+    names: Collection[str],
+    private: bool,
+    main: bool,
+) -> PushedVersion:
     """Make the commit and the tag of a version in a repository, unless they are there.
 
-    Raises:
-        Conflict: the tag names another adapter, the repository holds a model, or it is public and should be private.
-    """
-    from huggingface_hub import CommitOperationAdd
+    The commit is on the branch main, unless main holds a newer version.
 
-    tag, info = f"v{version.number}", _find_repository(api, name)
+    Args:
+        names: all names of the adapter, former ones too.
+        main: whether main takes the version in any case.
+
+    Raises:
+        Conflict: the tag names another adapter, main holds another adapter or a model, or the repository is public and
+            should be private.
+    """
+    tag, info = name_tag(version), _find_repository(api, name)
     tagged = RepositoryReference(name=name, revision=tag)
     if info is None:
         api.create_repo(name, private=private or None)
+        commit = _commit(api, version, name, files, parent=None)
+        api.create_tag(name, tag=tag, revision=commit)
+        return _describe(version, tagged, commit, is_new=True, is_main=True)
+    _check_repository(info, private=private)
+    tags = {ref.name for ref in api.list_repo_refs(name).tags}
+    changed = _find_changed(info, files)
+    if tag in tags:
+        there = api.model_info(name, revision=tag, files_metadata=True)
+        differs = _find_changed(there, files)
+        if _is_another(differs, there, files):
+            fix = f"push to another repository, or remove the tag with `hf repos tag delete {name} {tag}`"
+            raise errors.Conflict(f"the tag {tag} of {name} is another adapter than {version.reference} ({fix})")
+        is_main = not _is_another(changed, info, files)
+        if is_new := main and not is_main:
+            _commit(api, version, name, files, parent=info.sha)
+        return _describe(version, tagged, str(there.sha), is_new=is_new, is_main=is_main or is_new, differs=differs)
+    is_main, commit = True, str(info.sha)  # an earlier push ended before its tag
+    if changed:
+        held = None if main else _read_held(info)
+        if held is not None and held.name not in names and _is_another(changed, info, files):
+            fix = f"push to another repository, or replace it with {write_options({'main': True})}"
+            what = f"adapter {held.name}" if held.name else "an adapter that no hub pushed"
+            raise errors.Conflict(f"main of {name} holds {what}, not {version.name} ({fix})")
+        newest = max([0 if held is None else held.number, *map(_read_number, tags)])
+        is_main = main or newest <= version.number
+        if is_main:
+            commit = _commit(api, version, name, files, parent=info.sha)
+    if is_main:
+        api.create_tag(name, tag=tag, revision=commit)
     else:
-        _check_repository(info, private=private)
-        if any(ref.name == tag for ref in api.list_repo_refs(name).tags):
-            there = api.model_info(name, revision=tag, files_metadata=True)
-            differs = _find_changed(there, files)
-            if WEIGHTS in differs or (CONFIG in differs and not _has_equal_config(there, files)):
-                fix = f"push to another repository, or remove the tag with `hf repos tag delete {name} {tag}`"
-                raise errors.Conflict(f"the tag {tag} of {name} is another adapter than {version.reference} ({fix})")
-            return _describe(version, tagged, str(there.sha), is_new=False, differs=differs)
-    if info is None or _find_changed(info, files):
-        made = api.create_commit(
-            name,
-            [CommitOperationAdd(file.name, str(file)) for file in sorted(files.iterdir())],
-            commit_message=f"Add {version.reference}",
-            commit_description=f"Identity {version.identity}, pushed by Finch Hub.",
-            parent_commit=info.sha if info is not None else None,
-        )
-        commit = made.oid
-    else:
-        commit = str(info.sha)  # an earlier push ended before its tag
+        commit = _tag_beside_main(api, version, name, files, tag)
+    return _describe(version, tagged, commit, is_new=True, is_main=is_main)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Held:
+    """Adapter that a repository holds, as its record names it; without a name, no hub pushed it."""
+
+    name: str = ""
+    number: int = 0
+
+
+def _read_held(info: ModelInfo) -> _Held | None:
+    """Return the adapter that a commit holds, None if it holds none."""
+    import huggingface_hub
+
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    if WEIGHTS not in sizes:
+        return None
+    if RECORD not in sizes or sizes[RECORD] > MAX_BYTES:
+        return _Held()
+    record = parse_record(Path(huggingface_hub.hf_hub_download(info.id, RECORD, revision=info.sha)).read_bytes())
+    made = record.get("adapter")
+    made = made if isinstance(made, dict) else {}
+    name, number = made.get("name"), made.get("number")
+    return _Held(name=name if isinstance(name, str) else "", number=number if isinstance(number, int) else 0)
+
+
+def _read_number(tag: str) -> int:
+    """Return the number of the version that a tag names, 0 if it names none."""
+    return int(tag[1:]) if re.fullmatch(r"v[1-9][0-9]{0,8}", tag, re.ASCII) else 0
+
+
+def _commit(
+    api: HfApi, version: values.AdapterVersion, name: str, files: Path, *, parent: str | None, branch: str | None = None
+) -> str:
+    from huggingface_hub import CommitOperationAdd
+
+    made = api.create_commit(
+        name,
+        [CommitOperationAdd(file.name, str(file)) for file in sorted(files.iterdir())],
+        commit_message=f"Add {version.reference}",
+        commit_description=f"Identity {version.identity}, pushed by Finch Hub.",
+        revision=branch,
+        parent_commit=parent,
+    )
+    return str(made.oid)
+
+
+def _tag_beside_main(api: HfApi, version: values.AdapterVersion, name: str, files: Path, tag: str) -> str:
+    """Make a commit that only its tag keeps, and return it. A commit needs a branch, which goes afterwards."""
+    branch = f"finch-{tag}"
+    api.create_branch(name, branch=branch, exist_ok=True)
+    there = api.model_info(name, revision=branch, files_metadata=True)
+    commit = str(there.sha)
+    if _find_changed(there, files):
+        commit = _commit(api, version, name, files, parent=there.sha, branch=branch)
     api.create_tag(name, tag=tag, revision=commit)
-    return _describe(version, tagged, commit, is_new=True)
+    api.delete_branch(name, branch=branch)
+    return commit
 
 
 def _clean(text: str, stores: Stores) -> str:
@@ -142,13 +235,9 @@ def _clean(text: str, stores: Stores) -> str:
     return _HOME.sub("~", text)
 
 
-def _read_evidence(version: values.AdapterVersion, stores: Stores) -> JsonObject:
-    with stores.database.read() as session:
-        return evidence.find(session, version.reference)[0].to_document()
-
-
-def _read_text(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+def name_tag(version: values.AdapterVersion) -> str:
+    """Return the tag of a version in its repository."""
+    return f"v{version.number}"
 
 
 def _describe(
@@ -157,6 +246,7 @@ def _describe(
     commit: str,
     *,
     is_new: bool,
+    is_main: bool,
     differs: tuple[str, ...] = (),
 ) -> PushedVersion:
     return PushedVersion(
@@ -166,6 +256,7 @@ def _describe(
         commit=commit,
         address=hugging_face.make_address(tagged),
         is_new=is_new,
+        is_main=is_main,
         differs=differs,
     )
 
@@ -207,6 +298,11 @@ def _find_changed(info: ModelInfo, files: Path) -> tuple[str, ...]:
         elif _hash_blob(file.read_bytes()) != sibling.blob_id:
             changed.append(file.name)
     return tuple(changed)
+
+
+def _is_another(changed: Collection[str], info: ModelInfo, files: Path) -> bool:
+    """Tell whether a commit has another adapter, by the files that differ there. The name of the base is no part."""
+    return WEIGHTS in changed or (CONFIG in changed and not _has_equal_config(info, files))
 
 
 def _has_equal_config(info: ModelInfo, files: Path) -> bool:

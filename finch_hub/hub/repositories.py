@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
@@ -13,7 +14,9 @@ from finch_hub.hub.hugging_face import RepositoryReference, parse_repository, tr
 from finch_hub.hub.pulling import PulledVersion
 from finch_hub.hub.pushing import PushedVersion
 from finch_hub.registry import adapter_names, adapter_versions, values
+from finch_hub.specs.evidence import Samples
 from finch_hub.storage.changes import Change, changing
+from finch_hub.storage.samples import read_samples_of
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
@@ -25,20 +28,27 @@ class Repositories:
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
 
-    def push(self, reference: str, repository: str, *, private: bool = False) -> PushedVersion:
+    def push(
+        self, reference: str, repository: str, *, private: bool = False, main: bool = False, samples: bool = False
+    ) -> PushedVersion:
         """Push a version as one commit with the tag of its number, such as `v3`. A second push makes no commit.
 
-        The commit has the adapter in PEFT's format, its card and its `finch.json`, without secrets and local paths.
+        If a newer version was pushed, this one gets its tag only, and the branch main stays as it is.
+
+        The commit has the adapter in PEFT's format, its card with the loss curve and its `finch.json`. They are without
+        secrets and local paths.
 
         Args:
             repository: `owner/name`. It is made if it does not exist.
             private: whether a new repository is private. One that exists must be, too.
+            main: whether main takes the version in any case, also if it holds a newer one or another adapter.
+            samples: whether the card shows the version's sample answers, which quote rows of its data.
 
         Raises:
             NotFound: there is no such version.
             InvalidReference: the repository is not well formed.
-            Conflict: the version is unchecked, the tag names another adapter, the repository holds a model, or it is
-                public and should be private.
+            Conflict: the version is unchecked, or has no sample answers that are asked for; the tag names another
+                adapter; main holds another adapter or a model; or the repository is public and should be private.
             AccessDenied: there is no token, or it may not write there.
             Unavailable: the Hugging Face Hub does not answer, or the offline mode is on.
         """
@@ -49,22 +59,33 @@ class Repositories:
         with changing(self._stores, "version.push", reference, to=place.name) as change:
             with self._stores.database.read() as session:
                 version = adapter_versions.resolve_usable(session, reference)
+                found = read_samples_of(session, version.reference, self._stores) if samples else None
+                names = adapter_names.list_names(session, adapter_names.find_id(session, version.name) or 0)
             change.on = version.reference
-            pushed = self._push(version, place, private=private)
+            pushed = self._push(version, place, names, found, private=private, main=main)
             change.details.update(commit=pushed.commit, tag=pushed.tag)
             with change.write():  # its entry alone
                 return pushed
 
-    def _push(self, version: values.AdapterVersion, place: RepositoryReference, *, private: bool) -> PushedVersion:
+    def _push(
+        self,
+        version: values.AdapterVersion,
+        place: RepositoryReference,
+        names: Sequence[str],
+        samples: Samples | None,
+        *,
+        private: bool,
+        main: bool,
+    ) -> PushedVersion:
         action = f"push {version.reference} to {place.name}"
         hugging_face.require_login(action)
         pushing.warn_unnamed(version.base)
         from huggingface_hub import HfApi
 
         with scratch_folder(self._stores.settings.home / "push") as scratch:
-            files = pushing.write_files(version, self._stores, scratch)
+            files = pushing.write_files(version, place.name, self._stores, scratch, samples=samples)
             with translate_errors(action, place):
-                return pushing.push_files(HfApi(), version, place.name, files, private=private)
+                return pushing.push_files(HfApi(), version, place.name, files, names=names, private=private, main=main)
 
     def pull(self, repository: str, *, name: str, base: str | None = None) -> PulledVersion:
         """Pull an adapter as a new version, after the checks of an import. A second pull of a commit makes none.

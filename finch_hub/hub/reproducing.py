@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from finch_hub import errors
 from finch_hub.registry import adapter_deletion, adapter_versions, datasets, lineage, values
 from finch_hub.specs.jobs import ReproduceSpec
+from finch_hub.specs.references import AdapterReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,4 +59,5 @@ def _explain_parents(session: Session, version: values.AdapterVersion) -> Iterat
         if parent.purged_at is not None:
             yield f"its parent {parent.reference} was purged"
         else:
-            yield f"its parent {parent.reference} was deleted (run `finch-hub adapters restore {parent.reference}`)"
+            missing = adapter_versions.explain_missing(session, AdapterReference.parse(parent.reference))
+            yield f"its parent {parent.reference} is missing: {missing}"

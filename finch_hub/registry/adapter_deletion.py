@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, adapter_needs
-from finch_hub.registry.adapter_versions import get_row, lock_adapter
+from finch_hub.registry import adapter_names, adapter_needs, bases
+from finch_hub.registry.adapter_versions import NEVER_HAD_FILES, get_row, lock_adapter
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias
 from finch_hub.registry.types import now
+from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import Value
 
 _MAX_NAMED = 20  # aliases or versions in a message
+_SCOPE = "deleted adapters"  # of cursors
 _IS_PRESENT = AdapterVersion.deleted_at.is_(None)
 
 
@@ -32,6 +34,13 @@ class Deletion(Value):
     reference: str
     versions: int
     deleted_at: datetime
+
+
+class DeletionPage(Value):
+    """A page of what is deleted. `next` is the cursor of the following page, None on the last one."""
+
+    deletions: tuple[Deletion, ...]
+    next: str | None = None
 
 
 def delete(session: Session, reference: AdapterReference) -> Deletion:
@@ -87,11 +96,11 @@ def restore(session: Session, reference: AdapterReference, *, has_files: Callabl
     adapter = get_adapter(session, reference.name)
     rows = _select_deleted(session, reference, adapter)
     what = f"cannot restore adapter {reference}"
-    bases = {row.base.fingerprint: row.base.source for row in rows if row.base.removed_at is not None}
-    reasons = [
-        f"its base was removed (run `finch-hub bases add {source}` first)" for source in dict.fromkeys(bases.values())
-    ]
-    if lost := [f"{reference.name}/{row.number}" for row in rows if not has_files(row.digest)]:
+    removed = bases.hold_removed(session, {row.base_id for row in rows})
+    reasons = [f"its base was removed (run `finch-hub bases add {source}` first)" for source in dict.fromkeys(removed)]
+    if any(row.digest == row.identity for row in rows):  # no adapter was deleted at the moment of such a version
+        reasons.append(f"it {errors.NO_FILES} ({errors.TAKE_FILES})")
+    elif lost := [f"{reference.name}/{row.number}" for row in rows if not has_files(row.digest)]:
         fix = f"purge it with `finch-hub adapters purge {lost[0]}`"
         reasons.append(f"the files of {_join(lost)} were removed since ({fix})")
     refuse(what, reasons)
@@ -105,11 +114,7 @@ def restore(session: Session, reference: AdapterReference, *, has_files: Callabl
 
 
 def _select_deleted(session: Session, reference: AdapterReference, adapter: Adapter) -> Sequence[AdapterVersion]:
-    query = (
-        sa.select(AdapterVersion)
-        .where(AdapterVersion.adapter_id == adapter.id)
-        .options(joinedload(AdapterVersion.base))
-    )
+    query = sa.select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id)
     if reference.version is None:
         if adapter.deleted_at is None:
             raise errors.Conflict(f"cannot restore adapter {reference}: it is not deleted (restore a version of it)")
@@ -125,28 +130,69 @@ def _select_deleted(session: Session, reference: AdapterReference, adapter: Adap
     return session.scalars(query.where(AdapterVersion.id == row.id)).all()
 
 
-def find(session: Session, *, limit: int = 100) -> list[Deletion]:
-    """Return what is deleted and not purged, newest first: whole adapters, and single versions of other adapters."""
-    is_kept = AdapterVersion.deleted_at.is_not(None), AdapterVersion.purged_at.is_(None)
-    adapters = session.execute(
-        sa.select(Adapter.name, Adapter.deleted_at, sa.func.count(AdapterVersion.id).label("versions"))
+def find(session: Session, *, limit: int = 100, after: str | None = None) -> DeletionPage:
+    """Return a page of what is deleted and not purged, newest first: adapters, and single versions of other adapters.
+
+    Versions that came with a bundle without their files are left out, since nobody deleted them.
+
+    Args:
+        after: cursor of the page before, None for the first page.
+
+    Raises:
+        InvalidSpec: the limit or the cursor is invalid.
+    """
+    check_limit(limit)
+    key = None if after is None else _read_key(after)
+    is_kept = AdapterVersion.deleted_at.is_not(None), AdapterVersion.purged_at.is_(None), ~NEVER_HAD_FILES
+    adapters = (
+        sa.select(Adapter.name, Adapter.deleted_at, Adapter.id, sa.func.count(AdapterVersion.id).label("versions"))
         .join(AdapterVersion, sa.and_(AdapterVersion.adapter_id == Adapter.id, *is_kept))
         .where(Adapter.deleted_at.is_not(None), AdapterVersion.deleted_at == Adapter.deleted_at)
+        .where(*_is_behind(key, Adapter.deleted_at, Adapter.id, rank=0))
         .group_by(Adapter.id, Adapter.name, Adapter.deleted_at)
-        .order_by(Adapter.deleted_at.desc())
-        .limit(limit)
+        .order_by(Adapter.deleted_at.desc(), Adapter.id.desc())
     )
     is_single = sa.or_(Adapter.deleted_at.is_(None), Adapter.deleted_at != AdapterVersion.deleted_at)
-    versions = session.execute(
-        sa.select(Adapter.name, AdapterVersion.number, AdapterVersion.deleted_at)
+    reference = Adapter.name + "/" + sa.cast(AdapterVersion.number, sa.String())
+    versions = (
+        sa.select(
+            reference.label("name"), AdapterVersion.deleted_at, AdapterVersion.id, sa.literal(1).label("versions")
+        )
         .join_from(AdapterVersion, Adapter)
-        .where(*is_kept, is_single)
+        .where(*is_kept, is_single, *_is_behind(key, AdapterVersion.deleted_at, AdapterVersion.id, rank=1))
         .order_by(AdapterVersion.deleted_at.desc(), AdapterVersion.id.desc())
-        .limit(limit)
     )
-    found = [Deletion(reference=row.name, versions=row.versions, deleted_at=row.deleted_at) for row in adapters]
-    found += [Deletion(reference=f"{row.name}/{row.number}", versions=1, deleted_at=row.deleted_at) for row in versions]
-    return sorted(found, key=lambda deletion: deletion.deleted_at, reverse=True)[:limit]
+    queries = enumerate((adapters, versions))
+    rows = [(rank, row) for rank, query in queries for row in session.execute(query.limit(limit + 1))]
+    rows.sort(key=lambda found: (found[1].deleted_at, -found[0], found[1].id), reverse=True)
+    deletions = (
+        Deletion(reference=row.name, versions=row.versions, deleted_at=row.deleted_at) for _, row in rows[:limit]
+    )
+    more = None
+    if len(rows) > limit:
+        rank, last = rows[limit - 1]
+        more = write_cursor(_SCOPE, (last.deleted_at.isoformat(), rank, last.id))
+    return DeletionPage(deletions=tuple(deletions), next=more)
+
+
+def _read_key(after: str) -> tuple[datetime, int, int]:
+    moment, rank, number = read_cursor(_SCOPE, after, (str, int, int))
+    return datetime.fromisoformat(str(moment)), int(rank), int(number)
+
+
+def _is_behind(
+    key: tuple[datetime, int, int] | None,
+    moment: sa.SQLColumnExpression[datetime | None],
+    number: sa.SQLColumnExpression[int],
+    *,
+    rank: int,
+) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of rows behind a key. Of one moment, adapters are before versions."""
+    if key is None:
+        return []
+    last, of_rank, last_number = key
+    at_once = sa.false() if rank < of_rank else number < last_number if rank == of_rank else sa.true()
+    return [moment <= last, sa.or_(moment < last, at_once)]
 
 
 def get_adapter(session: Session, name: str) -> Adapter:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -19,6 +20,14 @@ from finch_hub.specs.annotations import check_description
 from finch_hub.specs.references import MAX_LENGTH, AdapterReference, check_adapter_name, check_new_name
 
 _adapters, _bases, _former = Adapter.__table__, Base.__table__, FormerName.__table__
+
+
+class NextVersion(NamedTuple):
+    """Place of a new version: its adapter, the name that this has now, and its number."""
+
+    adapter_id: int
+    name: str
+    number: int
 
 
 def find_id(session: Session, name: str) -> int | None:
@@ -61,22 +70,22 @@ def check_free(session: Session, name: str) -> None:
         raise errors.Deleted("adapter", find_current(session, name))
 
 
-def take_number(session: Session, name: str) -> tuple[int, int]:
-    """Return the id of an adapter and the number of its next version. Make the adapter if there is none.
+def take_number(session: Session, name: str) -> NextVersion:
+    """Return the place of the next version of an adapter. Make the adapter if there is none.
 
     It does not refuse the name of a base: whoever submits a job has checked the name, and what the job made counts.
 
     Raises:
         Deleted: the adapter is deleted.
     """
-    taken = session.execute(_take_number(_adapters.c.name == name)).one_or_none()
+    taken = session.execute(_take_number(by_id=False), {"of_name": name}).one_or_none()
     if taken is None:
         if find_id(session, name) is None:
             session.execute(insert_new(session, _adapters, "name").values(name=name))
-        taken = session.execute(_take_number(_adapters.c.id == find_id(session, name))).one()
+        taken = session.execute(_take_number(by_id=True), {"of_id": find_id(session, name)}).one()
     if taken.deleted_at is not None:
         raise errors.Deleted("adapter", taken.name)
-    return taken.id, taken.versions_made
+    return NextVersion(taken.id, taken.name, taken.versions_made)
 
 
 def rename(session: Session, name: str, new: str) -> None:
@@ -122,6 +131,11 @@ def describe(session: Session, name: str, text: str) -> None:
     change = sa.update(_adapters).where(_adapters.c.id == find_id(session, name)).values(description=text)
     if session.scalar(change.returning(_adapters.c.id)) is None:
         raise not_found(session, name)
+
+
+def find_description(session: Session, name: str) -> str:
+    """Return the description of an adapter, empty if it has none."""
+    return session.scalar(sa.select(_adapters.c.description).where(_adapters.c.name == name)) or ""
 
 
 def not_found(session: Session, name: str) -> errors.FinchError:
@@ -198,6 +212,8 @@ def count_number(session: Session, name: str, number: int) -> int:
     return int(row.id)
 
 
-def _take_number(is_adapter: sa.ColumnElement[bool]) -> ReturningUpdate[Any]:
+@functools.cache  # building it takes longer than running it
+def _take_number(*, by_id: bool) -> ReturningUpdate[Any]:
+    is_adapter = _adapters.c.id == sa.bindparam("of_id") if by_id else _adapters.c.name == sa.bindparam("of_name")
     change = sa.update(_adapters).where(is_adapter).values(versions_made=_adapters.c.versions_made + 1)
     return change.returning(_adapters.c.id, _adapters.c.name, _adapters.c.versions_made, _adapters.c.deleted_at)

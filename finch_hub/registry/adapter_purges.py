@@ -23,7 +23,7 @@ _KEPT = frozenset({Parent.__tablename__, Alias.__tablename__})  # the lineage st
 _EMPTY: Columns = {
     **{name: {} for name in ("spec", "metrics", "versions", "environment")},
     **dict.fromkeys(("card", "notes"), ""),
-    **dict.fromkeys(("preset", "seed")),
+    **dict.fromkeys(("preset", "seed", "card_edited_at")),
 }
 
 

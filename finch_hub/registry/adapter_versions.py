@@ -14,8 +14,9 @@ from sqlalchemy.sql.dml import ReturningInsert
 from finch_hub import errors
 from finch_hub.registry import adapter_names, audit, tables, values, version_loading
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent
-from finch_hub.registry.types import Columns, now, read_document
+from finch_hub.registry.types import Columns, from_json, make_storable, now, read_document, to_json
 from finch_hub.specs.annotations import Tag, check_notes
+from finch_hub.specs.cards import name_revision
 from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
 from finch_hub.specs.references import LATEST, AdapterReference, check_adapter_name
 from finch_hub.specs.value import JsonObject
@@ -32,6 +33,7 @@ _LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
 _DOCUMENTS = frozenset({"spec", "metrics", "versions", "environment"})
 _SINGLE = (AdapterVersion.adapter, AdapterVersion.base)
 _MULTIPLE = (AdapterVersion.aliases, AdapterVersion.tags, AdapterVersion.parents)
+NEVER_HAD_FILES = AdapterVersion.digest == AdapterVersion.identity  # no tree has the digest
 # A join of the multiple ones would give a row for each combination of alias, tag and parent.
 _RELATIONS = (*map(joinedload, _SINGLE), *map(selectinload, _MULTIPLE))
 
@@ -42,7 +44,7 @@ def create(
     name: str,
     digest: str,
     identity: str,
-    base_id: int,
+    base: values.Base,
     kind: values.VersionKind,
     lineage: values.Lineage = values.Lineage(),  # noqa: B008  (frozen)
     state: values.VersionState = "ready",
@@ -69,38 +71,58 @@ def create(
         NotFound: a parent does not exist.
     """
     check_adapter_name(name)
-    adapter_id, number = adapter_names.take_number(session, name)
+    place = adapter_names.take_number(session, name)
     row = {
-        "adapter_id": adapter_id,
-        "number": number,
+        "number": place.number,
         "digest": digest,
         "identity": identity,
-        "base_id": base_id,
         "kind": kind,
         "state": state,
         "job_id": job_id,
         "spec": spec or {},
         "metrics": metrics or {},
-        "card": card,
+        "card": make_storable(card),
         "owner": owner,
         "preset": _text_or_none((spec or {}).get("preset")),
-        **lineage.model_dump(exclude={"parents"}),
     }
-    parents = [_find_parent(session, parent) for parent in lineage.parents]
-    version_id = session.scalars(_insert_version(), row).one()
+    origin = lineage.model_dump(exclude={"parents"})
+    parents = [_find_parent(session, parent.reference) for parent in lineage.parents]
+    made = session.execute(_insert_version(), {"adapter_id": place.adapter_id, "base_id": base.id} | row | origin).one()
+    weights = [parent.weight for parent in lineage.parents]
     if parents:
-        links = [{"version_id": version_id, "position": place, **parent} for place, parent in enumerate(parents)]
+        links = [
+            {"version_id": made.id, "position": position, "parent_id": parent.id, "weight": weight}
+            for position, (parent, weight) in enumerate(zip(parents, weights, strict=True))
+        ]
         session.execute(sa.insert(Parent.__table__), links)
     if evidence is not None:
-        session.execute(sa.insert(_evidence).values(version_id=version_id, document=evidence, samples=samples))
-    return version_loading.load(session, [version_id])[0]
+        session.execute(sa.insert(_evidence).values(version_id=made.id, document=evidence, samples=samples))
+    return values.AdapterVersion(
+        **row | _read_back(row),
+        name=place.name,
+        base=base,
+        lineage=values.Lineage(
+            **origin | _read_back(origin),
+            parents=tuple(
+                values.ParentVersion(reference=f"{parent.adapter.name}/{parent.number}", weight=weight)
+                for parent, weight in zip(parents, weights, strict=True)
+            ),
+        ),
+        created_at=made.created_at,
+        updated_at=made.created_at,
+    )
 
 
-def _find_parent(session: Session, parent: values.ParentVersion) -> Columns:
-    row = get_row(session, parent.reference, deleted=True)
-    if row.purged_at is not None:
-        raise errors.Deleted("adapter version", parent.reference, is_purged=True)
-    return {"parent_id": row.id, "weight": parent.weight}
+def _find_parent(session: Session, reference: str) -> AdapterVersion:
+    parent = get_row(session, reference, deleted=True)
+    if parent.purged_at is not None:
+        raise errors.Deleted("adapter version", reference, is_purged=True)
+    return parent
+
+
+def _read_back(columns: Columns) -> Columns:
+    """Return the documents among some columns as a reader gets them. To ask the database would take as long again."""
+    return {name: from_json(to_json(columns[name])) for name in columns.keys() & _DOCUMENTS}
 
 
 def _text_or_none(value: Any) -> str | None:
@@ -269,15 +291,25 @@ def remove_tags(session: Session, reference: str, *texts: str) -> values.Adapter
     return _conclude_change(session, row)
 
 
-def edit_card(session: Session, reference: str, card: str) -> values.AdapterVersion:
+def edit_card(
+    session: Session, reference: str, text: str, *, expected: str | None = None, is_written: bool = False
+) -> values.AdapterVersion:
     """Replace the text of a version's model card.
+
+    Args:
+        expected: revision that the card must have now; None checks nothing.
+        is_written: whether the text is the written one again, and not that of a user.
 
     Raises:
         NotFound: the version does not exist.
+        Conflict: the card was edited since.
     """
     row = get_row(session, reference)
-    row.card = card
-    return _conclude_change(session, row)
+    current = name_revision(row.card if row.card_edited_at is not None else None)
+    if expected is not None and expected != current:
+        fix = "look at the card, and edit it again"
+        raise errors.Conflict(f"the card of {row.adapter.name}/{row.number} was edited meanwhile ({fix})")
+    return _conclude_change(session, row, card=text, card_edited_at=None if is_written else now())
 
 
 def edit_notes(session: Session, reference: str, notes: str) -> values.AdapterVersion:
@@ -288,13 +320,12 @@ def edit_notes(session: Session, reference: str, notes: str) -> values.AdapterVe
         InvalidInput: the text is too long.
     """
     row = get_row(session, reference)
-    row.notes = check_notes(notes)
-    return _conclude_change(session, row)
+    return _conclude_change(session, row, notes=check_notes(notes))
 
 
-def _conclude_change(session: Session, row: AdapterVersion) -> values.AdapterVersion:
-    row.updated_at = session.scalar(sa.select(now()))
-    session.flush()
+def _conclude_change(session: Session, row: AdapterVersion, **changes: Any) -> values.AdapterVersion:
+    # One statement: with a second change of the row, PostgreSQL would lock its adapter, which others lock before it.
+    session.execute(sa.update(_versions).where(_versions.c.id == row.id).values(updated_at=now(), **changes))
     return resolve(session, AdapterReference(row.adapter.name, version=row.number))
 
 
@@ -303,11 +334,12 @@ def lock_adapter(session: Session, name: str) -> str:
 
     Return the name that it has now.
     """
-    current = adapter_names.find_current(session, name)
-    locked = session.scalar(sa.select(Adapter.id).where(Adapter.name == current).with_for_update())
-    if locked is None and adapter_names.find_current(session, current) != current:  # it was renamed meanwhile
-        return lock_adapter(session, current)
-    return current
+    if session.scalar(_lock_adapter(), {"of_name": name}) is not None:
+        return name
+    # It is a former name, or of no adapter. A locked adapter is not renamed any more, whatever its name is by then.
+    is_adapter = _adapters.c.id == adapter_names.find_id(session, name)
+    current: str | None = session.scalar(sa.select(_adapters.c.name).where(is_adapter).with_for_update())
+    return name if current is None else current
 
 
 def select_versions() -> sa.Select[AdapterVersion]:
@@ -370,7 +402,12 @@ def _select_one(key: _Key, *, deleted: bool, by_id: bool) -> sa.Select[AdapterVe
 
 @functools.cache
 def _insert_version() -> ReturningInsert[Any]:
-    return sa.insert(_versions).returning(_versions.c.id)
+    return sa.insert(_versions).returning(_versions.c.id, _versions.c.created_at)
+
+
+@functools.cache
+def _lock_adapter() -> sa.Select[int]:
+    return sa.select(_adapters.c.id).where(_adapters.c.name == sa.bindparam("of_name")).with_for_update()
 
 
 @functools.cache
@@ -406,7 +443,12 @@ def _where_key(query: sa.Select[Any], key: _Key, *, deleted: bool, by_id: bool) 
 def _find_deletion(session: Session, reference: AdapterReference) -> errors.Deleted | None:
     """Return the error that says how a version or its adapter was deleted, None if neither was."""
     row = session.execute(
-        sa.select(Adapter.deleted_at.label("adapter_deleted_at"), AdapterVersion.deleted_at, AdapterVersion.purged_at)
+        sa.select(
+            Adapter.deleted_at.label("adapter_deleted_at"),
+            AdapterVersion.deleted_at,
+            AdapterVersion.purged_at,
+            NEVER_HAD_FILES.label("never_had_files"),
+        )
         .outerjoin(
             AdapterVersion,
             sa.and_(AdapterVersion.adapter_id == Adapter.id, AdapterVersion.number == (reference.version or 0)),
@@ -417,6 +459,8 @@ def _find_deletion(session: Session, reference: AdapterReference) -> errors.Dele
         return None
     if row.purged_at is not None:
         return errors.Deleted("adapter version", str(reference), is_purged=True)
+    if row.never_had_files:
+        return errors.Deleted("adapter version", str(reference), never_had_files=True)
     if row.adapter_deleted_at is not None:
         return errors.Deleted("adapter", reference.name)
     return errors.Deleted("adapter version", str(reference)) if row.deleted_at is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,17 +93,13 @@ def set_alias(
     """
     check_name(alias, kind="alias")
     name = lock_adapter(session, name)
-    of_version = _adapters.c.name == name, _versions.c.number == version, _versions.c.deleted_at.is_(None)
-    columns = _versions.c.id, _versions.c.adapter_id, _versions.c.state
-    joined = _versions.join(_adapters, _adapters.c.id == _versions.c.adapter_id)
-    row = session.execute(sa.select(*columns).select_from(joined).where(*of_version)).one_or_none()
+    named = {"of_name": name, "of_alias": alias, "of_number": version}
+    row = session.execute(_select_target(), named).one_or_none()
     if row is None:
         raise explain_missing(session, AdapterReference(name, version=version))
     if row.state != "ready":
         raise errors.Conflict(f"cannot set alias {name}@{alias}: adapter {name}/{version} is {row.state}")
-    of_alias = _aliases.c.adapter_id == row.adapter_id, _aliases.c.name == alias
-    pointed_at = sa.select(_versions.c.number).join(_aliases, _aliases.c.version_id == _versions.c.id)
-    number = session.scalar(pointed_at.where(*of_alias)) or 0
+    number = row.pointed_at or 0
     if not number and alias.isdigit():  # earlier hubs allowed it
         what, fix = f"{alias!r} is all digits, which is how versions are written", f"use a name such as v{alias}"
         raise errors.InvalidReference(what, where="alias", fix=fix)
@@ -112,15 +109,47 @@ def set_alias(
         what = f"alias {name}@{alias} {actual}: expected {wanted} (check the alias before you move it)"
         raise errors.AliasMoved(what)
     if number:
-        session.execute(sa.update(_aliases).where(*of_alias).values(version_id=row.id, moved_at=now()))
+        moved = {"of_adapter": row.adapter_id, "of_alias": alias, "version_id": row.id}
+        session.execute(_move_alias(), moved)
     else:
-        session.execute(sa.insert(_aliases).values(adapter_id=row.adapter_id, name=alias, version_id=row.id))
-    is_changed = _versions.c.adapter_id == row.adapter_id, _versions.c.number.in_([version, number])
-    session.execute(sa.update(_versions).where(*is_changed).values(updated_at=now()))
+        session.execute(sa.insert(_aliases), {"adapter_id": row.adapter_id, "name": alias, "version_id": row.id})
+    session.execute(_touch_versions(), {"of_adapter": row.adapter_id, "new": version, "old": number})
     if number != version:
         before = number or None
         alias_moves.add(session, row.adapter_id, alias, from_number=before, to_number=version, who=who, why=why)
     return number or None
+
+
+# Each alias is set with these statements. Building one takes longer than running it.
+
+
+@functools.cache
+def _select_target() -> sa.Select[Any]:
+    target = _versions.alias()
+    pointed_at = (
+        sa.select(_versions.c.number)
+        .join(_aliases, _aliases.c.version_id == _versions.c.id)
+        .where(_aliases.c.adapter_id == target.c.adapter_id, _aliases.c.name == sa.bindparam("of_alias"))
+    )
+    return (
+        sa.select(target.c.id, target.c.adapter_id, target.c.state, pointed_at.scalar_subquery().label("pointed_at"))
+        .join(_adapters, _adapters.c.id == target.c.adapter_id)
+        .where(_adapters.c.name == sa.bindparam("of_name"), target.c.number == sa.bindparam("of_number"))
+        .where(target.c.deleted_at.is_(None))
+    )
+
+
+@functools.cache
+def _move_alias() -> sa.Update:
+    of_alias = _aliases.c.adapter_id == sa.bindparam("of_adapter"), _aliases.c.name == sa.bindparam("of_alias")
+    return sa.update(_aliases).where(*of_alias).values(version_id=sa.bindparam("version_id"), moved_at=now())
+
+
+@functools.cache
+def _touch_versions() -> sa.Update:
+    is_changed = _versions.c.number.in_([sa.bindparam("new"), sa.bindparam("old")])
+    of_adapter = _versions.c.adapter_id == sa.bindparam("of_adapter")
+    return sa.update(_versions).where(of_adapter, is_changed).values(updated_at=now())
 
 
 def delete_alias(session: Session, name: str, alias: str, *, who: str = "", why: str | None = None) -> int:

@@ -49,7 +49,7 @@ def add(
 ) -> None:
     """Add a move to the transaction that makes it. It has locked the adapter, so that no move is between both."""
     row = {"from_number": from_number, "to_number": to_number, "who": who, "why": why}
-    session.execute(sa.insert(_moves).values(adapter_id=adapter_id, alias=alias, **row))
+    session.execute(sa.insert(_moves), {"adapter_id": adapter_id, "alias": alias} | row)
 
 
 def find(session: Session, reference: str, *, limit: int = 100, after: int | None = None) -> list[AliasChange]:

@@ -3,6 +3,9 @@
 Who registers a data set or a version shares the lock until the commit. Who removes artifacts owns it while it looks for
 references and removes. So a removal sees every reference, or the registration sees that the artifact is gone. On SQLite
 the write lock of a transaction does the same.
+
+Names have locks of their own. In all transactions, a name is locked before this lock is taken, and both before rows of
+adapters. In another order, two transactions could wait for each other.
 """
 
 from __future__ import annotations
@@ -29,6 +32,6 @@ def own(session: Session) -> None:
 
 
 def own_name(session: Session, name: str) -> None:
-    """Keep others from giving a name to a data set until the commit."""
+    """Keep others from giving a name to an adapter, a base or a data set until the commit."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_OWN_NAME, {"name": name, "seed": _KEY})

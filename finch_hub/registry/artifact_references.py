@@ -21,13 +21,25 @@ class References:
         trees: trees of versions that are not deleted.
         texts: texts of data sets that are not purged.
         samples: sample answers of versions that are not deleted.
-        deleted: trees that only deleted versions have. A store may lack them.
+        deleted_trees: trees that only deleted versions have. A store may lack them.
+        deleted_samples: sample answers that only deleted versions have. A store may lack them.
     """
 
     trees: frozenset[str]
     texts: frozenset[str]
     samples: frozenset[str]
-    deleted: frozenset[str]
+    deleted_trees: frozenset[str]
+    deleted_samples: frozenset[str]
+
+    @property
+    def all_trees(self) -> frozenset[str]:
+        """Digests of the trees of all versions that are not purged."""
+        return self.trees | self.deleted_trees
+
+    @property
+    def all_samples(self) -> frozenset[str]:
+        """Digests of the sample answers of all versions that are not purged."""
+        return self.samples | self.deleted_samples
 
     @property
     def needed(self) -> frozenset[str]:
@@ -36,7 +48,7 @@ class References:
 
     @property
     def blobs(self) -> frozenset[str]:
-        """Digests of the blobs that belong to no tree."""
+        """Digests of the blobs that belong to no tree, and that the store must have."""
         return self.texts | self.samples
 
 
@@ -47,14 +59,14 @@ def find_references(session: Session) -> References:
     purged or never stored here.
     """
     trees = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(AdapterVersion.deleted_at.is_(None))))
-    is_deleted = AdapterVersion.deleted_at.is_not(None), AdapterVersion.purged_at.is_(None)
-    deleted = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(*is_deleted)))
+    samples = find_samples(session)
     texts = frozenset(session.scalars(sa.select(Dataset.digest).where(Dataset.purged_at.is_(None))))
     return References(
         trees=trees,
         texts=texts | frozenset(session.scalars(_UNREGISTERED)),
-        samples=find_samples(session),
-        deleted=deleted - trees,
+        samples=samples,
+        deleted_trees=find_trees(session, kept_seconds=None) - trees,
+        deleted_samples=find_samples(session, kept_seconds=None) - samples,
     )
 
 

@@ -20,7 +20,7 @@ Action = Literal[
     "adapter.delete", "adapter.describe", "adapter.purge", "adapter.rename", "adapter.restore",
     "alias.move", "alias.remove",
     "base.add", "base.remove",
-    "card.edit",
+    "card.edit", "card.reset",
     "dataset.add", "dataset.purge",
     "hub.restore", "hub.unbundle",
     "job.cancel", "jobs.prune",

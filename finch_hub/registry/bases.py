@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import adapter_names, artifact_lock, audit, tables, values
-from finch_hub.registry.types import insert_new, now
+from finch_hub.registry.types import insert_new, now, one_of
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.bundles import BundledBase
 from finch_hub.specs.options import write_options
@@ -28,11 +29,13 @@ def add(
     replace: bool = False,
     earlier_fingerprint: str | None = None,
     job_id: str | None = None,
+    license_given: bool = False,
 ) -> values.Base:
     """Register a base, or update the location of a known base with that fingerprint.
 
     Args:
         job_id: the job that registers its base, for the audit; None if a user does.
+        license_given: a user gave the license, so a known base takes it. That of its files counts if it has none.
         earlier_fingerprint: of the same files in an earlier scheme. A base that has it gets the new one.
         rename: the name was chosen by a user, so a known base takes it. A chosen name belongs to one base only.
         replace: take the chosen name from another base, whose fingerprint then becomes its name, and rename a base
@@ -58,12 +61,19 @@ def add(
     if is_new and job_id is not None:
         details = {"source": base.source, "revision": base.revision, "fingerprint": base.fingerprint}
         audit.add_of_job(session, job_id, action="base.add", on=base.name, details=details)
-    is_removed = bases.c.fingerprint == base.fingerprint, bases.c.removed_at.is_not(None)
-    session.execute(sa.update(bases).where(*is_removed).values(removed_at=None, **base.model_dump()))
     changes = base.model_dump(include={"source", "revision", "path", *(["name"] if rename else [])})
     if base.public_id is not None:  # otherwise an earlier one stays
         changes["public_id"] = base.public_id
+    licensed = {"license": base.license, "license_link": base.license_link}
+    if license_given:
+        changes |= licensed
+    elif base.license is not None:
+        is_unknown = bases.c.fingerprint == base.fingerprint, bases.c.license.is_(None)
+        session.execute(sa.update(bases).where(*is_unknown).values(licensed))
+    # It waits for a removal that is not committed, so the next statement sees what that did.
     session.execute(sa.update(bases).where(bases.c.fingerprint == base.fingerprint).values(changes))
+    is_removed = bases.c.fingerprint == base.fingerprint, bases.c.removed_at.is_not(None)
+    session.execute(sa.update(bases).where(*is_removed).values(removed_at=None, **base.model_dump()))
     return get(session, base.fingerprint)
 
 
@@ -77,7 +87,7 @@ def find_or_add(session: Session, base: BundledBase, *, adapters: Collection[str
         adapters: names that adapters get in the same transaction.
     """
     is_same = bases.c.fingerprint == base.fingerprint
-    known = session.execute(sa.select(bases.c.id, bases.c.removed_at).where(is_same)).one_or_none()
+    known = session.execute(_hold(is_same, bases.c.id, bases.c.removed_at)).one_or_none()
     if known is not None and known.removed_at is None:
         return int(known.id)
     artifact_lock.own_name(session, base.name)
@@ -85,12 +95,37 @@ def find_or_add(session: Session, base: BundledBase, *, adapters: Collection[str
     is_taken = session.scalar(is_named.limit(1)) is not None or adapter_names.find_id(session, base.name) is not None
     is_taken = is_taken or base.name in adapters
     name = base.fingerprint if is_taken else base.name
-    fields = base.model_dump() | {"name": name, "source": base.source, "path": None, "removed_at": None}
+    fields = base.columns | {"name": name, "source": base.source, "path": None, "removed_at": None}
     if known is not None:
         session.execute(sa.update(bases).where(is_same).values(fields))
     else:
         session.execute(insert_new(session, bases, "fingerprint").values(fields))
     return int(session.scalars(sa.select(bases.c.id).where(is_same)).one())
+
+
+def hold(session: Session, base: values.Base) -> values.Base:
+    """Keep a base from being removed until the commit of a version for it, and return it as it is now.
+
+    Raises:
+        Conflict: it was removed.
+    """
+    row = session.execute(_hold(bases.c.fingerprint == base.fingerprint, *_COLUMNS).where(_IS_THERE)).one_or_none()
+    if row is None:
+        what = f"base {base.name} was removed meanwhile"
+        raise errors.Conflict(f"{what} (add it again with `finch-hub bases add {base.source}`)")
+    return values.Base(**row._mapping)
+
+
+def hold_removed(session: Session, ids: Collection[int]) -> list[str]:
+    """Keep bases from being removed until the commit, and return the sources of those that were removed before."""
+    rows = session.execute(_hold(one_of(bases.c.id, ids), bases.c.source, bases.c.removed_at))
+    return [row.source for row in rows if row.removed_at is not None]
+
+
+def _hold(is_meant: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Return a query of bases that a removal waits for. Changes of a base do not wait."""
+    query = sa.select(*columns).where(is_meant).order_by(bases.c.id)
+    return query.with_for_update(read=True, key_share=True)
 
 
 def free_source(session: Session, base: BaseDescription) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry import adapter_names, deployment, evidence, tables, values
+from finch_hub.registry import adapter_names, datasets, deployment, evidence, tables, values
 from finch_hub.registry.adapter_versions import get_row, select_versions, to_value
 from finch_hub.registry.tables import AdapterVersion, Parent
 from finch_hub.registry.types import one_of, read_document
@@ -29,6 +30,9 @@ class BundledRows:
         chosen: references of the versions that were named.
         versions: these and all their ancestors, also deleted ones, by name and number.
         evaluations: evaluations by reference, oldest first.
+        base_evaluations: those of bases alone on data of the versions, by the fingerprint.
+        samples: digests of sample answers by reference.
+        data_licenses: licenses of training data by digest.
     """
 
     hub: str
@@ -36,7 +40,10 @@ class BundledRows:
     versions: tuple[values.AdapterVersion, ...]
     adapters: tuple[BundledAdapter, ...]
     evaluations: dict[str, tuple[BundledEvaluation, ...]]
+    base_evaluations: dict[str, tuple[BundledEvaluation, ...]]
     evidence: dict[str, Evidence]
+    samples: dict[str, str]
+    data_licenses: dict[str, str]
 
 
 def read(session: Session, references: Sequence[str]) -> BundledRows:
@@ -64,14 +71,25 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
         .where(one_of(_adapters.c.name, sorted({row.adapter.name for row in rows})))
         .order_by(_adapters.c.name)
     )
-    measured = {reference: evidence.find(session, reference)[0] for reference in names.values()}
+    measured = {reference: evidence.find(session, reference) for reference in names.values()}
+    evaluated = read_evaluations(session, sorted(ids))
+    data = {found.dataset for of_version in evaluated.values() for found in of_version}
+    data |= {digest for row in rows for digest in (row.train_digest, row.validation_digest) if digest is not None}
+    of_bases = {row.base.fingerprint: row.base_id for row in rows}
+    trained_on = {row.train_digest for row in rows if row.train_digest is not None}
     return BundledRows(
-        evidence={reference: known for reference, known in measured.items() if not known.is_empty},
+        data_licenses=datasets.list_licenses(session, sorted(trained_on)),
+        evidence={reference: known for reference, (known, _) in measured.items() if not known.is_empty},
+        samples={reference: samples for reference, (_, samples) in measured.items() if samples is not None},
+        base_evaluations={
+            fingerprint: read_base_evaluations(session, base_id, sorted(data))
+            for fingerprint, base_id in of_bases.items()
+        },
         hub=deployment.find_id(session),
         chosen=frozenset(chosen.values()),
         versions=tuple(sorted(map(to_value, rows), key=lambda version: (version.name, version.number))),
         adapters=tuple(BundledAdapter(name=row.name, description=row.description) for row in described),
-        evaluations={names[row]: found for row, found in read_evaluations(session, sorted(ids)).items()},
+        evaluations={names[row]: found for row, found in evaluated.items()},
     )
 
 
@@ -91,13 +109,27 @@ def _find_versions(session: Session, name: str) -> dict[int, str]:
 def read_evaluations(session: Session, ids: Sequence[int]) -> dict[int, tuple[BundledEvaluation, ...]]:
     """Return the evaluations of versions, oldest first, by the ids of their rows."""
     found: dict[int, tuple[BundledEvaluation, ...]] = {}
-    query = sa.select(_evaluations).where(one_of(_evaluations.c.version_id, ids))
-    for row in session.execute(query.order_by(_evaluations.c.created_at, _evaluations.c.dataset_digest)):
-        evaluation = BundledEvaluation(
-            dataset=row.dataset_digest,
-            evaluator=row.evaluator,
-            metrics=read_document(row.metrics),
-            created_at=to_milliseconds(row.created_at),
-        )
-        found[row.version_id] = (*found.get(row.version_id, ()), evaluation)
+    for row in session.execute(_select_evaluations(one_of(_evaluations.c.version_id, ids))):
+        found[row.version_id] = (*found.get(row.version_id, ()), _to_bundled(row))
     return found
+
+
+def read_base_evaluations(session: Session, base_id: int, data: Sequence[str]) -> tuple[BundledEvaluation, ...]:
+    """Return the evaluations of a base alone on some data sets, oldest first."""
+    is_of_base = _evaluations.c.base_id == base_id, _evaluations.c.version_id.is_(None)
+    query = _select_evaluations(*is_of_base, one_of(_evaluations.c.dataset_digest, data))
+    return tuple(map(_to_bundled, session.execute(query)))
+
+
+def _select_evaluations(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    query = sa.select(_evaluations).where(*conditions)
+    return query.order_by(_evaluations.c.created_at, _evaluations.c.dataset_digest, _evaluations.c.evaluator)
+
+
+def _to_bundled(row: sa.Row[Any]) -> BundledEvaluation:
+    return BundledEvaluation(
+        dataset=row.dataset_digest,
+        evaluator=row.evaluator,
+        metrics=read_document(row.metrics),
+        created_at=to_milliseconds(row.created_at),
+    )

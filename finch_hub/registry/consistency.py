@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry import row_copies
+from finch_hub import progress
+from finch_hub.registry import row_copies, search_index
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Base
+from finch_hub.registry.types import one_of
 from finch_hub.specs.inspections import Finding
 
 _adapters, _versions, _aliases = Adapter.__table__, AdapterVersion.__table__, Alias.__table__
 _bases = Base.__table__
+_MAX_NAMED = 20  # versions in a finding
 _RESTORE = "restore the database from a backup"
 
 
@@ -75,3 +78,25 @@ def find_inconsistencies(session: Session) -> Iterator[Finding]:
         yield Finding(
             where=f"adapter {version}", what="its base was removed", fix=f"run `finch-hub bases add {source}`"
         )
+
+
+def find_stale_entries(session: Session) -> Iterator[Finding]:
+    """Yield that the search index is not what the rows say, with a few versions that searches miss or find wrongly."""
+    connection, stale = session.connection(), list[int]()
+    batches = list(search_index.list_batches(connection))
+    for first, last in progress.track(batches, "checking the search index", total=len(batches)):
+        stale += search_index.find_stale(connection, first, last)
+        if len(stale) > _MAX_NAMED:
+            break
+    if not stale:
+        return
+    joined = _versions.join(_adapters, _adapters.c.id == _versions.c.adapter_id)
+    rows = session.execute(
+        sa.select(_versions.c.id, _adapters.c.name, _versions.c.number)
+        .select_from(joined)
+        .where(one_of(_versions.c.id, stale))
+    )
+    names = {row.id: f"{row.name}/{row.number}" for row in rows}
+    named = ", ".join(names.get(number, f"the removed version {number}") for number in stale[:_MAX_NAMED])
+    more = " and more" if len(stale) > _MAX_NAMED else ""
+    yield Finding(where="search index", what=f"is out of date for {named}{more}", fix="run `finch-hub db reindex`")

@@ -12,8 +12,8 @@ from sqlalchemy import exc
 from sqlalchemy.orm import Session as Session
 from sqlalchemy.orm import sessionmaker
 
-from finch_hub import errors
-from finch_hub.registry import postgresql, schema_revisions, sqlite
+from finch_hub import errors, progress
+from finch_hub.registry import postgresql, schema_revisions, search_index, sqlite
 from finch_hub.registry.group_commit import GroupCommits
 
 # Messages of drivers and servers, and the advice for each. Messages in another language get the general advice.
@@ -187,6 +187,19 @@ class Database:
                 connection.commit()
         finally:
             engine.dispose()
+
+    def reindex(self) -> int:
+        """Make the search index anew, in batches beside which the hub works, and return the number of batches.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        with self.read() as session:
+            batches = list(search_index.list_batches(session.connection()))
+        for first, last in progress.track(batches, "indexing versions", total=len(batches)):
+            with self.write() as session:
+                search_index.refresh(session.connection(), first, last)
+        return len(batches)
 
     def is_unclean(self) -> bool:
         """Return whether the file of SQLite may keep copies of deleted texts, until `erase_deleted` rewrites it."""

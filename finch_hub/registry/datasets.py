@@ -51,9 +51,10 @@ def add(
     Raises:
         Conflict: the name is that of other examples, or the data set has another name.
     """
-    artifact_lock.share(session)
     if name is not None:
         artifact_lock.own_name(session, name)
+    artifact_lock.share(session)
+    if name is not None:
         _free_name(session, name, digest=digest, examples=examples, replace=replace)
     inserted = session.execute(
         insert_new(session, datasets, "digest")
@@ -75,6 +76,23 @@ def add(
     if changes:
         session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(changes))
     return get(session, digest)
+
+
+def set_license(session: Session, digest: str, license: str) -> values.Dataset:  # noqa: A002  (as everywhere)
+    """Record the license of a data set.
+
+    Raises:
+        NotFound: no data set has that digest.
+    """
+    session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(license=license))
+    return get(session, digest)
+
+
+def list_licenses(session: Session, digests: Collection[str]) -> dict[str, str]:
+    """Return the licenses of those data sets that have one, by digest."""
+    is_known = one_of(datasets.c.digest, digests), datasets.c.license.is_not(None)
+    rows = session.execute(sa.select(datasets.c.digest, datasets.c.license).where(*is_known))
+    return {row.digest: row.license for row in rows}
 
 
 def _free_or_none(session: Session, name: str | None) -> str | None:

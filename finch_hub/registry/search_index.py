@@ -17,6 +17,7 @@ TEXTS = "version_texts"  # of SQLite. PostgreSQL has the words in `searched_vers
 
 _MAX_TEXT = 80_000  # characters: PostgreSQL refuses more than 1 MB of words
 _BATCH = 2000
+_MAX_STALE = 20  # versions that a check names
 _MARKS = "remove_diacritics 2"  # as `fold_text` does
 _NAMES = "version_id, adapter_id, name, number, base_id, kind, state, preset, owner, created_at, updated_at"
 _COLUMNS = """
@@ -81,6 +82,12 @@ _TRIGGERS = (
     ("dataset_changed", "UPDATE OF name, purged_at ON datasets", "TRUE", _OF_DATASET.format(row="NEW")),
     ("dataset_removed", "DELETE ON datasets", "OLD.name IS NOT NULL", _OF_DATASET.format(row="OLD")),
 )
+# A version that is not committed is invisible to the trigger of its data set, and so is a name to that of the version.
+# So new versions share a lock, which changes of names own.
+_NAMING = "pg_advisory_xact_lock{shared}(439805665636)"
+_LOCKS = {"version_added": _NAMING.format(shared="_shared")} | {
+    name: _NAMING.format(shared="") for name in ("dataset_added", "dataset_changed", "dataset_removed")
+}
 # A move of an alias changes no more than this, so that the words are not made anew.
 _TOUCHED = "UPDATE OF updated_at ON adapter_versions"
 _TOUCH = """UPDATE searched_versions SET updated_at = coalesce(NEW.updated_at, NEW.created_at)
@@ -132,11 +139,65 @@ def analyze(connection: sa.Connection) -> None:
 def fill(connection: sa.Connection) -> None:
     """Index all versions that triggers have not indexed since `create`, in batches."""
     is_sqlite = connection.dialect.name == "sqlite"
-    for first, last in _list_batches(connection):
+    for first, last in list_batches(connection):
         which = f"v.id BETWEEN {first} AND {last}"
         statements = _insert_sqlite(which) if is_sqlite else [_fill_postgresql(which)]
         for statement in statements:
             connection.exec_driver_sql(statement)
+
+
+def add_locks(connection: sa.Connection) -> None:
+    """Give the triggers of PostgreSQL their locks, which those of early migrations lack."""
+    for trigger in _TRIGGERS:
+        if trigger[0] in _LOCKS:
+            function, _ = _trigger_postgresql(*trigger)
+            connection.exec_driver_sql(function)
+
+
+def refresh(connection: sa.Connection, first: int, last: int) -> None:
+    """Make the entries of a batch of versions anew, while others change them."""
+    ids = f"SELECT x.id FROM adapter_versions x WHERE x.id BETWEEN {first} AND {last}"  # noqa: S608 - numbers
+    removed = f"BETWEEN {first} AND {last} AND {{id}} NOT IN ({ids})"
+    texts = ((TEXTS, "rowid"),) if connection.dialect.name == "sqlite" else ()
+    for table, key in (*((table, "version_id") for table in TABLES), *texts):
+        connection.exec_driver_sql(f"DELETE FROM {table} WHERE {key} {removed.format(id=key)}")  # noqa: S608
+    if connection.dialect.name == "sqlite":
+        for statement in _refresh_sqlite(ids):
+            connection.exec_driver_sql(statement)
+    else:
+        connection.exec_driver_sql(f"SELECT refresh_searched_versions(ARRAY({ids}))")
+
+
+def find_stale(connection: sa.Connection, first: int, last: int) -> list[int]:
+    """Return the ids of versions of a batch whose entries are not what their rows say, a few at most."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    which, own = f"v.id BETWEEN {first} AND {last}", f"version_id BETWEEN {first} AND {last}"
+    present = _PRESENT.format(which=which, more="")
+    words = "" if is_sqlite else f", strip(to_tsvector('simple', fold_text({_TEXT.format(join='string_agg')})))"
+    of_words = "" if is_sqlite else ", strip(words)"
+    entries = f"SELECT {_NAMES}{of_words} FROM searched_versions WHERE {own}"  # noqa: S608
+    numbers = f"SELECT version_id, name, value FROM version_numbers WHERE {own}"  # noqa: S608
+    pairs = ((f"SELECT {_ENTRY}{words} {present}", entries), (_select_numbers(which, is_sqlite=is_sqlite), numbers))
+    stale: set[int] = set()
+    for wanted, found in pairs:
+        for one, other in ((wanted, found), (found, wanted)):
+            query = f"SELECT * FROM ({one}) AS one EXCEPT SELECT * FROM ({other}) AS other LIMIT {_MAX_STALE}"  # noqa: S608
+            stale.update(int(row[0]) for row in connection.exec_driver_sql(query))
+    if is_sqlite:
+        stale.update(_find_stale_texts(connection, present, first, last))
+    return sorted(stale)[:_MAX_STALE]
+
+
+def _find_stale_texts(connection: sa.Connection, present: str, first: int, last: int) -> Iterator[int]:
+    of_rows = f"SELECT v.id, {_TEXT.format(join='group_concat')} {present}"
+    of_index = f"SELECT rowid, text FROM {TEXTS} WHERE rowid BETWEEN {first} AND {last}"  # noqa: S608
+    wanted, found = (
+        {int(number): str(text) for number, text in connection.exec_driver_sql(query)} for query in (of_rows, of_index)
+    )
+    for number in wanted.keys() | found.keys():
+        # Names that are joined have no order.
+        if sorted(wanted.get(number, "").split()) != sorted(found.get(number, "").split()) or number not in found:
+            yield number
 
 
 def drop(connection: sa.Connection) -> None:
@@ -173,9 +234,11 @@ def merge_texts(connection: Any) -> None:
         connection.execute(f"INSERT INTO {TEXTS} ({TEXTS}) VALUES ('optimize')")  # noqa: S608
 
 
-def _list_batches(connection: sa.Connection) -> Iterator[tuple[int, int]]:
-    last = connection.exec_driver_sql("SELECT coalesce(max(id), 0) FROM adapter_versions").scalar_one()
-    for first in range(1, int(last) + 1, _BATCH):
+def list_batches(connection: sa.Connection) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last id of each batch of versions."""
+    ids = "SELECT max(id) AS id FROM adapter_versions UNION ALL SELECT max(version_id) FROM searched_versions"
+    last = connection.exec_driver_sql(f"SELECT max(ids.id) FROM ({ids}) AS ids").scalar()  # noqa: S608
+    for first in range(1, int(last or 0) + 1, _BATCH):
         yield first, first + _BATCH - 1
 
 
@@ -219,27 +282,54 @@ def _refresh_sqlite(ids: str) -> list[str]:
 
 def _insert_sqlite(which: str) -> list[str]:
     present = _PRESENT.format(which=which, more="")
-    metrics, spec = (f"iif(json_valid({column}), {column}, '{{}}')" for column in ("v.metrics", "v.spec"))
-    rank = f"json_extract({metrics}, '$.rank')"
+    return [
+        f"INSERT INTO searched_versions ({_NAMES}) SELECT {_ENTRY} {present}",
+        f"INSERT INTO version_numbers {_select_rank_sqlite(which)}",
+        *(f"INSERT OR REPLACE INTO version_numbers {numbers}" for numbers in _list_numbers_sqlite(which)),
+        f"INSERT INTO {TEXTS} (rowid, text) SELECT v.id, {_TEXT.format(join='group_concat')} {present}",
+    ]
+
+
+_METRICS_SQLITE, _SPEC_SQLITE = (f"iif(json_valid({column}), {column}, '{{}}')" for column in ("v.metrics", "v.spec"))
+_RANK = f"json_extract({_METRICS_SQLITE}, '$.rank')"
+
+
+def _select_rank_sqlite(which: str) -> str:
+    """Return the query of the ranks of versions by their metrics, since an import has no settings."""
+    present = _PRESENT.format(which=which, more="")
+    return f"SELECT v.id, 'lora.rank', {_RANK} {present} AND typeof({_RANK}) = 'integer'"
+
+
+def _list_numbers_sqlite(which: str) -> list[str]:
+    """Return the queries of the numbers of versions, by the documents that have them."""
     sources = (
-        ("metric.", f"json_each({metrics})"),
-        ("lora.", f"json_each({spec}, '$.lora')"),
-        ("training.", f"json_each({spec}, '$.training')"),
+        ("metric.", f"json_each({_METRICS_SQLITE})"),
+        ("lora.", f"json_each({_SPEC_SQLITE}, '$.lora')"),
+        ("training.", f"json_each({_SPEC_SQLITE}, '$.training')"),
     )
     is_number = (
         "j.type IN ('integer', 'real') AND abs(j.value) < 1e300 AND typeof(j.key) = 'text' AND length(j.key) < 200"
     )
     return [
-        f"INSERT INTO searched_versions ({_NAMES}) SELECT {_ENTRY} {present}",
-        "INSERT INTO version_numbers"  # an import has no settings
-        f" SELECT v.id, 'lora.rank', {rank} {present} AND typeof({rank}) = 'integer'",
-        *(
-            f"INSERT OR REPLACE INTO version_numbers SELECT v.id, '{group}' || j.key, CAST(j.value AS REAL)"
-            f" {_PRESENT.format(which=which, more=f', {source} j')} AND {is_number}"
-            for group, source in sources
-        ),
-        f"INSERT INTO {TEXTS} (rowid, text) SELECT v.id, {_TEXT.format(join='group_concat')} {present}",
+        f"SELECT v.id, '{group}' || j.key, CAST(j.value AS REAL)"
+        f" {_PRESENT.format(which=which, more=f', {source} j')} AND {is_number}"
+        for group, source in sources
     ]
+
+
+def _select_numbers(which: str, *, is_sqlite: bool) -> str:
+    """Return the query of all numbers of versions, for a check."""
+    if is_sqlite:
+        numbers = " UNION ALL ".join(_list_numbers_sqlite(which))
+        rank = _select_rank_sqlite(which)
+    else:
+        numbers = _numbers_postgresql(which)
+        rank = "SELECT id, 'lora.rank' AS name, value FROM found WHERE name = 'metric.rank'"
+    has_rank = "SELECT 1 FROM found WHERE found.id = ranks.id AND found.name = 'lora.rank'"
+    return (
+        f"WITH found (id, name, value) AS ({numbers}), ranks (id, name, value) AS ({rank})"  # noqa: S608
+        f" SELECT * FROM found UNION ALL SELECT * FROM ranks WHERE NOT EXISTS ({has_rank})"
+    )
 
 
 def _trigger_sqlite(name: str, event: str, condition: str, ids: str) -> str:
@@ -255,6 +345,19 @@ def _insert_postgresql(which: str) -> str:
             {_PRESENT.format(which=which, more="")}
             ON CONFLICT DO NOTHING;
         INSERT INTO version_numbers (version_id, name, value)
+            {_numbers_postgresql(which)}
+            ON CONFLICT DO NOTHING;
+        INSERT INTO version_numbers (version_id, name, value)
+            SELECT v.id, 'lora.rank', n.value
+            {_PRESENT.format(which=f"{which} AND n.name = 'metric.rank'", more=_NUMBERS_OF_VERSION)}
+            ON CONFLICT DO NOTHING;"""
+
+
+_NUMBERS_OF_VERSION = "JOIN version_numbers n ON n.version_id = v.id"
+
+
+def _numbers_postgresql(which: str) -> str:
+    return f"""
             SELECT id, name, (CASE WHEN abs(value::numeric) < 1e-300 THEN 0 ELSE value::numeric END)::double precision
             FROM (
                 {_number_postgresql("metric.", "v.metrics", which)} UNION ALL
@@ -262,15 +365,7 @@ def _insert_postgresql(which: str) -> str:
                 {_number_postgresql("training.", "v.spec -> 'training'", which)}
             ) AS found
             WHERE CASE WHEN jsonb_typeof(value) = 'number' THEN abs(value::numeric) < 1e300 ELSE false END
-                AND length(name) < 200
-            ON CONFLICT DO NOTHING;
-        INSERT INTO version_numbers (version_id, name, value)
-            SELECT v.id, 'lora.rank', n.value
-            {_PRESENT.format(which=f"{which} AND n.name = 'metric.rank'", more=_NUMBERS_OF_VERSION)}
-            ON CONFLICT DO NOTHING;"""  # noqa: S608
-
-
-_NUMBERS_OF_VERSION = "JOIN version_numbers n ON n.version_id = v.id"
+                AND length(name) < 200"""  # noqa: S608
 
 
 def _number_postgresql(group: str, document: str, which: str) -> str:
@@ -312,8 +407,9 @@ def _trigger_postgresql(name: str, event: str, condition: str, ids: str) -> list
 
 
 def _write_trigger_postgresql(name: str, event: str, condition: str, action: str) -> list[str]:
+    lock = f"PERFORM {_LOCKS[name]};" if name in _LOCKS else ""
     return [
-        f"""CREATE FUNCTION search_{name}() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN {action}; RETURN NULL; END $$""",
+        f"""CREATE OR REPLACE FUNCTION search_{name}() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN {lock} {action}; RETURN NULL; END $$""",
         f"CREATE TRIGGER search_{name} AFTER {event} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION search_{name}()",
     ]

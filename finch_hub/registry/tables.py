@@ -17,6 +17,7 @@ from finch_hub.registry.types import BigId, Instant, Json, Prose, now
 from finch_hub.specs.annotations import MAX_TAG_VALUE
 from finch_hub.specs.bases import MAX_ARCHITECTURE, MAX_ID, MAX_NAME, MAX_REVISION
 from finch_hub.specs.jobs import JobState
+from finch_hub.specs.licenses import MAX_LICENSE, MAX_LINK
 from finch_hub.specs.value import JsonObject
 
 NAMING = {
@@ -269,6 +270,8 @@ class Base(Table):
     architecture: Mapped[str] = mapped_column(sa.String(MAX_ARCHITECTURE))
     parameters: Mapped[Count]
     path: Mapped[Text | None]
+    license: Mapped[str | None] = mapped_column(sa.String(MAX_LICENSE))
+    license_link: Mapped[str | None] = mapped_column(sa.String(MAX_LINK))
     created_at: Mapped[Created]
     removed_at: Mapped[Moment | None]  # since then only the lineage of deleted versions names it
 
@@ -285,6 +288,7 @@ class Dataset(Table):
     examples: Mapped[Count]
     bytes: Mapped[Count]
     of_jobs: Mapped[bool] = mapped_column(server_default=sa.false())  # only jobs have stored it, no user has added it
+    license: Mapped[str | None] = mapped_column(sa.String(MAX_LICENSE))
     created_at: Mapped[Created]
     purged_at: Mapped[Moment | None]
 
@@ -335,7 +339,8 @@ class AdapterVersion(Table):
     seed: Mapped[Count | None]
     versions: Mapped[Document]
     environment: Mapped[Document]
-    card: Mapped[Text]
+    card: Mapped[Text]  # the text of a user, otherwise what was written when the version was made, for searches
+    card_edited_at: Mapped[Moment | None]
     notes: Mapped[Text] = mapped_column(server_default="")
     owner: Mapped[Name] = mapped_column(server_default="")  # of the job that made it, or who imported it
     preset: Mapped[str | None] = mapped_column(sa.String(96))

@@ -166,6 +166,12 @@ def to_jobs(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:
 _STAND_INS = {"spec": {}, "created_at": UNKNOWN_TIME}  # of fields that have no default
 
 
+def _check_kind(job: Job) -> Job:
+    if isinstance(job.spec.get("kind"), str):
+        return job
+    raise errors.InvalidSpec("has no kind", where="spec")
+
+
 def to_job(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:
     """Return the value of a row. A row that this version cannot read, or that is damaged, is `unreadable`."""
     columns = row._mapping
@@ -178,8 +184,9 @@ def to_job(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:
         "set_aside": row.set_aside or (),
     }
     try:
-        return Job(**fields)
+        return _check_kind(Job(**fields))
     except errors.InvalidSpec as error:
         invalid = {problem.where.partition(".")[0] for problem in error.problems}
         readable = {name: value for name, value in fields.items() if name not in invalid}
-        return Job(**(_STAND_INS | readable), unreadable="; ".join(map(str, error.problems)))
+        texts = {name: str(columns[name]) for name in ("id", "kind")}  # which SQLite may have as bytes
+        return Job(**(_STAND_INS | texts | readable), unreadable="; ".join(map(str, error.problems)))

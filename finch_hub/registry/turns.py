@@ -103,9 +103,10 @@ def _read_texts(stored: Any) -> tuple[str, ...]:
 
 _OF_PRIORITY = jobs.c.priority == sa.bindparam("of_priority")
 _OF_LINE = (_OF_PRIORITY, jobs.c.queue == sa.bindparam("of_queue"), jobs.c.device == sa.bindparam("of_device"))
-_GREATEST = sa.select(sa.func.max(jobs.c.turn))
+_IS_TURN = jobs.c.turn <= sa.literal_column(str(_MAX_TURN))  # not a text, which SQLite takes for greater
+_GREATEST = sa.select(sa.func.max(jobs.c.turn)).where(_IS_TURN)
 _IS_QUEUED = sa.func.lower(jobs.c.state) == sa.literal_column("'queued'")
-_IS_IN_FRONT = (_IS_QUEUED, *_OF_LINE, jobs.c.turn >= sa.bindparam("least_turn", type_=sa.BigInteger()))
+_IS_IN_FRONT = (_IS_QUEUED, *_OF_LINE, jobs.c.turn >= sa.bindparam("least_turn", type_=sa.BigInteger()), _IS_TURN)
 _SELECT_FRONT = sa.select(sa.func.min(jobs.c.turn)).where(*_IS_IN_FRONT)
 _COLUMNS: list[sa.ColumnElement[Any]] = [
     *(jobs.c[name] for name in ("turn", "kind", "queue", "device", "memory_bytes", "labels", "set_aside")),
@@ -119,7 +120,7 @@ def _select_reached() -> sa.Select[Any]:
 
     The conditions of each are those of its own index (see `tables`).
     """
-    first = sa.select(sa.func.min(jobs.c.turn)).where(_IS_QUEUED, *_OF_LINE)
+    first = sa.select(sa.func.min(jobs.c.turn)).where(_IS_QUEUED, *_OF_LINE, _IS_TURN)
     of_line = _GREATEST.where(jobs.c.started_at.is_not(None), *_OF_LINE)
     of_all = _GREATEST.where(jobs.c.fence > sa.literal_column("0"), _OF_PRIORITY)
     is_unfinished = sa.func.upper(jobs.c.state).in_(

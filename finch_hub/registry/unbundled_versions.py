@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,23 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, adapter_versions, adapters, artifact_lock, audit, bases, tables, values
-from finch_hub.registry.bundled_versions import read_evaluations
+from finch_hub.registry import (
+    adapter_names,
+    adapter_versions,
+    adapters,
+    artifact_lock,
+    audit,
+    bases,
+    datasets,
+    tables,
+    values,
+)
+from finch_hub.registry.bundled_versions import read_base_evaluations, read_evaluations
 from finch_hub.registry.tables import Adapter, AdapterVersion, Parent
-from finch_hub.registry.types import insert_new, now, one_of
+from finch_hub.registry.types import Columns, insert_new, now, one_of
 from finch_hub.specs.annotations import Tag
-from finch_hub.specs.bundles import BundledVersion, Manifest, Outcome, to_milliseconds
+from finch_hub.specs.bundles import BundledBase, BundledEvaluation, BundledVersion, Manifest, Outcome, to_milliseconds
+from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject
 
@@ -54,17 +66,24 @@ class Place:
     @property
     def is_deleted(self) -> bool:
         """Whether it stays a deleted version of this hub."""
-        return self.outcome == "in lineage" or (self.outcome == "known" and self.row.deleted_at is not None)  # type: ignore[union-attr]
+        if self.row is None:
+            return self.outcome == "in lineage"
+        return self.outcome == "known" and self.row.deleted_at is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredVersion:
-    """Files of a version that passed the gate and are stored, and what the gate found."""
+    """Files of a version that passed the gate and are stored, and what the gate found.
+
+    Attributes:
+        samples: its sample answers, which the caller stores.
+    """
 
     digest: str
     state: values.VersionState
     metrics: JsonObject
     evidence: JsonObject | None
+    samples: bytes | None = None
 
 
 def plan(session: Session, manifest: Manifest) -> list[Place]:
@@ -151,20 +170,33 @@ def _count_made(session: Session, name: str) -> int:
 
 
 def lock(session: Session, manifest: Manifest) -> list[Place]:
-    """Return the plan of a bundle, which stays true until the commit."""
-    artifact_lock.share(session)
+    """Return the plan of a bundle, which stays true until the commit.
+
+    Names are locked before the artifacts, and rows last, as all others do. If the rows lead to further names, since an
+    adapter was renamed meanwhile, the rows are let go first.
+    """
     artifact_lock.own_name(session, _LOCK)
     held: set[str] = set()
+    wanted = {base.name for base in manifest.bases}
     while True:
-        places = plan(session, manifest)
-        names = {place.name for place in places} - held
-        if not names:
-            return places
-        for name in sorted(names):
+        wanted |= {place.name for place in plan(session, manifest)}
+        for name in sorted(wanted - held):
             artifact_lock.own_name(session, name)
-        rows = sa.select(_adapters.c.id).where(one_of(_adapters.c.name, sorted(names))).order_by(_adapters.c.name)
-        session.execute(rows.with_for_update()).all()
-        held |= names
+        held |= wanted
+        rows = session.begin_nested()
+        artifact_lock.share(session)
+        _lock_adapters(session, held)
+        places = plan(session, manifest)
+        wanted = {place.name for place in places}
+        if wanted <= held:
+            rows.commit()
+            return places
+        rows.rollback()
+
+
+def _lock_adapters(session: Session, names: Collection[str]) -> None:
+    query = sa.select(_adapters.c.id).where(one_of(_adapters.c.name, sorted(names))).order_by(_adapters.c.name)
+    session.execute(query.with_for_update()).all()
 
 
 def register(
@@ -186,7 +218,7 @@ def register(
         if place.row is None:
             ids[place.bundled.reference] = _insert(session, place, base_ids[place.bundled.base], stored)
         elif place.outcome == "completed":
-            _complete(session, place, stored[place.bundled.reference])
+            _complete(session, place.row.id, place.bundled, stored[place.bundled.reference])
     for place in places:
         if place.row is None:
             for position, parent in enumerate(place.bundled.parents):
@@ -195,6 +227,8 @@ def register(
         if place.outcome != "known":
             details = {"kind": place.bundled.kind, "bundle": place.bundled.origin.model_dump(mode="json")}
             audit.add(session, who=who, action="version.create", on=place.reference, details=details)
+    for base in manifest.bases:
+        _merge_evaluations(session, base)
     session.expire_all()
     kept = [text for place in places if not place.is_deleted for text in _merge(session, place, ids, who)]
     return [*_list_unnamed_bases(session, manifest), *_merge_descriptions(session, manifest, places), *kept]
@@ -219,6 +253,7 @@ def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, S
         versions=version.versions,
         environment=version.environment,
         card=version.card,
+        card_edited_at=version.card_edited_at,
         notes=version.notes,
         owner=version.owner,
         preset=version.spec.get("preset"),
@@ -228,7 +263,7 @@ def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, S
     session.add(row)
     session.flush()
     if files is not None:
-        _add_evidence(session, row.id, files)
+        _add_evidence(session, row.id, version, files)
     return row.id
 
 
@@ -237,19 +272,48 @@ def make_spec(version: BundledVersion) -> JsonObject:
     return {**version.spec, "bundle": version.origin.model_dump(mode="json")}
 
 
-def _complete(session: Session, place: Place, stored: StoredVersion) -> None:
+def _complete(session: Session, row_id: int, version: BundledVersion, stored: StoredVersion) -> None:
     """Give a version its files, which came here without them."""
-    assert place.row is not None  # noqa: S101 - for the type checker
-    changes: dict[str, Any] = {"digest": stored.digest, "state": stored.state, "metrics": stored.metrics}
+    changes: Columns = {"digest": stored.digest, "state": stored.state, "metrics": stored.metrics}
     changes |= {"deleted_at": None, "restored_at": now()}  # a collection that runs looks for it
-    session.execute(sa.update(_versions).where(_versions.c.id == place.row.id).values(**changes))
-    _add_evidence(session, place.row.id, stored)
+    session.execute(sa.update(_versions).where(_versions.c.id == row_id).values(**changes))
+    _add_evidence(session, row_id, version, stored)
 
 
-def _add_evidence(session: Session, row_id: int, stored: StoredVersion) -> None:
-    if stored.evidence is not None:
-        insert = insert_new(session, _evidence, "version_id")
-        session.execute(insert.values(version_id=row_id, document=stored.evidence))
+def _add_evidence(session: Session, row_id: int, version: BundledVersion, stored: StoredVersion) -> None:
+    """Add the evidence of a version. Its sample answers stay away if data that they quote was purged here."""
+    samples = None if stored.samples is None else hashlib.sha256(stored.samples).hexdigest()
+    if samples is not None and _is_of_purged(session, version):
+        samples = None
+    if stored.evidence is None and samples is None:
+        return
+    document = stored.evidence if stored.evidence is not None else Evidence(kind=version.kind).to_document()
+    insert = insert_new(session, _evidence, "version_id")
+    session.execute(insert.values(version_id=row_id, document=document, samples=samples))
+
+
+def _is_of_purged(session: Session, version: BundledVersion) -> bool:
+    digests = [digest for digest in (version.train_digest, version.validation_digest) if digest is not None]
+    found = (datasets.find_digest(session, digest) for digest in digests)
+    return any(dataset is not None and dataset.purged_at is not None for dataset in found)
+
+
+def _merge_evaluations(session: Session, base: BundledBase) -> None:
+    """Add the figures of a base alone that this hub lacks."""
+    base_id = session.scalar(sa.select(_bases.c.id).where(_bases.c.fingerprint == base.fingerprint))
+    if base_id is None or not base.evaluations:
+        return
+    have = set(map(_key, read_base_evaluations(session, base_id, [found.dataset for found in base.evaluations])))
+    for evaluation in base.evaluations:
+        if _key(evaluation) not in have:
+            _add_evaluation(session, evaluation, base_id=base_id, version_id=None)
+            have.add(_key(evaluation))
+
+
+def _add_evaluation(session: Session, evaluation: BundledEvaluation, *, base_id: int, version_id: int | None) -> None:
+    fields = evaluation.model_dump(include={"evaluator", "metrics", "created_at"})
+    new = {"base_id": base_id, "version_id": version_id, "dataset_digest": evaluation.dataset}
+    session.execute(_evaluations.insert().values(**new, **fields))
 
 
 def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> Iterator[str]:
@@ -269,13 +333,15 @@ def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> 
         adapter_versions.edit_notes(session, here.reference, version.notes)
     elif version.notes != here.notes and version.notes:
         yield f"the notes of {here.reference}"
+    if version.card_edited_at is not None and here.card_edited_at is None:
+        adapter_versions.edit_card(session, here.reference, version.card)
+    elif version.card_edited_at is not None and version.card != here.card:
+        yield f"the card of {here.reference}"
     have = set(map(_key, read_evaluations(session, [row_id]).get(row_id, ())))
+    base_id = session.scalars(sa.select(_versions.c.base_id).where(_versions.c.id == row_id)).one()
     for evaluation in version.evaluations:
         if _key(evaluation) not in have:
-            fields = evaluation.model_dump(include={"evaluator", "metrics", "created_at"})
-            base_id = sa.select(_versions.c.base_id).where(_versions.c.id == row_id).scalar_subquery()
-            new = {"base_id": base_id, "version_id": row_id, "dataset_digest": evaluation.dataset}
-            session.execute(_evaluations.insert().values(**new, **fields))
+            _add_evaluation(session, evaluation, base_id=base_id, version_id=row_id)
             have.add(_key(evaluation))
     for alias in version.aliases:
         yield from _merge_alias(session, here, alias, who)

@@ -180,6 +180,7 @@ class Dataset(Value):
 
     Attributes:
         of_jobs: whether only jobs have stored it, and no user has added it.
+        license: license that a user gave for it; None if it is not known.
     """
 
     name: str | None = None
@@ -188,6 +189,7 @@ class Dataset(Value):
     examples: int
     bytes: int
     of_jobs: bool = False
+    license: str | None = None
     created_at: datetime
     purged_at: datetime | None = None
 
@@ -223,6 +225,8 @@ class AdapterVersion(Value):
 
     Attributes:
         description: what its adapter is for; the same for all versions of the adapter.
+        card: text of its card for searches; `hub.adapters.card` returns the card.
+        card_edited_at: when a user edited its card last; None if it is the written one.
         owner: who made it: the owner of its job, or who imported it; empty if an earlier hub did not record it.
         updated_at: when its card, notes, tags or aliases changed last; when it was made, if they never did.
     """
@@ -240,6 +244,7 @@ class AdapterVersion(Value):
     lineage: Lineage = Lineage()
     description: str = ""
     card: str = ""
+    card_edited_at: datetime | None = None
     notes: str = ""
     owner: str = ""
     preset: str | None = None
@@ -254,6 +259,11 @@ class AdapterVersion(Value):
     def reference(self) -> str:
         """Reference of the version, such as `name/3`."""
         return f"{self.name}/{self.number}"
+
+    @property
+    def never_had_files(self) -> bool:
+        """Whether it came with a bundle without its files, and is in lineages only."""
+        return self.digest == self.identity
 
     @property
     def state_elsewhere(self) -> VersionState | None:

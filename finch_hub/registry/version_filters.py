@@ -51,6 +51,10 @@ _MAX_NAMES = 1000  # of numbers that are looked through for similar ones
 _MAX_LISTED = 40
 
 
+Ids = sa.Select[Any] | sa.CompoundSelect[Any]
+"""A query of the ids of versions."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """What a term says about a row of `entries`.
@@ -66,7 +70,7 @@ class Filter:
     """
 
     condition: Condition
-    ids: sa.Select[Any] | sa.CompoundSelect[Any] | None
+    ids: Ids | None
     seek: Condition | None = None
     column: str | None = None
     order: str | None = None

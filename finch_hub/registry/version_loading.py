@@ -6,8 +6,7 @@ They are read as plain rows. With entities, the same takes five statements and s
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,15 +16,21 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from finch_hub.registry import tables, values
-from finch_hub.registry.types import one_of, read_document
+from finch_hub.registry.types import Columns, from_json, one_of, read_document
 
 _adapters, _versions = tables.Adapter.__table__, tables.AdapterVersion.__table__
 _bases, _aliases = tables.Base.__table__, tables.Alias.__table__
 _tags, _lineage = tables.Tag.__table__, tables.Parent.__table__
 
-_VERSION_COLUMNS = (values.AdapterVersion.model_fields.keys() & _versions.c.keys()) - {"updated_at"}
-_LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
-_DOCUMENTS = frozenset({"spec", "metrics", "versions", "environment"})
+
+def _label(names: Set[str]) -> tuple[tuple[str, str], ...]:
+    """Return columns of a version with their labels in `select_versions`."""
+    return tuple((name, f"v_{name}") for name in sorted(names))
+
+
+_VERSION_COLUMNS = _label((values.AdapterVersion.model_fields.keys() & _versions.c.keys()) - {"updated_at"})
+_LINEAGE_COLUMNS = _label(values.Lineage.model_fields.keys() & _versions.c.keys())
+_DOCUMENTS = _label({"spec", "metrics", "versions", "environment"})
 _BASE_COLUMNS = tuple(values.Base.model_fields)
 
 
@@ -50,9 +55,8 @@ def _collect_postgresql(element: _collect, compiler: SQLCompiler, **kw: Any) -> 
 @functools.cache
 def select_versions() -> sa.Select[Any]:
     """Return a query of what `to_values` needs. Building one takes longer than running it."""
-    columns = [
-        _versions.c[name].label(f"v_{name}") for name in sorted(_VERSION_COLUMNS | _LINEAGE_COLUMNS | {"updated_at"})
-    ]
+    labeled = (*_VERSION_COLUMNS, *_LINEAGE_COLUMNS, *_label({"updated_at"}))
+    columns = [_versions.c[name].label(label) for name, label in labeled]
     base = [_bases.c[name].label(f"base_{name}") for name in _BASE_COLUMNS]
     tag = sa.case((_tags.c.value != "", _tags.c.name + "=" + _tags.c.value), else_=_tags.c.name)
     of_version = [
@@ -86,29 +90,26 @@ def to_values(session: Session, rows: Sequence[sa.Row[Any]]) -> list[values.Adap
             parent = values.ParentVersion(reference=f"{link.name}/{link.number}", weight=link.weight)
             parents[link.version_id].append(parent)
     bases: dict[int, values.Base] = {}
-    return [_to_value(row._mapping, tuple(parents[row.id]), bases) for row in rows]
+    return [_to_value(row._asdict(), tuple(parents[row.id]), bases) for row in rows]
 
 
 def _to_value(
-    row: sa.RowMapping, parents: tuple[values.ParentVersion, ...], bases: dict[int, values.Base]
+    row: Columns, parents: tuple[values.ParentVersion, ...], bases: dict[int, values.Base]
 ) -> values.AdapterVersion:
-    if row["base_id"] not in bases:
-        bases[row["base_id"]] = values.Base(**{name: row[f"base_{name}"] for name in _BASE_COLUMNS})
+    for _, label in _DOCUMENTS:
+        row[label] = read_document(row[label])
+    if (base := bases.get(row["base_id"])) is None:
+        base = bases[row["base_id"]] = values.Base(**{name: row[f"base_{name}"] for name in _BASE_COLUMNS})
     return values.AdapterVersion(
-        **{name: _read(row, name) for name in _VERSION_COLUMNS},
+        **{name: row[label] for name, label in _VERSION_COLUMNS},
         name=row["adapter"],
         description=row["description"],
         updated_at=row["v_updated_at"] or row["v_created_at"],
-        base=bases[row["base_id"]],
-        lineage=values.Lineage(parents=parents, **{name: _read(row, name) for name in _LINEAGE_COLUMNS}),
-        aliases=tuple(sorted(json.loads(row["aliases"] or "[]"))),
-        tags=tuple(sorted(json.loads(row["tags"] or "[]"))),
+        base=base,
+        lineage=values.Lineage(parents=parents, **{name: row[label] for name, label in _LINEAGE_COLUMNS}),
+        aliases=tuple(sorted(from_json(row["aliases"] or "[]"))),
+        tags=tuple(sorted(from_json(row["tags"] or "[]"))),
     )
-
-
-def _read(row: sa.RowMapping, name: str) -> Any:
-    value = row[f"v_{name}"]
-    return read_document(value) if name in _DOCUMENTS else value
 
 
 @functools.cache

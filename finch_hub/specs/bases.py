@@ -9,6 +9,7 @@ from typing import Annotated
 import pydantic
 
 from finch_hub.specs.addresses import strip_credentials
+from finch_hub.specs.licenses import MAX_LICENSE, MAX_LINK
 from finch_hub.specs.value import NonNegativeInt, Value
 
 MAX_ID = 200
@@ -48,6 +49,8 @@ class BaseDescription(Value):
         architecture: class of the model, as its configuration names it.
         parameters: number of its weights.
         path: local folder.
+        license: its license, as its files or a user name it; None if it is not known.
+        license_link: address of the license's text, or the name of its file; None if it is not known.
     """
 
     name: BaseName
@@ -58,6 +61,8 @@ class BaseDescription(Value):
     architecture: Architecture
     parameters: NonNegativeInt
     path: str | None = None
+    license: Annotated[str, pydantic.StringConstraints(max_length=MAX_LICENSE)] | None = None
+    license_link: Annotated[BareAddress, pydantic.StringConstraints(max_length=MAX_LINK)] | None = None
 
     @property
     def hub_id(self) -> str | None:

@@ -9,6 +9,7 @@ import pydantic
 
 from finch_hub.specs.bases import MAX_ARCHITECTURE, MAX_ID, MAX_NAME, MAX_REVISION, is_hub_id
 from finch_hub.specs.evidence import Evidence
+from finch_hub.specs.licenses import MAX_LINK, LicenseName
 from finch_hub.specs.value import MAX_INTEGER, Digest, JsonObject, NonNegativeInt, Value
 
 FORMAT = 1
@@ -40,8 +41,21 @@ def _check_moment(moment: datetime) -> datetime:
 _Moment = Annotated[pydantic.AwareDatetime, pydantic.AfterValidator(_check_moment)]
 
 
+class BundledEvaluation(Value):
+    """Metrics of a version, or of a bare base, on a data set."""
+
+    dataset: Digest
+    evaluator: str = pydantic.Field(min_length=1, max_length=96)
+    metrics: JsonObject
+    created_at: _Moment
+
+
 class BundledBase(Value):
-    """A base of versions, without its files and its path."""
+    """A base of versions, without its files and its path.
+
+    Attributes:
+        evaluations: figures of the base alone, on data of the versions.
+    """
 
     fingerprint: _Fingerprint
     name: str = pydantic.Field(max_length=MAX_NAME, pattern=r"^[^/\x00]+$")
@@ -49,11 +63,19 @@ class BundledBase(Value):
     public_id: str | None = pydantic.Field(default=None, max_length=MAX_ID)
     architecture: str = pydantic.Field(max_length=MAX_ARCHITECTURE)
     parameters: NonNegativeInt
+    license: LicenseName | None = None
+    license_link: str | None = pydantic.Field(default=None, max_length=MAX_LINK, pattern=r"^[^\x00]*$")
+    evaluations: tuple[BundledEvaluation, ...] = ()
 
     @property
     def source(self) -> str:
         """Source of the base in a hub that has no files of it: neither a path nor a repository id."""
         return f"bundle:{self.fingerprint}"
+
+    @property
+    def columns(self) -> JsonObject:
+        """What its row has, without its place."""
+        return self.model_dump(exclude={"evaluations"})
 
     @pydantic.field_validator("public_id")
     @classmethod
@@ -84,21 +106,13 @@ class BundledParent(Value):
     weight: float
 
 
-class BundledEvaluation(Value):
-    """Metrics of a version on a data set."""
-
-    dataset: Digest
-    evaluator: str = pydantic.Field(min_length=1, max_length=96)
-    metrics: JsonObject
-    created_at: _Moment
-
-
 class Origin(Value):
-    """The hub that made a version, with its reference and state there."""
+    """The hub that made a version, with its reference and state there, and the license of its training data."""
 
     hub: str = pydantic.Field(pattern=r"^[0-9a-f]{1,32}$")
     reference: _Reference
     state: _State
+    data_license: LicenseName | None = None
 
 
 class BundledVersion(Value):
@@ -107,7 +121,9 @@ class BundledVersion(Value):
     Attributes:
         files: its files by name; None for an ancestor whose files are not in the bundle.
         aliases: names of aliases that point at it.
-        evidence: what was measured when it was made, without sample answers.
+        card_edited_at: when a user edited its card; None if the card is written from the rest.
+        evidence: what was measured when it was made.
+        samples: its sample answers, if they were asked for. They quote rows.
         created_at: when it was made. With the identity, it tells the version from all others, in every hub.
     """
 
@@ -128,12 +144,14 @@ class BundledVersion(Value):
     versions: dict[str, str]
     environment: JsonObject
     card: _Text = ""
+    card_edited_at: _Moment | None = None
     notes: _Text = ""
     owner: _Owner = ""
     tags: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     evaluations: tuple[BundledEvaluation, ...] = ()
     evidence: Evidence | None = None
+    samples: BundledFile | None = None
     created_at: _Moment
 
     @property

@@ -14,6 +14,7 @@ from finch_hub import errors
 from finch_hub.specs.reports import (
     CompositionReport,
     DataReport,
+    Disagreement,
     Forgetting,
     PairConflict,
     QuantizationReport,
@@ -112,30 +113,18 @@ def thin(points: Sequence[tuple[int, float, float]]) -> list[tuple[int, float, f
     return kept
 
 
-class LayerConflict(Value):
-    """Conflicts in all modules of a layer, averaged over modules and pairs; see `PairConflict` for the measures.
+class LayerConflict(Disagreement):
+    """Disagreement in all modules of a layer, as the mean over modules and pairs, with the largest interference.
 
     Attributes:
         layer: number of the layer in the model; None for modules outside of layers.
-        conflicts: number of module conflicts in the average.
+        conflicts: number of module conflicts in the mean.
         worst: module with the largest conflict.
-        interference: largest interference in the layer; None without probes.
     """
 
     layer: int | None
     conflicts: int
     worst: str
-    output_overlap: float
-    input_overlap: float
-    cosine: float
-    sign_conflict: float
-    norm_ratio: float
-    interference: float | None = None
-
-    @property
-    def severity(self) -> float:
-        """How serious the conflict is: its interference, or without probes the share of opposite signs."""
-        return self.interference if self.interference is not None else self.sign_conflict
 
 
 class Evidence(Value):
@@ -273,7 +262,7 @@ def _summarize_layer(layer: int | None, conflicts: Sequence[PairConflict]) -> La
 
 
 class Sample(Value):
-    """A prompt of the validation data, its expected answer, and the answers of the base and of the adapter."""
+    """A prompt of the validation data, its expected answer, and the answers before and after the training."""
 
     prompt: str
     expected: str
@@ -283,10 +272,16 @@ class Sample(Value):
 
 
 class Samples(Value):
-    """Sample answers of a version, with the number of tokens to which each was cut."""
+    """Sample answers of a version.
+
+    Attributes:
+        max_tokens: number of tokens to which each answer was cut.
+        start: version that the training went on from, which gave the answers before; None if the base did.
+    """
 
     samples: tuple[Sample, ...]
     max_tokens: int
+    start: str | None = None
 
 
 def curve_of_events(events: Iterable[tuple[str, Mapping[str, Any]]]) -> LossCurve:

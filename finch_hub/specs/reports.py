@@ -168,8 +168,8 @@ class TrainingReport(Value):
     rank: JsonObject | None = None
 
 
-class PairConflict(Value):
-    """Disagreement of two parents in a module, or in all modules if `module` is empty.
+class Disagreement(Value):
+    """How much two updates of the same weights disagree.
 
     Attributes:
         output_overlap: ``‖Q_iᵀ Q_j‖²_F / min(r_i, r_j)`` of the column spaces of B, 0 to 1.
@@ -181,9 +181,6 @@ class PairConflict(Value):
             probes.
     """
 
-    module: str
-    first: str
-    second: str
     output_overlap: float
     input_overlap: float
     cosine: float
@@ -195,6 +192,14 @@ class PairConflict(Value):
     def severity(self) -> float:
         """How serious the conflict is: its interference, or without probes the share of opposite signs."""
         return self.interference if self.interference is not None else self.sign_conflict
+
+
+class PairConflict(Disagreement):
+    """Disagreement of two parents in a module, or in all modules if `module` is empty."""
+
+    module: str
+    first: str
+    second: str
 
 
 class HiddenShift(Value):

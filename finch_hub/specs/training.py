@@ -47,7 +47,7 @@ class TrainingConfig(Value):
             (Llama, Mistral, Qwen2 and Qwen3 on a CPU). Each example still attends to itself only.
         share_prefix: compute the common prefix of a packed batch once. Without dropout, only rounding differs.
             With dropout, the examples of a batch also share what is dropped of their prefix.
-        samples: prompts of the validation data that the base and the adapter answer, to be kept with the version. None
+        samples: prompts of the validation data that are answered before and after, to be kept with the version. None
             means two, from trainings of a minute or more, and for at most 2 % of their time.
         threads: CPU threads, on which results depend; None means one for each physical core that the process may use.
     """

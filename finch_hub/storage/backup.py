@@ -138,8 +138,8 @@ class _Copies:
         self._folder.mkdir(exist_ok=True)
         self.problems = {}
         work = [(digest, self._copy_blob) for digest in sorted(references.texts)]
-        work += [(digest, self._copy_blob) for digest in sorted(references.samples - references.texts)]
-        work += [(digest, self._copy_tree) for digest in sorted(references.trees | references.deleted)]
+        work += [(digest, self._copy_blob) for digest in sorted(references.all_samples - references.texts)]
+        work += [(digest, self._copy_tree) for digest in sorted(references.all_trees)]
         for digest, copy in progress.track(work, "copying artifacts", total=len(work)):
             try:
                 copy(digest)
@@ -153,8 +153,9 @@ class _Copies:
 
     def drop_others(self, references: References) -> None:
         """Remove what was copied and is no longer referred to, such as the text of data that was purged since then."""
-        trees = self._trees.keys() & (references.trees | references.deleted)
-        kept = {tree_path(digest) for digest in trees} | {blob_path(digest) for digest in references.blobs}
+        trees = self._trees.keys() & references.all_trees
+        kept = {tree_path(digest) for digest in trees}
+        kept |= {blob_path(digest) for digest in references.texts | references.all_samples}
         kept |= {blob_path(blob) for digest in trees for blob in self._trees[digest]}
         for path in self.sizes.keys() - kept:
             (self._folder / path).unlink()

@@ -74,7 +74,7 @@ class BackupFolder:
 
     def list_trees(self, references: References) -> list[str]:
         """Return the digests of the trees that the backup has, of those that the registry refers to."""
-        return [digest for digest in sorted(references.trees | references.deleted) if self._has(tree_path(digest))]
+        return [digest for digest in sorted(references.all_trees) if self._has(tree_path(digest))]
 
     def find_blobs(self, references: References) -> dict[str, str]:
         """Return the digests of the blobs that the backup has for the registry, each with what it belongs to.
@@ -84,13 +84,13 @@ class BackupFolder:
         """
         problems: list[errors.Problem] = []
         blobs: dict[str, str] = {}
-        for digest in sorted(references.blobs):
+        for digest in sorted(references.texts | references.all_samples):
             what = f"{'data set' if digest in references.texts else 'sample answers'} {digest}"
             if self._has(blob_path(digest)):
                 blobs[digest] = what
-            elif digest not in self.backup.missing:
+            elif digest in references.blobs and digest not in self.backup.missing:
                 problems.append(_missing(what))
-        for digest in sorted(references.trees | references.deleted):
+        for digest in sorted(references.all_trees):
             what = f"adapter files {digest}"
             if not self._has(tree_path(digest)):
                 if digest in references.trees and digest not in self.backup.missing:

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finch_hub import errors
+from finch_hub.artifacts import bundle_manifest
 from finch_hub.artifacts.bundle_file import write_bundle
+from finch_hub.artifacts.inventory import find_artifact
 from finch_hub.formats.atomic_writes import flush_path, scratch_folder, translate_write_errors
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.registry import bundled_versions, values
@@ -31,17 +33,21 @@ from finch_hub.storage.publishing import make_public
 from finch_hub.storage.stores import Stores
 
 
-def make_bundle(out: Path, references: Sequence[str], stores: Stores, *, lineage: bool = True) -> BundleReport:
+def make_bundle(
+    out: Path, references: Sequence[str], stores: Stores, *, lineage: bool = True, samples: bool = False
+) -> BundleReport:
     """Write versions with their ancestors to a new file. Equal versions give equal bytes.
 
     Args:
         lineage: whether the files of ancestors come along. Without, and if they are deleted, only their rows do.
+        samples: whether the sample answers of versions with files come along. They quote rows.
 
     Raises:
         NotFound: there is no such adapter, version or alias.
         Conflict: the path exists.
         Deleted: a version was purged meanwhile.
         Damaged: files of versions are missing or damaged.
+        RefusedArtifact: rows of the versions are damaged, so that no hub would take the bundle.
         Unavailable: database or store do not answer, or the path cannot be written.
     """
     _refuse_existing(out)
@@ -49,7 +55,8 @@ def make_bundle(out: Path, references: Sequence[str], stores: Stores, *, lineage
     with stores.database.read() as session:
         rows = bundled_versions.read(session, references)
     with _name_damage(rows, stores):
-        manifest = _describe(rows, stores, lineage=lineage)
+        manifest = _describe(rows, stores, lineage=lineage, samples=samples)
+    bundle_manifest.check(manifest, subject="rows of these versions")
     with _name_damage(rows, stores), translate_write_errors(out), scratch_folder(out) as scratch:
         write_bundle(scratch / "bundle", manifest, stores.artifacts)
         flush_path(scratch / "bundle")
@@ -98,17 +105,19 @@ def _refuse_existing(out: Path) -> None:
         raise errors.Conflict(f"the path {out} already exists (choose another path or delete it)")
 
 
-def _describe(rows: BundledRows, stores: Stores, *, lineage: bool) -> Manifest:
+def _describe(rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool) -> Manifest:
     bases = {version.base.fingerprint: version.base for version in rows.versions}
     return Manifest(
         format=FORMAT,
-        bases=tuple(_describe_base(bases[fingerprint]) for fingerprint in sorted(bases)),
+        bases=tuple(_describe_base(bases[fingerprint], rows) for fingerprint in sorted(bases)),
         adapters=rows.adapters,
-        versions=tuple(_describe_version(version, rows, stores, lineage=lineage) for version in rows.versions),
+        versions=tuple(
+            _describe_version(version, rows, stores, lineage=lineage, samples=samples) for version in rows.versions
+        ),
     )
 
 
-def _describe_base(base: values.Base) -> BundledBase:
+def _describe_base(base: values.Base, rows: BundledRows) -> BundledBase:
     return BundledBase(
         fingerprint=base.fingerprint,
         name=Path(base.name).name or base.fingerprint,  # a name can be a path of this machine
@@ -116,14 +125,17 @@ def _describe_base(base: values.Base) -> BundledBase:
         public_id=base.hub_id,
         architecture=base.architecture,
         parameters=base.parameters,
+        license=base.license,
+        license_link=base.license_link,
+        evaluations=rows.base_evaluations.get(base.fingerprint, ()),
     )
 
 
 def _describe_version(
-    version: values.AdapterVersion, rows: BundledRows, stores: Stores, *, lineage: bool
+    version: values.AdapterVersion, rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool
 ) -> BundledVersion:
     spec = make_public(version.spec, version.base)
-    origin = _find_origin(version, spec.pop("bundle", None), rows.hub)
+    origin = _find_origin(version, spec.pop("bundle", None), rows)
     files = None
     if version.deleted_at is None and (lineage or version.reference in rows.chosen):
         tree = stores.artifacts.tree(version.digest)
@@ -144,14 +156,23 @@ def _describe_version(
         parents=tuple(BundledParent(reference=p.reference, weight=p.weight) for p in made_from.parents),
         **made_from.model_dump(exclude={"parents"}),
         card=version.card,
+        card_edited_at=None if version.card_edited_at is None else to_milliseconds(version.card_edited_at),
         notes=version.notes,
         owner=version.owner,
         tags=tuple(sorted(version.tags)) if is_whole else (),
         aliases=tuple(sorted(version.aliases)) if is_whole else (),
         evaluations=rows.evaluations.get(version.reference, ()) if is_whole else (),
         evidence=_bare(rows.evidence.get(version.reference)) if is_whole else None,
+        samples=_find_samples(version.reference, rows, stores) if is_whole and samples else None,
         created_at=to_milliseconds(version.created_at),
     )
+
+
+def _find_samples(reference: str, rows: BundledRows, stores: Stores) -> BundledFile | None:
+    """Return the sample answers of a version, None if it has none, or they were purged meanwhile."""
+    digest = rows.samples.get(reference)
+    stored = None if digest is None else find_artifact(stores.artifacts, "blobs", digest)
+    return None if stored is None else BundledFile(digest=stored.digest, size=stored.size)
 
 
 def _bare(evidence: Evidence | None) -> Evidence | None:
@@ -159,8 +180,11 @@ def _bare(evidence: Evidence | None) -> Evidence | None:
     return None if evidence is None else Evidence.of(evidence.to_document())
 
 
-def _find_origin(version: values.AdapterVersion, recorded: object, hub: str) -> Origin:
+def _find_origin(version: values.AdapterVersion, recorded: object, rows: BundledRows) -> Origin:
     """Return the hub that made a version: that of the bundle that it came with, otherwise this one."""
     if isinstance(recorded, dict):
-        return Origin.of_stored(recorded)
-    return Origin(hub=hub, reference=version.reference, state=version.state)
+        origin = Origin.of_stored(recorded)
+    else:
+        origin = Origin(hub=rows.hub, reference=version.reference, state=version.state)
+    known = rows.data_licenses.get(version.lineage.train_digest or "")
+    return origin if known is None else origin.evolve(data_license=known)

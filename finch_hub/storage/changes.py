@@ -77,7 +77,7 @@ class Change:
         is_about_rows = isinstance(error, errors.InvalidDataset)
         reason = "some of its rows cannot be used" if is_about_rows else self._clean(str(error))[:_MAX_REASON]
         on, details = self._clean(self.on), self._stores.redactor.clean_values(self._list_details())
-        refused: dict[str, Any] = {"outcome": "refused", "reason": reason}
+        refused: JsonObject = {"outcome": "refused", "reason": reason}
         with contextlib.suppress(errors.FinchError), self._stores.database.write() as session:
             audit.add(session, who=self.who, action=self._action, on=on, details=details, **refused)
 

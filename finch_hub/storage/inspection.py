@@ -75,6 +75,7 @@ class _Inspection:
         with self._stores.database.read() as session:
             self._findings += consistency.find_damaged_rows(session, count=count)
             self._findings += consistency.find_inconsistencies(session)
+            self._findings += consistency.find_stale_entries(session)
 
     def read_artifacts(self) -> None:
         """Read each stored file that a version or a data set refers to."""

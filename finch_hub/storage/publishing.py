@@ -10,20 +10,23 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.artifacts import gate
+from finch_hub.artifacts.cards.model_card import draw_picture, write_card, write_searched_text
 from finch_hub.artifacts.config_cleaning import canonical_json
 from finch_hub.artifacts.inventory import has_tree
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.formats.base_layout import BaseLayout
+from finch_hub.formats.card_files import write_card_files
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.installed_metadata import find_version
-from finch_hub.formats.model_card import write_card
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.plugins.catalog import Catalog
 from finch_hub.registry import adapter_versions, artifact_lock, audit, bases, values
 from finch_hub.registry.database import Session
 from finch_hub.specs.bases import BaseDescription
+from finch_hub.specs.cards import CardFacts
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.value import JsonObject
+from finch_hub.storage import cards
 from finch_hub.storage.base_registration import find_earlier_fingerprint
 from finch_hub.storage.stores import Stores
 
@@ -68,6 +71,7 @@ class WrittenAdapter:
 
     Attributes:
         metrics: those of the description, with what the gate found.
+        card: text of the card for searches.
     """
 
     folder: Path
@@ -106,7 +110,7 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             name=description.name,
             digest=digest,
             identity=written.identity,
-            base_id=base.id,
+            base=base,
             kind=description.kind,
             lineage=lineage,
             state=written.state,
@@ -141,7 +145,7 @@ def write_adapter(
     described = _find_registered(description.base, stores)
     admitted = gate.admit_adapter(source, into, base=layout)
     _name_base(into / CONFIG, described)
-    clean = stores.redactor.clean_values  # plugins add to metrics and evidence
+    clean, clean_text = stores.redactor.clean_values, stores.redactor.clean  # plugins add to metrics and evidence
     metrics = clean(description.metrics)
     evidence = None if description.evidence is None else clean(description.evidence.to_document())
     metrics |= {"rank": admitted.rank, "bytes": sum((into / name).stat().st_size for name in (CONFIG, WEIGHTS))}
@@ -149,7 +153,7 @@ def write_adapter(
     if admitted.quarantine:
         metrics["quarantine"] = list(admitted.quarantine)
         state = "quarantined" if state != "unchecked" else state
-    record = {
+    record: JsonObject = {
         "format": 1,
         "name": description.name,
         "kind": description.kind,
@@ -160,12 +164,42 @@ def write_adapter(
         "lineage": description.lineage.model_dump(mode="json"),
         "metrics": metrics,
     }
-    card = write_card(record, described.label, evidence)
-    (into / "README.md").write_text(card, encoding="utf-8")
+    facts = CardFacts(
+        name=description.name,
+        kind=description.kind,
+        base=cards.describe_base(described),
+        spec=record["spec"],
+        config=json.loads((into / CONFIG).read_bytes()),
+        metrics=metrics,
+        **cards.describe_lineage(description.lineage),
+        data_license=_find_data_license(description, stores),
+        evidence=_read_evidence(evidence),
+        state=state,
+    )
+    # Later, cards are written anew. This one is for who reads the stored files without the hub.
+    write_card_files(into, clean_text(write_card(facts)), draw_picture(facts))
     (into / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return WrittenAdapter(
-        folder=into, identity=admitted.identity, state=state, metrics=metrics, card=card, evidence=evidence
+        folder=into,
+        identity=admitted.identity,
+        state=state,
+        metrics=metrics,
+        card=clean_text(write_searched_text(facts)),
+        evidence=evidence,
     )
+
+
+def _read_evidence(document: JsonObject | None) -> Evidence | None:
+    """Return evidence from which secrets were taken, None if it cannot be read then."""
+    try:
+        return None if document is None else Evidence.of_stored(document)
+    except errors.InvalidSpec:
+        return None
+
+
+def _find_data_license(description: Description, stores: Stores) -> str | None:
+    with stores.database.read() as session:
+        return cards.find_data_license(session, description.lineage, description.spec)
 
 
 def require_tree(digest: str, stores: Stores, adapter: str) -> None:

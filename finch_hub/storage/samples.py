@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from finch_hub import errors
 from finch_hub.artifacts.inventory import find_artifact
 from finch_hub.registry import artifact_lock, evidence
+from finch_hub.registry.database import Session
 from finch_hub.registry.evidence import StoredSamples
 from finch_hub.specs.evidence import Samples
 from finch_hub.storage.row_texts import RowTexts
@@ -22,6 +23,22 @@ def read_samples(digest: str, stores: Stores) -> Samples:
         InvalidSpec: a later version of Finch Hub wrote them.
     """
     return Samples.of_stored(stores.artifacts.get(digest), subject="sample answers")
+
+
+def read_samples_of(session: Session, reference: str, stores: Stores) -> Samples:
+    """Return the sample answers of a version.
+
+    Raises:
+        NotFound: there is no such version.
+        Conflict: it has no sample answers, or they were purged.
+    """
+    found, digest = evidence.find(session, reference)
+    if digest is None:
+        why = "its training kept none (train with samples=4)"
+        if found.samples == "purged":
+            why = "they were purged with the data that they quote (train again, with other data)"
+        raise errors.Conflict(f"adapter {found.adapter} has no sample answers: {why}")
+    return read_samples(digest, stores)
 
 
 def purge_samples(texts: RowTexts, stores: Stores, *, before: float) -> int:

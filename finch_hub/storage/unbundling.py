@@ -13,10 +13,13 @@ from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.registry import bases, unbundled_versions, values
 from finch_hub.registry.unbundled_versions import Place, StoredVersion
 from finch_hub.specs.bases import BaseDescription
-from finch_hub.specs.bundles import BundledBase, Manifest, UnbundledVersion, UnbundleReport
+from finch_hub.specs.bundles import BundledBase, BundledVersion, Manifest, UnbundledVersion, UnbundleReport
+from finch_hub.specs.evidence import Samples
 from finch_hub.storage.changes import Change
 from finch_hub.storage.publishing import Description, WrittenAdapter, require_tree, write_adapter
 from finch_hub.storage.stores import Stores
+
+_MAX_SAMPLES = 2**23  # bytes of the sample answers of a version
 
 ReadLayout = Callable[[values.Base], BaseLayout | None]
 """Returns the modules of a base, None if its files are not on this machine."""
@@ -41,7 +44,8 @@ def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layou
         bundle = unpack_bundle(file, scratch / "files")
         with stores.database.read() as session:
             places = unbundled_versions.plan(session, bundle.manifest)
-        written = _Gate(bundle, scratch, stores, read_layout).admit(places)
+        gate = _Gate(bundle, scratch, stores, read_layout)
+        written = gate.admit(places)
         kept: list[str] = []
         if change is not None:
             stores.artifacts.check(again=True)
@@ -51,6 +55,7 @@ def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layou
                     state=adapter.state,
                     metrics=adapter.metrics,
                     evidence=adapter.evidence,
+                    samples=gate.samples.get(reference),
                 )
                 for reference, adapter in progress.track(written.items(), "storing versions", total=len(written))
             }
@@ -77,6 +82,8 @@ def _register(
                     what = f"could not register version {reference}: this hub changed meanwhile"
                     raise errors.Unavailable(f"{what} (try again)")
                 require_tree(stored[reference].digest, stores, place.name)
+                if (samples := stored[reference].samples) is not None:
+                    stores.artifacts.put(samples)  # within the lock, so that no collection removes them
         new = sum(place.outcome != "known" for place in places)
         change.details |= {"new": new, "known": len(places) - new}
         return places, unbundled_versions.register(session, manifest, places, stored, who=change.who)
@@ -103,10 +110,15 @@ def _has_files(base: values.Base) -> bool:
 
 
 class _Gate:
-    """The gate for the versions of one bundle."""
+    """The gate for the versions of one bundle.
+
+    Attributes:
+        samples: sample answers of admitted versions that have some, by their reference in the bundle.
+    """
 
     def __init__(self, bundle: UnpackedBundle, scratch: Path, stores: Stores, read_layout: ReadLayout) -> None:
         self._bundle, self._scratch, self._stores = bundle, scratch, stores
+        self.samples: dict[str, bytes] = {}
         with stores.database.read() as session:
             here = {base.fingerprint: base for base in bases.find(session)}
         self._bases: dict[str, BaseDescription] = {base.fingerprint: _describe(base) for base in bundle.manifest.bases}
@@ -130,6 +142,7 @@ class _Gate:
             reference = place.bundled.reference
             try:
                 adapter = self._write(place, self._scratch / str(number))
+                self._read_samples(place.bundled)
             except errors.InvalidInput as error:
                 is_fit_only &= isinstance(error, errors.Incompatible)
                 problems += [_at(reference, problem) for problem in error.problems]
@@ -142,6 +155,23 @@ class _Gate:
         if problems:
             raise (errors.Incompatible if is_fit_only else errors.RefusedArtifact)(problems, subject="bundle")
         return written
+
+    def _read_samples(self, version: BundledVersion) -> None:
+        """Read the sample answers of a version.
+
+        Raises:
+            RefusedArtifact: they are no sample answers, or too long.
+        """
+        if version.samples is None:
+            return
+        try:
+            if version.samples.size > _MAX_SAMPLES:
+                raise errors.InvalidSpec(f"has more than {_MAX_SAMPLES:,} bytes", where="")
+            data = self._bundle.find(version.samples).read_bytes()
+            Samples.of_stored(data)
+        except errors.InvalidSpec as error:
+            raise errors.RefusedArtifact([_at("sample answers", problem) for problem in error.problems]) from None
+        self.samples[version.reference] = data
 
     def _write(self, place: Place, folder: Path) -> WrittenAdapter:
         version = place.bundled
@@ -170,7 +200,7 @@ class _Gate:
 
 
 def _describe(base: BundledBase) -> BaseDescription:
-    return BaseDescription(**base.model_dump(), source=base.source)
+    return BaseDescription(**base.columns, source=base.source)
 
 
 def _at(reference: str, problem: errors.Problem) -> errors.Problem:

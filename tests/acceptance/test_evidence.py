@@ -13,6 +13,7 @@ from finch_hub import Hub, errors
 from finch_hub.cli import main
 from finch_hub.display import tables
 from finch_hub.registry.values import AdapterVersion
+from finch_hub.settings import Settings
 from finch_hub.specs.evidence import LossCurve
 
 PAIRS = [(f"What does finch {n} eat at noon?", f"It eats {('seeds', 'buds', 'grain')[n % 3]}.") for n in range(24)]
@@ -36,7 +37,7 @@ def train(hub: Hub, data: Any, base: Path, name: str, **options: Any) -> Adapter
 
 
 def test_evidence_answers_after_all_jobs_are_pruned(
-    hub: Hub, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     birds = train(hub, PAIRS, tiny_folder, "birds", samples=2)
     train(hub, OTHERS, tiny_folder, "owls", validation=0.25)
@@ -98,6 +99,16 @@ def test_evidence_answers_after_all_jobs_are_pruned(
     assert all(norm is not None and norm > 0 for norm in comparison.modules[0].norms)
     report = hub.reproduce("birds/1").report()
     assert report.model_dump()["identical"]
+
+    hub.bundle(tmp_path / "all.bundle", ["birds", "owls", "both"])
+    with Hub(Settings(home=tmp_path / "other")) as other:
+        taken = other.unbundle(tmp_path / "all.bundle")
+        assert {version.reference for version in taken.versions} == {
+            "birds/1", "birds/2", smaller.reference, "owls/1", "both/1"
+        }  # fmt: skip
+        again = other.adapters.get("both/1")
+        assert (again.lineage, again.metrics, again.identity) == (both.lineage, both.metrics, both.identity)
+        assert other.adapters.evidence("both/1").retention == found.retention
 
     hub.datasets.purge(str(birds.lineage.train_digest))
     assert hub.adapters.evidence("birds/1").samples == "purged"

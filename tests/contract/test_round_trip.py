@@ -188,7 +188,8 @@ def test_format_of_a_plugin_gets_the_name_of_the_base_and_the_system_prompt_if_i
     )
     own = hub._stores
     catalog = SimpleNamespace(export_formats={"odd": odd})
-    stores: Any = SimpleNamespace(database=own.database, artifacts=own.artifacts, catalog=catalog)
+    parts = {"database": own.database, "artifacts": own.artifacts, "redactor": own.redactor}
+    stores: Any = SimpleNamespace(**parts, catalog=catalog)
     job: Any = SimpleNamespace(fence=1)
     trained = "Sing." if takes_system else None
     for given, becomes in (

@@ -435,12 +435,7 @@ class Fleet:
                 )
                 base = bases.add(session, description)
                 version = adapter_versions.create(
-                    session,
-                    name="probe-adapter",
-                    digest=digest,
-                    identity=admitted.identity,
-                    base_id=base.id,
-                    kind="import",
+                    session, name="probe-adapter", digest=digest, identity=admitted.identity, base=base, kind="import"
                 )
             self._probe_adapter = version.reference
         return self._probe_adapter

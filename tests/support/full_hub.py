@@ -29,6 +29,8 @@ from finch_hub.registry.database import Database
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
+from finch_hub.storage import purging
+from finch_hub.storage.changes import changing
 from finch_hub.storage.stores import Stores, open_stores
 
 AWAY = "/models/that are elsewhere"
@@ -100,15 +102,21 @@ def fill(stores: Stores, folder: Path) -> None:
         assert deployment.has_store(session)
 
 
-def add_evidence(stores: Stores, version: values.AdapterVersion) -> None:
+def add_evidence(stores: Stores, version: values.AdapterVersion, samples: bytes = SAMPLES) -> None:
     """Add evidence with sample answers to a version."""
     from finch_hub.registry.adapter_versions import get_row
 
-    digest = stores.artifacts.put(SAMPLES)
+    digest = stores.artifacts.put(samples)
     with stores.database.write() as session:
         row = get_row(session, version.reference)
         document = Evidence(kind="train", notes=("measured",)).to_document()
         session.execute(sa.insert(tables.Evidence).values(version_id=row.id, document=document, samples=digest))
+
+
+def purge_dataset(name: str, stores: Stores) -> purging.PurgedDataset:
+    """Purge a data set, as a user does."""
+    with changing(stores, "dataset.purge", name) as change:
+        return purging.purge_dataset(name, change, stores)
 
 
 def describe_worker() -> values.WorkerDescription:
@@ -146,7 +154,7 @@ def add_version(
             name=name,
             digest=stores.artifacts.put_tree(files),
             identity=registry.digest(f"{name} {text}"),
-            base_id=base.id,
+            base=base,
             kind="train",
             lineage=values.Lineage(parents=parents, **lineage),
             metrics={"rank": 2, "loss": 0.25},

@@ -18,15 +18,17 @@ import numpy as np
 from support.safetensors_files import CONFIG, PREFIX, arrays
 
 from finch_hub import errors
-from finch_hub.artifacts import adapter_checks, config_cleaning
+from finch_hub.artifacts import adapter_checks, config_cleaning, license_fields
 from finch_hub.artifacts.archives import open_archive
+from finch_hub.artifacts.cards import model_card
 from finch_hub.artifacts.gate import admit_adapter
 from finch_hub.engine.bases import fingerprint
 from finch_hub.engine.data import reading
-from finch_hub.formats import adapter_folder, finch_record, model_card, model_files
+from finch_hub.formats import adapter_folder, finch_record, model_files
 from finch_hub.formats.gguf_header import check_gguf_header
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.registry import database
+from finch_hub.specs.cards import CardBase, CardFacts
 from finch_hub.specs.references import AdapterReference
 from finch_hub.texts import secret_shapes
 from finch_hub.workers.messaging import broker
@@ -102,8 +104,17 @@ def _read_archive(content: bytes) -> None:
 
 def _write_card(content: bytes) -> None:
     text = content.decode(errors="replace")
-    record = {"name": text, "kind": "train", "lineage": {"validation_digest": text}, "spec": {"system": text}}
-    model_card.write_card({**record, "metrics": {text: text, "loss_after": 1.0}}, text).encode()
+    facts = CardFacts(
+        name=text,
+        kind="train",
+        base=CardBase(label=text, license=text, license_link=text),
+        description=text,
+        spec={"system": text},
+        metrics={text: text, "loss_after": 1.0},
+        validation_digest=text,
+    )
+    model_card.write_card(facts).encode()
+    license_fields.read_front_text(text)
     with _folder() as folder:
         (folder / "finch.json").write_bytes(content)
         finch_record.read_name(folder)

@@ -30,25 +30,37 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A repository; its main branch is the list of commits."""
+    """A repository; its main branch is the list of commits.
+
+    Attributes:
+        branches: newest commit of each branch beside main.
+        others: commits that were made on those branches.
+    """
 
     is_private: bool = False
     is_gated: bool = False
     card_data: dict[str, Any] = field(default_factory=dict)
     commits: list[Commit] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+    others: list[Commit] = field(default_factory=list)
 
-    def commit(self, files: dict[str, bytes], message: str = "") -> str:
-        """Add files to the newest ones, and return the commit."""
-        tree = {**(self.commits[-1].files if self.commits else {}), **files}
+    def commit(self, files: dict[str, bytes], message: str = "", branch: str = "main") -> str:
+        """Add files to the newest ones of a branch, and return the commit."""
+        parent = self.find(branch)
+        tree = {**(parent.files if parent else {}), **files}
         text = "".join(f"{name} {hashlib.sha1(data).hexdigest()}\n" for name, data in sorted(tree.items()))
-        oid = hashlib.sha1(f"{len(self.commits)} {text}".encode()).hexdigest()
-        self.commits.append(Commit(oid, tree, message))
+        oid = hashlib.sha1(f"{len(self.commits) + len(self.others)} {text}".encode()).hexdigest()
+        (self.commits if branch == "main" else self.others).append(Commit(oid, tree, message))
+        if branch != "main":
+            self.branches[branch] = oid
         return oid
 
     def find(self, revision: str) -> Commit | None:
-        oid = self.commits[-1].oid if revision == "main" else self.tags.get(revision, revision)
-        return next((commit for commit in self.commits if commit.oid == oid), None)
+        if revision == "main":
+            return self.commits[-1] if self.commits else None
+        oid = self.branches.get(revision, self.tags.get(revision, revision))
+        return next((commit for commit in [*self.commits, *self.others] if commit.oid == oid), None)
 
 
 @dataclass
@@ -118,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - names of the base class
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - names of the base class
 
     @property
     def _hub(self) -> HuggingFace:
@@ -177,13 +189,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _model(self, name: str, words: list[str], body: bytes) -> None:
         repository = self._find(name)
         verb = words[0] if words else ""
+        if verb == "branch":
+            self._require_writer()
+            self._change_branch(repository, words[1], body)
+            return
         commit = self._find_commit(repository, words[1] if verb not in ("", "refs") else "main")
         if verb in ("", "revision"):
             files = [{**self._describe(path, data), "rfilename": path} for path, data in commit.files.items()]
             about = {"private": repository.is_private, "cardData": repository.card_data}
             self._json({"id": name, "sha": commit.oid, "siblings": files, **about})
         elif verb == "refs":
-            branches = [{"name": "main", "ref": "refs/heads/main", "targetCommit": commit.oid}]
+            heads = {"main": commit.oid, **repository.branches}
+            branches = [{"name": b, "ref": f"refs/heads/{b}", "targetCommit": oid} for b, oid in heads.items()]
             tags = [{"name": t, "ref": f"refs/tags/{t}", "targetCommit": oid} for t, oid in repository.tags.items()]
             self._json({"branches": branches, "tags": tags, "converts": []})
         elif verb == "tree":
@@ -194,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"files": [self._choose(commit, file["path"]) for file in json.loads(body)["files"]]})
         elif verb == "commit":
             self._require_writer()
-            self._commit(name, repository, body)
+            self._commit(name, repository, words[1], commit, body)
         elif verb == "tag":
             self._require_writer()
             tag = json.loads(body)["tag"]
@@ -203,17 +220,27 @@ class _Handler(BaseHTTPRequestHandler):
             repository.tags[tag] = commit.oid
             self._json({})
 
-    def _commit(self, name: str, repository: Repository, body: bytes) -> None:
+    def _change_branch(self, repository: Repository, branch: str, body: bytes) -> None:
+        if self.command == "DELETE":
+            del repository.branches[branch]
+        elif branch in repository.branches:
+            raise _Refusal(409)
+        else:
+            start = self._find_commit(repository, json.loads(body or b"{}").get("startingPoint", "main"))
+            repository.branches[branch] = start.oid
+        self._json({})
+
+    def _commit(self, name: str, repository: Repository, branch: str, newest: Commit, body: bytes) -> None:
         lines = [json.loads(line) for line in body.splitlines()]
         header = lines[0]["value"]
-        if header.get("parentCommit") not in (None, repository.commits[-1].oid):
+        if header.get("parentCommit") not in (None, newest.oid):
             raise _Refusal(412)
         files: dict[str, bytes] = {}
         for line in lines[1:]:
             value = line["value"]
             is_large = line["key"] == "lfsFile"
             files[value["path"]] = self._hub.large[value["oid"]] if is_large else base64.b64decode(value["content"])
-        oid = repository.commit(files, header["summary"])
+        oid = repository.commit(files, header["summary"], branch)
         self._json({"commitUrl": f"{self._hub.url}/{name}/commit/{oid}", "commitOid": oid, "success": True})
 
     def _resolve(self, name: str, revision: str, path: str) -> None:

@@ -45,8 +45,8 @@ def digest(text: str) -> str:
     return text.encode().hex().ljust(64, "0")[:64]
 
 
-def train_spec(adapter: str = "medical", base: str = "tiny") -> TrainSpec:
-    return TrainSpec(adapter=adapter, base=BaseModelSource(source=base), train=digest("train"))
+def train_spec(adapter: str = "medical", base: str = "tiny", **fields: Any) -> TrainSpec:
+    return TrainSpec(adapter=adapter, base=BaseModelSource(source=base), train=digest("train"), **fields)
 
 
 def merge_spec(*parents: str) -> MergeSpec:
@@ -124,7 +124,7 @@ def add_version(
     arguments.setdefault("identity", digest(f"bytes of {name}"))
     arguments.setdefault("kind", "train")
     with database.write() as session:
-        made = adapter_versions.create(session, name=name, base_id=known.id, **arguments)
+        made = adapter_versions.create(session, name=name, base=known, **arguments)
         return adapter_versions.add_tags(session, made.reference, *tags) if tags else made
 
 

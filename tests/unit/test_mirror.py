@@ -52,6 +52,8 @@ EXERCISED_IN = {
     "engine/training/duration": "unit/engine/training/test_data.py",
     "engine/training/environment": "acceptance/test_reproduction.py",
     "engine/training/interruption": "unit/engine/training/test_loop.py",
+    "formats/card_files": "unit/storage/test_cards.py",
+    "formats/vllm_limits": "unit/engine/export/test_vllm.py",
     "formats/base_layout": "unit/engine/bases/test_module_layout.py",
     "formats/safetensors_file": "unit/formats/test_model_files.py",
     "hub/pulling": "unit/hub/test_repositories.py",

@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Small files of a causal language model, in the repository's root. Pickled weights and code are never downloaded.
-_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "README.md"]  # the last one names the license
 _FOLDERS = ["*/*.json", "*/*.txt", "*/*.model"]
 _VOCABULARIES = ("tokenizer.json", "tekken.json", *model_files.SLOW_VOCABULARIES)
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from finch_hub import errors
+from finch_hub.artifacts.cards.model_card import write_merged_card
 from finch_hub.engine.export.merge_plan import HEAD, Contribution, load_change, plan_merge
 from finch_hub.engine.export.parameters import MergedParameters
 from finch_hub.engine.export.shard_writer import OutputTensor, Progress, ShardWriter
 from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.atomic_writes import atomic_folder, check_replaceable
 from finch_hub.formats.finch_record import read_name, read_record, write_record
-from finch_hub.formats.model_card import write_merged_card
 from finch_hub.formats.model_files import INDEX, ModelFiles
 from finch_hub.specs.addresses import strip_credentials
 from finch_hub.specs.reports import MergeReport

@@ -33,8 +33,8 @@ class PEFTParameters(ExportParameters):
     """Parameters of a PEFT folder, also of one for vLLM.
 
     Attributes:
-        base_model: the base's name in the config and the card, and on the server of vLLM; None keeps the name in the
-            adapter's config. Jobs take the base's repository id.
+        base_model: the base's name in the config and on the server of vLLM; None keeps the name in the adapter's
+            config. Jobs take the base's repository id, and name it in the card too.
     """
 
     base_model: Line | None = None

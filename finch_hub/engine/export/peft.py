@@ -10,8 +10,8 @@ from finch_hub.engine.export.parameters import PEFTParameters
 from finch_hub.formats import quantized
 from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.atomic_writes import atomic_folder
+from finch_hub.formats.card_files import copy_card_files
 from finch_hub.formats.finch_record import read_record, write_record
-from finch_hub.formats.model_card import write_card
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.formats.safetensors_file import write_safetensors
@@ -20,7 +20,7 @@ KIND = "PEFT adapter"
 
 
 def export_peft(adapter: Path, base: Path | None, out: Path, parameters: PEFTParameters) -> dict[str, Any]:
-    """Write the adapter as a folder that every PEFT reads; quantized factors become float32.
+    """Write the adapter as a folder that every PEFT reads, with its card; quantized factors become float32.
 
     Raises:
         NotFound: the adapter's folder or one of its files is missing.
@@ -29,7 +29,7 @@ def export_peft(adapter: Path, base: Path | None, out: Path, parameters: PEFTPar
         Unavailable: `out` cannot be written.
     """
     with StoredAdapter(adapter) as stored, atomic_folder(out, kind=KIND, replace=parameters.replace) as folder:
-        config, record = dict(stored.config), read_record(adapter)
+        config = dict(stored.config)
         if parameters.base_model is not None:
             config["base_model_name_or_path"] = parameters.base_model
         (folder / CONFIG).write_text(config_text(config), encoding="utf-8")
@@ -38,10 +38,6 @@ def export_peft(adapter: Path, base: Path | None, out: Path, parameters: PEFTPar
             write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
         else:
             shutil.copyfile(adapter / WEIGHTS, folder / WEIGHTS)
-        if "lineage" in record and config.get("base_model_name_or_path"):
-            card = write_card(record, config["base_model_name_or_path"])
-            (folder / "README.md").write_text(card, encoding="utf-8")
-        elif (adapter / "README.md").exists():
-            shutil.copyfile(adapter / "README.md", folder / "README.md")
-        write_record(folder, KIND, {"adapter": record})
+        copy_card_files(adapter, folder)
+        write_record(folder, KIND, {"adapter": read_record(adapter)})
         return {"modules": len(stored.modules), "bytes": (folder / WEIGHTS).stat().st_size}

@@ -11,16 +11,15 @@ from finch_hub import errors
 from finch_hub.engine.export.parameters import PEFTParameters
 from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.atomic_writes import atomic_folder
+from finch_hub.formats.card_files import copy_card_files
 from finch_hub.formats.finch_record import read_record, write_record
 from finch_hub.formats.float_conversion import Float32
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS, tensor_name
 from finch_hub.formats.safetensors_file import write_safetensors
+from finch_hub.formats.vllm_limits import RANKS, find_rank, name_options
 
 KIND = "vLLM adapter"
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that vLLM accepts for ``--max-lora-rank``."""
-DEFAULT_RANK = 16
 
 
 def export_vllm(adapter: Path, base: Path | None, out: Path, parameters: PEFTParameters) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def export_vllm(adapter: Path, base: Path | None, out: Path, parameters: PEFTPar
     with StoredAdapter(adapter) as stored:
         stored.require_plain("vLLM")
         largest = max(module.rank for module in stored.modules.values())
-        rank = next((allowed for allowed in RANKS if allowed >= largest), None)
+        rank = find_rank(largest)
         if rank is None:
             what = f"rank {largest} is above vLLM's maximum of {RANKS[-1]}"
             raise errors.Incompatible(what, fix="compose it to a lower rank or merge it", subject=str(adapter))
@@ -69,7 +68,7 @@ def export_vllm(adapter: Path, base: Path | None, out: Path, parameters: PEFTPar
         with atomic_folder(out, kind=KIND, replace=parameters.replace) as folder:
             write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
             (folder / CONFIG).write_text(config_text({**stored.config, **changes}), encoding="utf-8")
+            copy_card_files(adapter, folder)
             write_record(folder, KIND, {"adapter": read_record(adapter)})
             size = (folder / WEIGHTS).stat().st_size
-    serve = f"--enable-lora --max-lora-rank {rank}" if rank > DEFAULT_RANK else "--enable-lora"
-    return {"rank": rank, "modules": len(tensors) // 2, "bytes": size, "serve": serve}
+    return {"rank": rank, "modules": len(tensors) // 2, "bytes": size, "serve": " ".join(name_options(rank))}

@@ -1,4 +1,4 @@
-"""Sample answers: a few prompts of the validation data, answered by the base alone and with its new adapter."""
+"""Sample answers: a few prompts of the validation data, answered before a training and with its new adapter."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ def sample_answers(
     count: int,
     seconds: float,
     least_tokens: int = 0,
+    start: str | None = None,
     should_stop: Callable[[], object] = lambda: None,
 ) -> Samples | None:
-    """Answer some prompts without an adapter and with it, greedily. Return None if no example has a prompt.
+    """Answer some prompts before and after a training, greedily. Return None if no example has a prompt.
 
     Args:
         adapter: name of an adapter that is attached to the base. Others take no part.
@@ -54,6 +55,7 @@ def sample_answers(
         count: number of prompts.
         seconds: time for all answers. An answer that is not finished by then is cut.
         least_tokens: tokens that an answer must have when it is cut. Otherwise nothing is returned.
+        start: name of the attached adapter that answers before; None for the base alone.
         should_stop: called after each token; a true value cuts all answers.
 
     Raises:
@@ -67,7 +69,7 @@ def sample_answers(
     base.fit_attention(max(len(question.tokens) for question in questions) + MAX_TOKENS)
     prompts = [question.tokens for question in questions]
     answers: list[list[_Answer]] = []
-    for name in (None, adapter):
+    for name in (start, adapter):
         with _enable_only(base, name):
             answers.append(_answer(base, prompts, seconds / 2, should_stop))
         if any(answer.is_cut and answer.tokens < least_tokens for answer in answers[-1]):

@@ -31,6 +31,7 @@ class ExportOrder(Value):
     """What the child needs to export.
 
     Attributes:
+        adapter: folder with the files of the adapter, and with its card as it is now.
         out: path to write if it is not that of the specification.
     """
 
@@ -44,13 +45,16 @@ def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> Export
     """Fetch the adapter, and check format and parameters."""
     format_ = stores.catalog.export_formats[spec.format]
     from finch_hub.registry import adapter_versions
+    from finch_hub.storage import cards
 
     with stores.database.read() as session:
-        version = adapter_versions.resolve_files(session, spec.adapter)
+        version = adapter_versions.resolve_usable(session, spec.adapter)
     parameters = complete_parameters(format_, spec.parameters, version)
+    named = getattr(parameters, "base_model", None) if format_.base_model is not None else None
+    card = cards.read_card(version, stores, base=named)
     return ExportOrder(
         spec=spec.evolve(parameters=parameters.model_dump(mode="json")),
-        adapter=stores.artifacts.fetch_tree(version.digest),
+        adapter=cards.lay_out(workdir / "adapter", card, stores.artifacts.fetch_tree(version.digest)),
         base=model_cache.order_base_of(version.base, stores) if format_.needs_base else None,
         out=outputs.choose_folder(spec, workdir),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from finch_hub import errors
 from finch_hub.specs.jobs import Job, JobResult, JobSpec
 from finch_hub.specs.value import JsonObject, Value
 from finch_hub.workers.runs.channel import Channel
@@ -102,7 +103,11 @@ class JobKind(Generic[SpecT, OrderT, OutcomeT]):
         Raises:
             InvalidSpec: this version does not accept the values of some fields.
         """
-        return self.spec.of_stored(stored, subject=f"stored {self.name} job", context=_STORED)
+        subject = f"stored {self.name} job"
+        try:
+            return self.spec.of_stored(stored, subject=subject, context=_STORED)
+        except errors.InvalidReference as error:  # another program wrote it
+            raise errors.InvalidSpec(error.problems, subject=subject) from None
 
     def list_unknown(self, stored: Mapping[str, Any]) -> list[str]:
         """Return the fields of a stored specification that only another version of Finch Hub knows."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
+from finch_hub.artifacts.license_fields import find_license
 from finch_hub.engine.bases import fingerprint, sources
 from finch_hub.plugins.descriptors import load_fetch
 from finch_hub.specs.bases import BaseDescription
@@ -138,6 +139,7 @@ class BaseModelCache:
 
 def describe_base(base: Base, order: BaseOrder) -> BaseDescription:
     """Return what the registry stores of a loaded base."""
+    known_license, link = find_license(base.folder, order.source.source)
     return BaseDescription(
         name=base.name,
         source=order.source.source,
@@ -146,6 +148,8 @@ def describe_base(base: Base, order: BaseOrder) -> BaseDescription:
         architecture=str((base.model.config.architectures or [type(base.model).__name__])[0]),
         parameters=base.num_parameters,
         path=str(base.folder),
+        license=known_license,
+        license_link=link,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,7 +212,7 @@ def _save(
     """Write the adapter to the attempt's folder, detach it from its base, and return the outcome."""
     try:
         trained.adapter.save(channel.workdir / "adapter")
-        samples = _sample_answers(trained, order.spec, channel, base, validation)
+        samples = _sample_answers(trained, order, channel, base, validation)
     finally:
         trained.adapter.detach()
     data = trained.report.data.evolve(reading=order.spec.reading)
@@ -229,9 +229,13 @@ def _save(
 
 
 def _sample_answers(
-    trained: Trained, spec: TrainSpec, channel: Channel, base: Base, validation: Sequence[Example]
+    trained: Trained, order: TrainOrder, channel: Channel, base: Base, validation: Sequence[Example]
 ) -> Path | None:
-    """Write answers of the base and the adapter to a file, if they are wanted. The training succeeds without them."""
+    """Write answers before and after the training to a file, if they are wanted. It succeeds without them.
+
+    Before it, the version answers from which it went on, or else the base.
+    """
+    spec = order.spec
     count, seconds, least_tokens = spec.training.samples, _MOST_SAMPLE_SECONDS, 0
     if count is None:
         least_tokens = _LEAST_SAMPLE_TOKENS
@@ -244,7 +248,7 @@ def _sample_answers(
 
     channel.report(NewEvent.phase("answering samples"))
     try:
-        with use_threads(spec.training.threads):
+        with use_threads(spec.training.threads), _attach_start(order, base) as start:
             samples = sample_answers(
                 base,
                 trained.adapter.name,
@@ -253,6 +257,7 @@ def _sample_answers(
                 count=count,
                 seconds=seconds,
                 least_tokens=least_tokens,
+                start=start,
                 should_stop=channel.should_stop,
             )
     except Interrupted:
@@ -264,8 +269,24 @@ def _sample_answers(
     if samples is None:
         return None
     file = channel.workdir / "samples.json"
-    file.write_text(samples.model_dump_json(), encoding="utf-8")
+    stored = samples.evolve(start=spec.start).model_dump_json(exclude_none=True)
+    file.write_text(stored, encoding="utf-8")
     return file
+
+
+@contextlib.contextmanager
+def _attach_start(order: TrainOrder, base: Base) -> Iterator[str | None]:
+    """Attach the version that the training went on from in this context, and yield its name on the base."""
+    if order.start is None:
+        yield None
+        return
+    from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
+
+    start = AttachableAdapter.load(order.start, base, name="start")
+    try:
+        yield start.name
+    finally:
+        start.detach()
 
 
 def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> Record:

@@ -83,7 +83,7 @@ def test_new_version_waits_for_a_deletion_of_the_adapter(database: Database) -> 
 
 def test_purge_waits_for_the_registration_of_a_child(database: Database) -> None:
     made = registry.add_version(database)
-    fields: dict[str, Any] = {"digest": made.digest, "identity": made.identity, "base_id": made.base.id}
+    fields: dict[str, Any] = {"digest": made.digest, "identity": made.identity, "base": made.base}
     with ThreadPoolExecutor(1) as threads:
         with database.write() as session:
             artifact_lock.share(session)  # as each registration does
@@ -129,7 +129,7 @@ def test_purges_beside_registrations_of_the_same_bytes_leave_each_version_its_fi
             with stores.database.write() as session:
                 artifact_lock.share(session)
                 if inventory.has_tree(stores.artifacts, digest):  # otherwise the user is told to try again
-                    fields: dict[str, Any] = {"digest": digest, "identity": "0" * 64, "base_id": base.id}
+                    fields: dict[str, Any] = {"digest": digest, "identity": "0" * 64, "base": base}
                     adapter_versions.create(session, name=f"copy{number}", kind="train", **fields)
 
     def purge(number: int) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapters, attempts, jobs, values
-from finch_hub.registry.database import Database
+from finch_hub.registry import adapter_deletion, adapter_names, adapter_versions, adapters, attempts, jobs, values
+from finch_hub.registry.database import Database, Session
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
+from finch_hub.specs.references import AdapterReference
 
 CLAIMER = Path(__file__).with_name("claimer.py")
 
@@ -171,3 +174,31 @@ def test_concurrent_events_have_no_gaps(database: Database) -> None:
         threads.submit(registry.cancel, database, job).result()
     with database.read() as session:
         assert [event.seq for event in jobs.list_events(session, job.id)] == list(range(1, 33))
+
+
+def test_changes_of_one_adapter_never_wait_for_each_other_in_a_circle(database: Database) -> None:
+    """PostgreSQL would end one of them with "deadlock detected"."""
+    for _ in range(3):
+        registry.add_version(database, "bee")
+    changes: list[Callable[[Session, int], object]] = [
+        lambda session, turn: adapter_names.rename(session, "bee", "wasp" if turn % 2 else "bee"),
+        lambda session, turn: adapter_versions.edit_notes(session, "bee/1", str(turn)),
+        lambda session, turn: adapter_versions.edit_card(session, "bee/1", str(turn)),
+        lambda session, turn: adapter_versions.add_tags(session, "bee/1", f"t{turn}"),
+        lambda session, turn: adapters.set_alias(session, "bee", "best", 1 + turn % 2),
+        lambda session, turn: adapter_names.describe(session, "bee", str(turn)),
+        lambda session, turn: (
+            adapter_deletion.delete(session, AdapterReference("bee", version=3))
+            if turn % 2
+            else adapter_deletion.restore(session, AdapterReference("bee", version=3), has_files=lambda digest: True)
+        ),
+    ]
+
+    def repeat(change: Callable[[Session, int], object]) -> None:
+        for turn in range(15):
+            with contextlib.suppress(errors.Conflict), database.write() as session:
+                change(session, turn)
+
+    with ThreadPoolExecutor(len(changes)) as threads:
+        list(threads.map(repeat, changes))
+    assert len(registry.resolve(database, "bee/1").tags) == 15

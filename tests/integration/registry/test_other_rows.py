@@ -162,9 +162,10 @@ def job_rows(role: str, *events: int, attempt: int | None = None) -> set[tuple[s
 
 
 def _create(session: Session, world: World) -> Any:
-    fields: dict[str, Any] = {"digest": "0" * 64, "identity": "0" * 64, "base_id": 1, "kind": "compose"}
+    fields: dict[str, Any] = {"digest": "0" * 64, "identity": "0" * 64, "kind": "compose"}
     lineage = registry.made_from("medical/3", "legal/1")  # the first is deleted
-    return adapter_versions.create(session, name="medical", lineage=lineage, **fields)
+    base = adapter_versions.resolve(session, "legal/1").base
+    return adapter_versions.create(session, name="medical", base=base, lineage=lineage, **fields)
 
 
 def _delete(session: Session, world: World) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import shutil
 import sys
 import tempfile
@@ -117,7 +118,7 @@ def test_history_of_an_alias_is_shown(run: Run, database: Database, monkeypatch:
     ]
     shown = run("adapters", "alias-history", "medical", "--limit", 1)
     assert "it is wrong" in shown.out
-    assert f"--after {history[0]['id']}" in shown.err
+    assert f"--after={history[0]['id']}" in shown.err
     assert run("adapters", "alias-history", "medical@bets").status == 3
 
 
@@ -127,7 +128,7 @@ def test_adapter_is_deleted_listed_and_restored(run: Run, database: Database, st
     assert deleted.out == "Deleted medical with 2 versions.\n"
     assert deleted.err == "Restore it: finch-hub adapters restore medical\n"
     assert run("adapters", "list", "--json").json == {"adapters": [], "next": None}
-    (listed,) = run("adapters", "list", "--deleted", "--json").json
+    (listed,) = run("adapters", "list", "--deleted", "--json").json["deletions"]
     assert (listed["reference"], listed["versions"]) == ("medical", 2)
     assert "medical" in run("adapters", "list", "--deleted").out
     assert run("adapters", "list", "--deleted", "--after", "x").status == 2
@@ -137,6 +138,30 @@ def test_adapter_is_deleted_listed_and_restored(run: Run, database: Database, st
     assert run("adapters", "restore", "medical").status == 4
     assert run("adapters", "delete", "medical/1").out == "Deleted medical/1. Its number will not be reused.\n"
     assert run("adapters", "restore", "medical/1").out == "Restored medical/1\n"
+
+
+def test_command_for_the_next_page_has_the_options_of_this_one(run: Run, database: Database) -> None:
+    for name in ("legal", "medical", "other"):
+        for _ in range(3):
+            registry.add_version(database, name, card="whales")
+    for command in (
+        ["list"],
+        ["versions", "legal"],
+        ["find", "--sort", "name", "whales base:tiny"],
+        ["list", "--deleted"],
+    ):
+        if "--deleted" in command:
+            for name in ("legal", "medical", "other"):
+                registry.delete(database, name)
+        page, pages = run("adapters", *command, "--limit", 1), set()
+        while page.err:
+            pages.add(page.out)
+            words = shlex.split(page.err)
+            assert words[:4] == ["next", "page:", "finch-hub", "adapters"]
+            assert "--limit=1" in words
+            page = run(*words[3:])
+        assert len({*pages, page.out}) == (9 if command[0] == "find" else 3)
+        assert "--limit" not in run("adapters", *command).err
 
 
 def test_purge_asks_at_a_terminal_and_needs_yes_elsewhere(

@@ -43,9 +43,9 @@ def test_entries_are_filtered_and_paged(run: Run, changed: Database) -> None:
     assert len(run("audit", "--action", "alias.move", "--on", "medical", "--json").json) == 1
     assert run("audit", "--since", "2999-01-01", "--json").json == []
     page = run("audit", "--on", "medical", "--limit", 2)
-    assert page.err.startswith("More: finch-hub audit --on medical --after ")
+    assert page.err.startswith("next page: finch-hub audit --on medical --limit=2 --after=")
     assert "version.tag" not in page.out
-    assert "version.tag" in run(*page.err.split()[2:]).out
+    assert "version.tag" in run(*page.err.split()[3:]).out
     refused = run("audit", "--action", "alias")
     assert (refused.status, "alias.move" in refused.err) == (2, True)
     assert run("audit", "--since", "yesterday").status == 2

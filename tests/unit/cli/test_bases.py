@@ -55,3 +55,21 @@ def test_slow_additions_tell_how_far_they_are(
     ran = run("bases", "add", shutil.copytree(tiny_folder, tmp_path / "copy"), "--json")
     assert ran.json["name"].endswith("copy")
     assert "  MB hashed 0" in ran.err
+
+
+def test_license_is_read_from_the_files_and_a_given_one_stays(run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "base")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\nlicense_link: LICENSE\n---\n# Tiny\n")
+    added = run("bases", "add", folder, "--name", "tiny", "--json").json
+    assert (added["license"], added["license_link"]) == ("apache-2.0", "LICENSE")
+    assert run("bases", "add", folder, "--name", "tiny", "--license", "MIT").status == 0
+    assert run("bases", "add", folder, "--name", "tiny").status == 0
+    shown = run("bases", "show", "tiny", "--json").json
+    assert (shown["license"], shown["license_link"]) == ("mit", None)
+    assert [
+        line.split()[1] for line in run("bases", "show", "tiny").out.splitlines() if line.startswith("license ")
+    ] == ["mit"]
+    refused = run("bases", "add", folder, "--license", "unknown")
+    assert refused.status == 2
+    assert "license: 'unknown' does not name a license (give its name, or leave the license out)" in refused.err
+    assert run("bases", "show", "tinny").status == 3

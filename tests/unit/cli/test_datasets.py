@@ -147,3 +147,15 @@ def test_messages_name_words_of_the_command(run: Run, data: Path) -> None:
     run("datasets", "add", data, "--name", "birds")
     stored = run("datasets", "add", "birds", "--ignore-column", "id")
     assert "is stored, so that --ignore-column cannot change how it is read" in stored.err
+
+
+def test_license_of_a_data_set_is_shown(run: Run, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "Question {n}?", "completion": "Answer {n}."}}\n' for n in range(9)))
+    assert run("datasets", "add", rows, "--name", "rows").status == 0
+    assert "unknown" in run("datasets", "show", "rows").out
+    assert run("datasets", "add", rows, "--name", "rows", "--license", "CC-BY-4.0").status == 0
+    assert "cc-by-4.0" in run("datasets", "show", "rows").out
+    shown = run("datasets", "show", "rows", "--json").json
+    assert (shown["license"], shown["examples"]) == ("cc-by-4.0", 9)
+    assert "Answer 3" not in str(shown)

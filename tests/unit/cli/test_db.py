@@ -22,6 +22,19 @@ def test_database_is_upgraded_and_checked(run: Run) -> None:
     assert run("db", "check", "--json").json["revision"]
 
 
+def test_search_index_that_is_out_of_date_is_found_by_fsck_and_made_anew(run: Run, database: Database) -> None:
+    registry.add_version(database, card="whales")
+    with database.write() as session:
+        session.execute(sa.text("DELETE FROM searched_versions"))
+    assert "medical/1" not in run("adapters", "find", "base:tiny").out
+    found = " ".join(run("fsck").err.split())
+    assert "search index: is out of date for medical/1" in found
+    assert "finch-hub db reindex" in found
+    assert "Made the search index of" in run("db", "reindex").out
+    assert "medical/1" in run("adapters", "find", "base:tiny").out
+    assert "search index" not in run("fsck").err
+
+
 def make_older(database: Database) -> None:
     engine = sa.create_engine(database.url)
     registry.migrate(engine, "0001")

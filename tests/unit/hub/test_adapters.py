@@ -182,7 +182,7 @@ def test_limits_of_an_adapter_that_an_earlier_hub_stored(hub: Hub, base: Path, t
     digest = hub._stores.artifacts.put_tree(made)
     with hub._stores.database.write() as session:
         version = adapter_versions.create(
-            session, name="old", digest=digest, identity=digest, base_id=registered.id, kind="import"
+            session, name="old", digest=digest, identity=digest, base=registered, kind="import"
         )
     assert format_import(version, hub.adapters.limits("old"))[0].startswith(
         "It has a problem with init_lora_weights: it is 'pissa', which changes the base's weights,"
@@ -197,6 +197,24 @@ def test_import_for_another_base_is_refused(hub: Hub, tiny_folder: Path, tmp_pat
     with pytest.raises(errors.Incompatible, match="tiny"):
         hub.import_adapter(made, name="guest", base="tiny")
     assert hub.adapters.overview().adapters == ()
+
+
+def test_import_whose_base_is_removed_meanwhile_is_refused(
+    hub: Hub, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finch_hub.storage import publishing
+
+    hub.bases.add(base, name="tiny")
+    publish = publishing.publish
+
+    def remove_first(*arguments: Any, **options: Any) -> publishing.CreateVersion:
+        hub.bases.remove("tiny")
+        return publish(*arguments, **options)
+
+    monkeypatch.setattr(publishing, "publish", remove_first)
+    saved = save_adapter(base, tmp_path / "saved", r=4, target_modules=["q_proj"])
+    with pytest.raises(errors.Conflict, match=r"base tiny was removed meanwhile \(add it again with `finch-hub bases"):
+        hub.import_adapter(saved, name="guest", base="tiny")
 
 
 def test_import_of_a_pickle_is_refused_and_leaves_nothing(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:

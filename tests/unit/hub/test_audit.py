@@ -27,7 +27,7 @@ PARTS = (Hub, Adapters, Audit, Bases, Datasets, Jobs, JobHandle, Workers)
 READERS = {
     Hub: {"close", "events", "generator", "plan", "back_up", "bundle", "fsck"},
     Adapters: {
-        *("alias_history", "check_purge", "evaluations", "find", "find_deleted", "folder", "get", "get_usable"),
+        *("alias_history", "card", "check_purge", "evaluations", "find", "find_deleted", "folder", "get", "get_usable"),
         *("limits", "lineage", "verify", "versions", "compare", "evidence", "metric", "overview", "samples"),
     },
     Audit: {"find"},
@@ -71,6 +71,7 @@ CHANGES: dict[str, tuple[audit.Action, str, Change]] = {
     "Adapters.describe": ("adapter.describe", "legal", lambda hub, _: hub.adapters.describe("legal", "Names laws.")),
     "Adapters.note": ("version.note", "legal/1", lambda hub, _: hub.adapters.note("legal", "Some notes.")),
     "Adapters.edit_card": ("card.edit", "legal/1", lambda hub, _: hub.adapters.edit_card("legal", "A card.")),
+    "Adapters.reset_card": ("card.reset", "legal/1", lambda hub, _: hub.adapters.reset_card("legal")),
     "Adapters.delete": ("version.delete", "medical/1", lambda hub, _: hub.adapters.delete("medical/1")),
     "Adapters.delete of all": ("adapter.delete", "medical", lambda hub, _: hub.adapters.delete("medical")),
     "Adapters.restore": ("version.restore", "guest/1", lambda hub, place: restore(hub, place, "guest/1")),

@@ -220,9 +220,7 @@ def test_base_that_something_needs_is_not_removed(hub: Hub, data: Path, tiny_fol
         hub.bases.remove("tiny")
     job.cancel()
     with database.write() as session:
-        adapter_versions.create(
-            session, name="owls", digest="0" * 64, identity="0" * 64, base_id=base.id, kind="import"
-        )
+        adapter_versions.create(session, name="owls", digest="0" * 64, identity="0" * 64, base=base, kind="import")
         evaluations.add(session, base_id=base.id, dataset="0" * 64, evaluator="x", metrics={})
     with pytest.raises(errors.Conflict, match="cannot remove base tiny: adapter owls/1 needs it"):
         hub.bases.remove("tiny")

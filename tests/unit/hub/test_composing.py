@@ -169,7 +169,7 @@ def test_plan_with_probe_measures_interference_on_held_out_examples(
                 name=name,
                 digest=digest,
                 identity=registry.digest(name),
-                base_id=base.id,
+                base=base,
                 kind="train",
                 lineage=values.Lineage(validation_digest=held_out),
             )

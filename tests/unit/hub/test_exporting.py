@@ -91,7 +91,7 @@ def publish_with_system(hub: Hub, tiny_folder: Path, tmp_path: Path, system: str
     guest = hub.import_adapter(made, name="guest", base="tiny")
     fields: dict[str, Any] = {"digest": guest.digest, "identity": guest.identity, "kind": "train"}
     with hub._stores.database.write() as session:
-        adapter_versions.create(session, name="birds", base_id=guest.base.id, spec={"system": system}, **fields)
+        adapter_versions.create(session, name="birds", base=guest.base, spec={"system": system}, **fields)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,31 @@ def test_export_to_ollama_has_the_system_prompt_of_the_training(
     assert isinstance(spec, ExportSpec)
     order = export.prepare(spec, handle.refresh(), hub._stores, tmp_path)
     assert order.spec.parameters["system"] == expected
+
+
+@pytest.mark.parametrize("form", ["peft", "vllm"])
+@pytest.mark.parametrize("base_model", [None, "birds/finch-1b"])
+def test_export_has_the_card_of_now(
+    hub: Hub, tiny_folder: Path, tmp_path: Path, form: str, base_model: str | None
+) -> None:
+    publish_with_system(hub, tiny_folder, tmp_path, "Answer briefly.")
+    parameters = {} if base_model is None else {"base_model": base_model}
+    handle = hub.export("birds", tmp_path / "out", format=form, parameters=parameters)
+    hub.adapters.describe("birds", "Names birds.")
+    for number, text in enumerate((None, "# By hand\n")):
+        if text is not None:
+            hub.adapters.edit_card("birds", text)
+        (tmp_path / f"work-{number}").mkdir()
+        spec = handle.spec
+        assert isinstance(spec, ExportSpec)
+        order = export.prepare(spec, handle.refresh(), hub._stores, tmp_path / f"work-{number}")
+        format_ = hub._stores.catalog.export_formats[form]
+        out = tmp_path / f"out-{number}"
+        format_.load()(order.adapter, None, out, format_.parse(order.spec.parameters))
+        front, body = (out / "README.md").read_text().removeprefix("---\n").split("---\n\n")
+        assert (f'base_model: "{base_model}"' in front) == (base_model is not None)
+        assert text is None or body == text
+        assert text is not None or "## What it is for\n\nNames birds.\n" in body
 
 
 def test_system_prompt_that_a_modelfile_cannot_quote_is_refused_at_submission(

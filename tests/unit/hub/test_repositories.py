@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from support import hugging_face
 from support.adapters import save_adapter
 from support.hugging_face import READER, WRITER, HuggingFace
 
 from finch_hub import Hub, errors, settings
+from finch_hub.artifacts.cards import metadata
 from finch_hub.engine.export.quantization import quantize
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
+from finch_hub.registry import tables
+from finch_hub.specs.evidence import Evidence, LossCurve
 
 # huggingface_hub uploads large files by an argument that its HTTP library names otherwise now.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -117,15 +121,56 @@ def test_edited_card_is_pushed_without_secrets_and_local_places(
     birds.adapters.edit_card("birds/1", text)
     birds.repositories.push("birds", "ana/birds")
     files = remote.repositories["ana/birds"].commits[-1].files
-    assert files["README.md"] == b"# Birds\n\nSee ~/x, ~/y and ***.\n"
+    front, text = files["README.md"].decode().removeprefix("---\n").split("---\n\n")
+    assert 'base_model: "org/tiny"' in front
+    assert text == "# Birds\n\nSee ~/x, ~/y and ***.\n"
     assert str(tmp_path).encode() not in b"".join(files.values())
 
 
-def test_card_that_the_hub_refuses_is_said_with_its_reason(birds: Hub, remote: HuggingFace) -> None:
-    birds.adapters.edit_card("birds/1", "---\nlicense: 12\n---\n# Birds\n")
+def test_sample_answers_are_in_the_card_only_if_they_are_asked_for(birds: Hub, remote: HuggingFace) -> None:
+    with pytest.raises(errors.Conflict, match="birds/1 has no sample answers"):
+        birds.repositories.push("birds", "ana/birds", samples=True)
+    assert remote.repositories == {}
+    sample = {"prompt": f"What eats {WRITER}?", "expected": "``` Seeds.", "before": "<b>Stones</b>", "after": "Seeds"}
+    blob = birds._stores.artifacts.put(json.dumps({"samples": [sample], "max_tokens": 64}).encode())
+    with birds._stores.database.write() as session:
+        session.execute(sa.update(tables.Evidence).values(samples=blob))
+    birds.repositories.push("birds", "ana/birds")
+    assert b"Sample answers" not in remote.repositories["ana/birds"].commits[-1].files["README.md"]
+    birds.repositories.push("birds", "ana/shown", samples=True)
+    card = remote.repositories["ana/shown"].commits[-1].files["README.md"].decode()
+    shown = card[card.index("## Sample answers") :]
+    assert "Prompt:\n\n    What eats ***?\n" in shown
+    assert "    <b>Stones</b>\n" in shown
+    assert "Before, by `base`:" in shown or "Before, by base:" in shown
+    assert "Sample answers" not in birds.adapters.get("birds").card
+
+
+def test_card_that_the_hub_refuses_is_said_with_its_reason(
+    birds: Hub, remote: HuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "make_front", lambda facts: ["---", "license: 12", "---", ""])
     with pytest.raises(errors.InvalidInput, match=r'its card is refused: "license" must be a string .*edit the card'):
         birds.repositories.push("birds", "ana/birds")
     assert remote.repositories["ana/birds"].tags == {}
+
+
+def test_card_in_a_repository_names_it_and_has_the_curve(birds: Hub, remote: HuggingFace) -> None:
+    curve = LossCurve.of_points([(1, 3.0, 1e-3), (2, 2.0, 1e-3)], [])
+    document = Evidence(kind="train", curve=curve).to_document()
+    with birds._stores.database.write() as session:
+        session.execute(sa.update(tables.Evidence.__table__).values(document=document))
+    birds.adapters.describe("birds", "Names birds.")
+    birds.bases.add(str(birds.bases.get("tiny").path), license="mit")
+    birds.repositories.push("birds", "ana/birds")
+    files = remote.repositories["ana/birds"].commits[-1].files
+    assert files["loss.svg"].startswith(b"<svg")
+    card = files["README.md"].decode()
+    assert 'adapter = "ana/birds"\n' in card
+    assert 'from_pretrained(model, adapter, revision="v1")' in card
+    assert "## What it is for\n\nNames birds.\n" in card
+    assert 'license: "mit"\n' in card
+    assert "](loss.svg)" in card
 
 
 def test_quantized_version_is_pushed_in_a_form_that_peft_reads_and_comes_back_as_what_it_was(
@@ -150,6 +195,74 @@ def test_tag_of_another_adapter_is_refused(birds: Hub, remote: HuggingFace, tiny
         birds.repositories.push("bees", "ana/birds")
     assert birds.audit.find(limit=1)[0].outcome == "refused"
     assert len(remote.repositories["ana/birds"].commits) == 2
+
+
+def import_another(hub: Hub, tiny_folder: Path, folder: Path, *, name: str, seed: int) -> None:
+    other = save_adapter(tiny_folder, folder / f"{name}-{seed}", seed=seed, r=2, target_modules=["v_proj"])
+    hub.import_adapter(other, name=name, base="tiny")
+
+
+def test_older_version_gets_its_tag_and_leaves_main_unless_main_is_asked_for(
+    birds: Hub, remote: HuggingFace, tiny_folder: Path, tmp_path: Path
+) -> None:
+    import_another(birds, tiny_folder, tmp_path, name="birds", seed=1)
+    import_another(birds, tiny_folder, tmp_path, name="birds", seed=2)
+    third = birds.repositories.push("birds/3", "ana/birds")
+    repository = remote.repositories["ana/birds"]
+    assert third.is_main
+    old = birds.repositories.push("birds/1", "ana/birds")
+    assert (old.tag, old.is_new, old.is_main) == ("v1", True, False)
+    assert repository.tags == {"v1": old.commit, "v3": third.commit}
+    assert repository.commits[-1].oid == third.commit  # main stays
+    assert repository.branches == {}
+    assert birds.repositories.pull("ana/birds", name="guest").version.identity == birds.adapters.get("birds/3").identity
+    first = birds.repositories.pull("ana/birds@v1", name="first")
+    assert (first.identity, first.version.identity) == ("equal", birds.adapters.get("birds/1").identity)
+
+    again = birds.repositories.push("birds/1", "ana/birds")
+    assert (again.commit, again.is_new, again.is_main) == (old.commit, False, False)
+    moved = birds.repositories.push("birds/1", "ana/birds", main=True)
+    assert (moved.commit, moved.is_new, moved.is_main) == (old.commit, True, True)
+    assert repository.commits[-1].files == repository.find("v1").files  # type: ignore[union-attr]
+    assert repository.tags["v1"] == old.commit
+    del repository.tags["v3"]  # the record of main says the number, too
+    assert birds.repositories.push("birds/3", "ana/birds").is_main
+    del repository.tags["v3"]
+    assert not birds.repositories.push("birds/2", "ana/birds").is_main
+
+
+def test_interrupted_push_of_an_older_version_is_finished(
+    birds: Hub, remote: HuggingFace, tiny_folder: Path, tmp_path: Path
+) -> None:
+    import_another(birds, tiny_folder, tmp_path, name="birds", seed=1)
+    birds.repositories.push("birds/2", "ana/birds")
+    old = birds.repositories.push("birds/1", "ana/birds")
+    repository = remote.repositories["ana/birds"]
+    del repository.tags["v1"]
+    repository.branches["finch-v1"] = old.commit
+    again = birds.repositories.push("birds/1", "ana/birds")
+    assert (again.commit, again.is_new, again.is_main) == (old.commit, True, False)
+    assert (len(repository.commits), len(repository.others), repository.branches) == (2, 1, {})
+
+
+def test_main_of_another_adapter_is_refused_unless_main_is_asked_for(
+    birds: Hub, remote: HuggingFace, tiny_folder: Path, saved: Path, tmp_path: Path
+) -> None:
+    birds.repositories.push("birds", "ana/birds")
+    import_another(birds, tiny_folder, tmp_path, name="bees", seed=1)
+    import_another(birds, tiny_folder, tmp_path, name="bees", seed=2)
+    with pytest.raises(errors.Conflict, match=r"main of ana/birds holds adapter birds, not bees .*main=True"):
+        birds.repositories.push("bees/2", "ana/birds")
+    assert birds.repositories.push("bees/2", "ana/birds", main=True).is_main
+
+    remote.add("bob/owls", read_files(saved))
+    with pytest.raises(errors.Conflict, match="main of bob/owls holds an adapter that no hub pushed, not bees"):
+        birds.repositories.push("bees/1", "bob/owls")
+    assert birds.repositories.push("birds/1", "bob/owls", main=True).is_new
+
+    birds.adapters.rename("birds", "finches")
+    import_another(birds, tiny_folder, tmp_path, name="finches", seed=3)
+    assert birds.repositories.push("finches/2", "bob/owls").is_main  # under another name, the same adapter
 
 
 def test_repository_of_a_model_or_a_public_one_is_refused(birds: Hub, remote: HuggingFace) -> None:

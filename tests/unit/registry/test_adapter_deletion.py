@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 import pytest
+import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_deletion, adapters, bases
-from finch_hub.registry.database import Database
+from finch_hub.registry import adapter_deletion, adapters, bases, tables
+from finch_hub.registry.database import Database, Session
 from finch_hub.specs.references import AdapterReference
 
 
@@ -23,7 +25,7 @@ def versions(database: Database) -> Database:
 
 def find(database: Database, limit: int = 100) -> list[tuple[str, int]]:
     with database.read() as session:
-        return [(found.reference, found.versions) for found in adapter_deletion.find(session, limit=limit)]
+        return [(found.reference, found.versions) for found in adapter_deletion.find(session, limit=limit).deletions]
 
 
 def restore(database: Database, reference: str, *, lost: str = "") -> list[str]:
@@ -53,6 +55,57 @@ def test_deleted_adapter_is_hidden_and_restored_with_the_versions_of_that_moment
     assert find(versions) == [("legal/1", 1)]
     assert restore(versions, "legal/1") == ["legal/1"]
     assert find(versions) == []
+
+
+def test_pages_of_deletions_hold_each_once_also_those_of_one_moment(versions: Database) -> None:
+    for _ in range(3):
+        registry.add_version(versions, "medical")
+    registry.add_version(versions, "other")
+    registry.delete_version(versions, "medical", 2)
+    registry.delete_version(versions, "medical", 3)
+    registry.delete(versions, "legal")
+    registry.delete(versions, "other")
+    with versions.write() as session:  # a whole adapter, two versions of another one, and a single one before
+        moment = session.scalar(sa.select(tables.Adapter.deleted_at).where(tables.Adapter.name == "other"))
+        for table, is_meant in (
+            (tables.Adapter, tables.Adapter.name == "legal"),
+            (tables.AdapterVersion, tables.AdapterVersion.deleted_at > sa.literal(_first_deletion(session))),
+        ):
+            session.execute(sa.update(table).where(is_meant).values(deleted_at=moment))
+    wanted = find(versions)
+    assert sorted(wanted) == [("legal", 2), ("legal/1", 1), ("medical/2", 1), ("medical/3", 1), ("other", 1)]
+    assert wanted[-1] == ("legal/1", 1)
+    for limit in (1, 2, 3, 5):
+        pages, after = [], None
+        while True:
+            with versions.read() as session:
+                page = adapter_deletion.find(session, limit=limit, after=after)
+            pages += [(found.reference, found.versions) for found in page.deletions]
+            if (after := page.next) is None:
+                break
+        assert pages == wanted
+    with versions.read() as session, pytest.raises(errors.InvalidSpec, match="not a cursor of this list"):
+        adapter_deletion.find(session, after="x")
+
+
+def _first_deletion(session: Session) -> datetime:
+    first = session.scalar(sa.select(sa.func.min(tables.AdapterVersion.deleted_at)))
+    assert first is not None
+    return first
+
+
+def test_version_that_never_had_files_is_no_deletion_and_says_what_brings_it(versions: Database) -> None:
+    with versions.write() as session:
+        identity = {"digest": tables.AdapterVersion.identity}
+        session.execute(
+            sa.update(tables.AdapterVersion).where(tables.AdapterVersion.deleted_at.is_not(None)).values(identity)
+        )
+    assert find(versions) == []
+    fix = r"legal/1.*came with a bundle without its files \(unbundle a bundle that has them\)"
+    with pytest.raises(errors.Deleted, match=fix):
+        registry.resolve(versions, "legal/1")
+    with pytest.raises(errors.Conflict, match=f"cannot restore adapter {fix}"):
+        restore(versions, "legal/1")
 
 
 def test_new_version_of_a_deleted_adapter_is_refused(versions: Database) -> None:

@@ -49,7 +49,7 @@ def test_purged_version_keeps_its_number_and_nothing_else(versions: Database) ->
         assert (row.spec, row.metrics, row.card, row.environment) == ({}, {}, "", {})
         assert row.deleted_at is not None
         assert registry.digest("legal/1") not in artifact_references.find_trees(session, kept_seconds=None)
-        assert not artifact_references.find_references(session).deleted
+        assert not artifact_references.find_references(session).deleted_trees
     with pytest.raises(errors.Deleted, match=r"adapter version legal/1 was purged"):
         registry.resolve(versions, "legal/1")
     for change in (registry.purge, registry.restore):

@@ -6,8 +6,9 @@ import pytest
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, values
+from finch_hub.registry import adapter_names, adapter_versions, values
 from finch_hub.registry.database import Database
+from finch_hub.specs.cards import name_revision
 
 
 def test_created_version_resolves_to_the_same_value(database: Database) -> None:
@@ -26,6 +27,28 @@ def test_created_version_resolves_to_the_same_value(database: Database) -> None:
     assert (made.reference, made.state, made.lineage, made.spec) == ("medical/1", "ready", lineage, spec)
     assert (made.metrics, made.card, made.tags, made.aliases) == ({"loss": 1.5}, "# Medical", ("a", "b"), ())
     assert made.base == registry.add_base(database)
+
+
+def test_created_version_is_returned_as_it_is_stored(database: Database) -> None:
+    """It is not read again, so what the database makes of it must be known."""
+    parent = registry.add_version(database, "birds")
+    with database.write() as session:
+        adapter_names.rename(session, "birds", "team/birds")
+    made = registry.add_version(
+        database,
+        "birds",
+        spec={"preset": 7, "texts": ("a\0", "\ud800"), "pair": (1, 2)},
+        metrics={"loss": float("nan"), "large": 2**70, "small": 5e-324},
+        lineage=values.Lineage(
+            parents=(values.ParentVersion(reference="birds@latest", weight=0.25),), environment={"lr": float("inf")}
+        ),
+        card="# Birds\0",
+        owner="ana",
+        state="below_retention",
+    )
+    assert made == registry.resolve(database, "team/birds/2")
+    assert [link.reference for link in made.lineage.parents] == ["team/birds/1"]
+    assert made.base == parent.base
 
 
 def test_number_of_a_deleted_version_is_not_reused(database: Database) -> None:
@@ -104,7 +127,22 @@ def test_edit_of_a_card_changes_only_the_card(database: Database) -> None:
     made = registry.add_version(database, card="old")
     with database.write() as session:
         edited = adapter_versions.edit_card(session, "medical/1", "new")
-    assert edited == made.evolve(card="new", updated_at=edited.updated_at) == registry.resolve(database, "medical")
+    assert edited.card_edited_at is not None
+    expected = made.evolve(card="new", updated_at=edited.updated_at, card_edited_at=edited.card_edited_at)
+    assert edited == expected == registry.resolve(database, "medical")
+
+
+def test_edit_of_a_card_that_was_edited_meanwhile_is_refused(database: Database) -> None:
+    registry.add_version(database, card="old")
+    with database.write() as session:
+        adapter_versions.edit_card(session, "medical/1", "one", expected=name_revision(None))
+    for expected in (name_revision(None), name_revision("other")):
+        with pytest.raises(errors.Conflict, match="the card of medical/1 was edited meanwhile"), database.write() as s:
+            adapter_versions.edit_card(s, "medical/1", "two", expected=expected)
+    with database.write() as session:
+        adapter_versions.edit_card(session, "medical/1", "two", expected=name_revision("one"))
+        reset = adapter_versions.edit_card(session, "medical/1", "written", is_written=True)
+    assert (reset.card, reset.card_edited_at) == ("written", None)
 
 
 def test_deleting_a_version_with_an_alias_is_refused(database: Database) -> None:

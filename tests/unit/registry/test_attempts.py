@@ -95,9 +95,7 @@ def test_succeed_after_cancel_request_rolls_back(database: Database) -> None:
 def succeed_with_a_version(database: Database, job: Job) -> None:
     base = registry.add_base(database)
     with database.write() as session:
-        adapter_versions.create(
-            session, name="medical", digest="0" * 64, identity="0" * 64, base_id=base.id, kind="train"
-        )
+        adapter_versions.create(session, name="medical", digest="0" * 64, identity="0" * 64, base=base, kind="train")
         attempts.succeed(session, job, {})
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub.registry import adapter_versions, datasets, search_index, tables, values, version_search
-from finch_hub.registry.database import Database
+from finch_hub.registry.database import Database, Session
 
 VERSIONS, ADAPTERS = tables.AdapterVersion.__table__, tables.Adapter.__table__
 
@@ -95,6 +98,111 @@ def test_index_that_is_built_anew_equals_the_one_of_the_triggers(database: Datab
     with database.migrate() as connection:
         search_index.build(connection)
     assert read_index(database) == wanted
+
+
+def find_stale(database: Database) -> list[int]:
+    with database.read() as session:
+        connection = session.connection()
+        batches = list(search_index.list_batches(connection))
+        return [number for batch in batches for number in search_index.find_stale(connection, *batch)]
+
+
+def spoil(database: Database, statement: str) -> None:
+    with database.write() as session:
+        session.execute(sa.text(statement))
+
+
+TEXT_CHANGES = (
+    "UPDATE version_texts SET text = 'sharks' WHERE rowid = 2",
+    "UPDATE searched_versions SET words = 'sharks' WHERE version_id = 2",
+)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE searched_versions SET name = 'other' WHERE version_id = 2",
+        "DELETE FROM searched_versions WHERE version_id = 2",
+        "UPDATE version_numbers SET value = 7 WHERE version_id = 2 AND name = 'metric.rank'",
+        "DELETE FROM version_numbers WHERE version_id = 2 AND name = 'lora.rank'",
+        "INSERT INTO version_numbers (version_id, name, value) VALUES (2, 'metric.none', 1)",
+        "text",
+    ],
+)
+def test_entry_that_is_not_what_the_rows_say_is_found_and_made_anew(database: Database, statement: str) -> None:
+    add_dataset(database, "a", "finches")
+    lineage = values.Lineage(train_digest=registry.digest("a"), validation_digest=registry.digest("b"))
+    for number in range(3):
+        spec: dict[str, Any] = {"lora": {"rank": 4, "r": 1}, "training": {"epochs": 2}} if number else {}
+        metrics = {"loss_after": number / 3, "rank": 8, "none": None, "named": "x"}
+        registry.add_version(database, lineage=lineage, metrics=metrics, spec=spec, card="é", tags=["b", "a=1"])
+    registry.delete_version(database, "medical", 1)
+    assert find_stale(database) == []
+    wanted = read_index(database)
+    spoil(database, statement if statement != "text" else TEXT_CHANGES[not database.is_sqlite])
+    assert find_stale(database) == [2]
+    assert database.reindex() == 1
+    assert find_stale(database) == []
+    assert read_index(database) == wanted
+
+
+def test_entries_of_versions_that_are_gone_are_found_and_removed(database: Database) -> None:
+    registry.add_version(database)
+    spoil(database, "UPDATE searched_versions SET version_id = 9")
+    assert find_stale(database) == [1, 9]
+    database.reindex()
+    assert find_stale(database) == []
+    assert find(database, "") == ["medical/1"]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("is_named_first", [True, False])
+def test_name_of_a_data_set_and_a_version_made_of_it_find_each_other_in_any_order(
+    database: Database, is_new: bool, is_named_first: bool
+) -> None:
+    """Neither sees the other until it is committed."""
+    base = registry.add_base(database)
+    if not is_new:
+        add_dataset(database, "a", None)
+
+    def name(session: Session) -> None:
+        datasets.add(session, digest=registry.digest("a"), format="messages", examples=1, name="finches")
+
+    def register(session: Session) -> None:
+        lineage = values.Lineage(train_digest=registry.digest("a"))
+        digests: dict[str, Any] = {"digest": "1" * 64, "identity": "1" * 64}
+        adapter_versions.create(session, name="medical", kind="train", base=base, lineage=lineage, **digests)
+
+    def run(change: Callable[[Session], None]) -> None:
+        with database.write() as session:
+            change(session)
+
+    first, second = (name, register) if is_named_first else (register, name)
+    with ThreadPoolExecutor(1) as threads:
+        with database.write() as session:
+            first(session)
+            other = threads.submit(run, second)
+            concurrent.futures.wait([other], timeout=1)
+        other.result()
+    assert find(database, "finches") == ["medical/1"]
+    assert find_stale(database) == []
+
+
+def test_migration_gives_an_index_of_before_the_locks(database: Database) -> None:
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    query = sa.text("SELECT proname, prosrc FROM pg_proc WHERE proname LIKE 'search_%'")
+    with database.read() as session:
+        wanted = {row.proname: row.prosrc for row in session.execute(query)}
+    registry.migrate(database._engine, "0019")
+    with database.write() as session:
+        for name in search_index._LOCKS:
+            body = wanted[f"search_{name}"].replace(f"PERFORM {search_index._LOCKS[name]};", "")
+            create = f"CREATE OR REPLACE FUNCTION search_{name}() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$"
+            session.execute(sa.text(create))
+    registry.migrate(database._engine, "head")
+    with database.read() as session:
+        assert {row.proname: row.prosrc for row in session.execute(query)} == wanted
 
 
 def test_damaged_documents_of_a_version_keep_no_other_from_being_found(database: Database) -> None:

@@ -145,6 +145,17 @@ def test_as_many_jobs_as_there_are_may_be_listed(database: Database) -> None:
     assert all(job.depends_on == (first.id,) for job in found[:MANY])
 
 
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_document_is_read_as_the_standard_library_reads_it(value: object) -> None:
+    text = types.to_json(value)
+    assert repr(types.from_json(text)) == repr(json.loads(text))
+
+
 def test_document_of_another_program_hides_no_rows(database: Database) -> None:
     """A damaged document becomes a note, and one with halves of surrogate pairs can be printed as JSON."""
     if not database.is_sqlite:

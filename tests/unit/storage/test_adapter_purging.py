@@ -73,7 +73,7 @@ def test_purge_frees_what_only_the_version_has(stores: Stores, tmp_path: Path) -
 def test_purge_of_one_of_two_versions_with_the_same_files_removes_none(stores: Stores, tmp_path: Path) -> None:
     first = add(stores, tmp_path, "legal", "same")
     with stores.database.write() as session:
-        files: dict[str, Any] = {"digest": first.digest, "identity": first.identity, "base_id": first.base.id}
+        files: dict[str, Any] = {"digest": first.digest, "identity": first.identity, "base": first.base}
         adapter_versions.create(session, name="copy", kind="import", **files)
     assert purge(stores, "legal/1").bytes == 0
     assert has_files(stores, first)

@@ -37,7 +37,7 @@ def earlier(hub: Hub, tiny_folder: Path) -> str:
         bases.add(session, registry.describe_base("other"))
         tiny = bases.get(session, "tiny")
         digests: dict[str, Any] = {"digest": registry.digest("files"), "identity": registry.digest("bytes")}
-        adapter_versions.create(session, name="medical", base_id=tiny.id, kind="train", **digests)
+        adapter_versions.create(session, name="medical", base=tiny, kind="train", **digests)
     database.close()
     return first
 

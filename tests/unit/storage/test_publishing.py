@@ -51,7 +51,11 @@ def test_version_has_the_admitted_files_with_card_and_record(stores: Stores, tmp
     names = {"adapter_config.json", "adapter_model.safetensors", "README.md", "finch.json"}
     assert {path.name for path in folder.iterdir()} == names
     assert b"someone" not in (folder / "adapter_model.safetensors").read_bytes()
-    assert (folder / "README.md").read_text(encoding="utf-8") == version.card
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| loss_after | 1.5 |" in card
+    assert "vllm serve" in card
+    assert card.startswith(version.card.partition("\n## ")[0])
+    assert "vllm" not in version.card
     record = json.loads((folder / "finch.json").read_text(encoding="utf-8"))
     assert (version.reference, version.state, version.lineage.seed) == ("birds/1", "ready", 7)
     assert record["lineage"] == version.lineage.model_dump(mode="json")

@@ -222,7 +222,7 @@ def test_purge_waits_for_a_submission_that_read_the_data(hub: Hub, tiny_folder: 
             submitted.append(hub.train("birds-data", adapter="birds", base=tiny_folder, validation=0.2))
 
     monkeypatch.setattr(purging, "_find_kin", submit_behind)
-    with pytest.raises(errors.Conflict, match="jobs? .*needs? it"):
+    with pytest.raises(errors.Conflict, match=r"jobs? .*needs? it"):
         hub.datasets.purge("birds-data")
     spec = submitted[0].spec
     assert isinstance(spec, TrainSpec)

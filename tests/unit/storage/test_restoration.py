@@ -19,6 +19,7 @@ from finch_hub.artifacts.store import MARKER
 from finch_hub.registry import (
     adapter_versions,
     audit,
+    evidence,
     jobs,
     listeners,
     outbox,
@@ -180,6 +181,28 @@ def test_purged_text_and_deleted_versions_stay_so(backup: Path, target: Stores) 
     purged = [row for row in full_hub.read_all(target.database)["datasets"] if row["purged_at"] is not None]
     assert len(purged) == 1
     assert not target.artifacts.has(purged[0]["digest"])
+
+
+@pytest.mark.parametrize("are_lost", [False, True])
+def test_sample_answers_of_a_deleted_version_come_back_with_it(
+    source: Stores, target: Stores, tmp_path: Path, are_lost: bool
+) -> None:
+    """If the store lacks them, as after a collection, the backup is whole without them."""
+    samples = full_hub.SAMPLES.replace(b"A?", b"Why?")
+    with source.database.read() as session:
+        base = adapter_versions.resolve(session, "birds/1").base
+    version = full_hub.add_version(source, tmp_path, "owls", base, text="owls")
+    full_hub.add_evidence(source, version, samples)
+    registry.delete(source.database, "owls")
+    digest = hashlib.sha256(samples).hexdigest()
+    if are_lost:
+        source.artifacts.remove(digest)
+    assert take_backup(tmp_path / "taken", source).backup.is_complete
+    restore(tmp_path / "taken", target)
+    assert target.artifacts.has(digest) is not are_lost
+    assert registry.restore(target.database, "owls") == ["owls/1"]
+    with target.database.read() as session:
+        assert evidence.find(session, "owls/1")[1] == digest
 
 
 @pytest.mark.parametrize("revision", ["0007", schema_revisions.HEAD])

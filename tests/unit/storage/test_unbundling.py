@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import io
 import json
@@ -22,23 +23,27 @@ from support.safetensors_files import adapter_folder, factors
 from support.services import Databases
 
 from finch_hub import errors
+from finch_hub.artifacts.bundle_file import unpack_bundle
 from finch_hub.artifacts.gate import adapter_identity
 from finch_hub.artifacts.store import blob_path
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.registry import (
+    adapter_deletion,
     adapter_names,
     adapter_versions,
     audit,
     bundled_versions,
+    datasets,
     evaluations,
     evidence,
     lineage,
     tables,
+    unbundled_versions,
     values,
 )
 from finch_hub.registry.bundled_versions import BundledRows
 from finch_hub.registry.types import now
-from finch_hub.specs.bundles import UnbundleReport
+from finch_hub.specs.bundles import Manifest, UnbundleReport
 from finch_hub.specs.evidence import Evidence
 from finch_hub.storage import publishing
 from finch_hub.storage.backup import take_backup
@@ -84,7 +89,8 @@ def publish(
             parents=tuple(values.ParentVersion(reference=p, weight=0.5) for p in parents), seed=seed,
             train_digest=registry.digest("rows"),
         ),
-        spec={"system": "Be kind.", "base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}},
+        spec=registry.train_spec(system="Be kind.", validation=registry.digest("held out")).model_dump(mode="json")
+        | {"base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}},
         metrics={"loss_before": 2.0, "loss_after": 1.0}, owner="ana", **fields,
     )  # fmt: skip
     create = publishing.publish(folder, stores, description, {"threads": 2})
@@ -274,8 +280,10 @@ def test_ancestors_without_files_are_completed_later(hubs: list[Stores], tmp_pat
         "both/1": "added", "legal/1": "in lineage", "team/tone/1": "in lineage",
     }  # fmt: skip
     assert graph(two, made) == graph(one, made)
-    with pytest.raises(errors.NotFound):
+    with pytest.raises(errors.Deleted, match="legal/1 came with a bundle without its files"):
         registry.resolve(two.database, "legal/1")
+    with two.database.read() as session:
+        assert adapter_deletion.find(session).deletions == ()
     assert [found for found in inspect_hub(two).findings if found.kind == "damage"] == []
     registry.delete_version(one.database, "team/tone", 1)
     report = carry(one, two, tmp_path, made)
@@ -283,6 +291,66 @@ def test_ancestors_without_files_are_completed_later(hubs: list[Stores], tmp_pat
         "both/1": "known", "legal/1": "completed", "team/tone/1": "known",
     }  # fmt: skip
     assert registry.resolve(two.database, "legal/1").state == "unchecked"
+
+
+MEASURED = Evidence(kind="train", notes=("measured",))
+SAMPLES = b'{"samples":[{"prompt":"A?","expected":"B.","before":"C.","after":"B."}],"max_tokens":64}'
+
+
+def read_samples(stores: Stores, reference: str) -> bytes | None:
+    with stores.database.read() as session:
+        digest = evidence.find(session, reference)[1]
+    return None if digest is None else stores.artifacts.get(digest)
+
+
+def test_sample_answers_come_only_if_they_are_asked_for(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, three = hubs
+    publish(one, tmp_path, "legal", samples=SAMPLES, evidence=MEASURED)
+    publish(one, tmp_path, "tone", samples=SAMPLES, evidence=Evidence(kind="train"))
+    carry(one, two, tmp_path, "legal", "tone")
+    assert read_samples(two, "legal/1") is None
+    carry(one, three, tmp_path, "legal", "tone", samples=True)
+    assert read_samples(three, "legal/1") == read_samples(three, "tone/1") == SAMPLES
+    with three.database.read() as session:
+        assert evidence.find(session, "legal/1")[0].notes == ("measured",)
+    make_bundle(tmp_path / "again", ["legal", "tone"], three, samples=True)
+    make_bundle(tmp_path / "before", ["legal", "tone"], one, samples=True)
+    assert SAMPLES in (tmp_path / "again").read_bytes()
+
+
+def test_sample_answers_of_data_that_was_purged_here_stay_away(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal", samples=SAMPLES, evidence=MEASURED)
+    with two.database.write() as session:
+        datasets.add(session, digest=registry.digest("rows"), format="messages", examples=1)
+        datasets.purge(session, registry.digest("rows"))
+    carry(one, two, tmp_path, "legal", samples=True)
+    assert registry.resolve(two.database, "legal/1").state == "unchecked"
+    assert read_samples(two, "legal/1") is None
+
+
+@pytest.mark.parametrize("samples", [b"{", b'{"samples":[{}],"max_tokens":64}'])
+def test_wrong_sample_answers_are_refused(hubs: list[Stores], tmp_path: Path, samples: bytes) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal", samples=samples, evidence=MEASURED)
+    with pytest.raises(errors.RefusedArtifact, match="legal/1: sample answers"):
+        carry(one, two, tmp_path, "legal", samples=True)
+    assert rows(two)["adapter_versions"] == []
+
+
+def test_figures_of_the_base_alone_come_once_on_data_of_the_versions(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal")
+    base = registry.add_base(one.database)
+    with one.database.write() as session:
+        for text in ("rows", "others"):
+            digest = registry.digest(text)
+            evaluations.add(session, base_id=base.id, dataset=digest, evaluator="loss", metrics={"loss": 2.0})
+    for _ in range(2):
+        carry(one, two, tmp_path, "legal")
+        with two.database.read() as session:
+            (found,) = evaluations.find(session)
+        assert (found.adapter, found.dataset, found.metrics) == (None, registry.digest("rows"), {"loss": 2.0})
 
 
 def test_base_and_adapter_of_one_name_get_two(hubs: list[Stores], tmp_path: Path) -> None:
@@ -318,6 +386,63 @@ def test_same_bundle_taken_by_several_at_once_is_taken_once(database_url: str, o
     outcomes = [version.outcome for report in reports for version in report.versions]
     assert (outcomes.count("added"), outcomes.count("known")) == (3, 9)
     assert len(rows(two)["adapter_versions"]) == 3
+
+
+def read_manifest(one: Stores, tmp_path: Path, *references: str) -> Manifest:
+    """Return the manifest of a bundle of versions without their files."""
+    make_bundle(tmp_path / "of manifest", references, one)
+    manifest = unpack_bundle(tmp_path / "of manifest", tmp_path / "unpacked").manifest
+    bare: dict[str, Any] = {"files": None, "tags": (), "aliases": (), "evaluations": (), "evidence": None}
+    return manifest.evolve(versions=tuple(version.evolve(**bare) for version in manifest.versions))
+
+
+@pytest.mark.parametrize("new", ["tiny", "law"])
+def test_rename_of_an_adapter_waits_for_the_bundle_that_adds_to_it(
+    hubs: list[Stores], tmp_path: Path, new: str
+) -> None:
+    """The new base of the bundle has the name that the adapter is to get, or another one."""
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    manifest = read_manifest(one, tmp_path, "legal")
+    registry.add_version(two.database, "legal", base="other")
+
+    def rename() -> None:
+        with two.database.write() as session:
+            adapter_names.rename(session, "legal", new)
+
+    with ThreadPoolExecutor(1) as threads:
+        with two.database.write() as session:
+            places = unbundled_versions.lock(session, manifest)
+            renamed = threads.submit(rename)
+            concurrent.futures.wait([renamed], timeout=1)
+            unbundled_versions.register(session, manifest, places, {}, who="ana")
+        if new == "tiny":
+            with pytest.raises(errors.Conflict, match="a base has it"):
+                renamed.result()
+        else:
+            renamed.result()
+    assert [place.reference for place in places] == ["legal/2"]
+
+
+def test_bundle_waits_for_the_rename_of_its_adapter(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    for seed in range(2):
+        publish(one, tmp_path, "legal", seed=seed)
+    carry(one, two, tmp_path, "legal/1")
+    manifest = read_manifest(one, tmp_path, "legal")
+
+    def take_rows() -> list[str]:
+        with two.database.write() as session:
+            places = unbundled_versions.lock(session, manifest)
+            unbundled_versions.register(session, manifest, places, {}, who="ana")
+            return [place.reference for place in places]
+
+    with ThreadPoolExecutor(1) as threads:
+        with two.database.write() as session:
+            adapter_names.rename(session, "legal", "law")
+            taken = threads.submit(take_rows)
+            concurrent.futures.wait([taken], timeout=1)
+        assert taken.result() == ["law/1", "law/2"]
 
 
 def test_bundles_and_trainings_of_one_adapter_take_different_numbers(
@@ -457,6 +582,16 @@ def test_all_problems_of_a_manifest_are_told(target: Stores, bundled: dict[str, 
     file = write(tmp_path / "x", bundled | {"bundle.json": json.dumps(manifest).encode()})
     refused = refuse(target, file, "3 problems")
     assert isinstance(refused, errors.RefusedArtifact)
+
+
+def test_rows_that_no_hub_would_take_are_not_bundled(hubs: list[Stores], tmp_path: Path) -> None:
+    one, *_ = hubs
+    made = fill(one, tmp_path)
+    with one.database.write() as session:  # as only a fault or another program writes it
+        session.execute(sa.update(tables.AdapterVersion).values(spec={"lora": [1]}))
+    with pytest.raises(errors.RefusedArtifact, match=r"version both/1: spec\.lora: is not an object"):
+        make_bundle(tmp_path / "x", [made], one)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

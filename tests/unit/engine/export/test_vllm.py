@@ -12,6 +12,7 @@ from support.adapters import VARIANTS, logits, save_adapter
 from finch_hub import errors
 from finch_hub.engine.export import vllm
 from finch_hub.engine.export.parameters import PEFTParameters
+from finch_hub.formats.vllm_limits import RANKS
 
 
 def problems_of_vllm(folder: Path, *, max_rank: int) -> list[str]:
@@ -21,7 +22,7 @@ def problems_of_vllm(folder: Path, *, max_rank: int) -> list[str]:
     found = []
     if config["peft_type"] != "LORA":
         found.append("peft_type")
-    if config["r"] > max_rank or max_rank not in vllm.RANKS:
+    if config["r"] > max_rank or max_rank not in RANKS:
         found.append("rank")
     found += [field for field in ("use_dora", "modules_to_save", "use_rslora") if config.get(field)]
     found += ["bias"] if config["bias"] != "none" else []

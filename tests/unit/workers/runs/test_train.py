@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft.tuners.lora import LoraLayer
 from support.training import lessons
 
 from finch_hub.engine.bases import precision
@@ -162,6 +163,20 @@ def test_members_of_a_group_have_samples_of_their_own_adapters(channel: Channel,
     first, second = (read_samples(ended[n]).samples for n in (0, 1))
     assert [sample.before for sample in first] == [sample.before for sample in second]
     assert len(first) == 2
+
+
+def test_training_from_a_version_has_samples_of_that_version_before(
+    channel: Channel, tmp_path: Path, tiny_base: Base
+) -> None:
+    order = order_of(tmp_path, validation=0.25, checkpoint_every=None, samples=2, epochs=3)
+    first = train.execute(order, channel)
+    channel.workdir = tmp_path / "further"
+    further = order.evolve(spec=order.spec.evolve(start="birds/1"), start=first.adapter)
+    samples = read_samples(train.execute(further, channel))
+    assert samples.start == "birds/1"
+    assert [sample.before for sample in samples.samples] == [sample.after for sample in read_samples(first).samples]
+    assert read_samples(first).start is None
+    assert not any(isinstance(module, LoraLayer) for module in tiny_base.model.modules())
 
 
 def test_training_succeeds_if_its_samples_fail(

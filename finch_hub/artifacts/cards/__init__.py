@@ -1,0 +1,1 @@
+"""Model cards: what goes into them, and their text."""

@@ -1,0 +1,107 @@
+"""Model cards: what is known of a version and goes into its card, and the card itself."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+import pydantic
+
+from finch_hub import errors
+from finch_hub.specs.evidence import Evidence
+from finch_hub.specs.value import JsonObject, Value
+
+MAX_CARD = 200_000
+"""Characters of the text of a user."""
+
+
+class CardBase(Value):
+    """The base of a card's adapter.
+
+    Attributes:
+        label: what others know it by: its repository id, or its name.
+        hub_id: its repository id on the Hugging Face Hub; None if it has none.
+    """
+
+    label: str
+    hub_id: str | None = None
+    license: str | None = None
+    license_link: str | None = None
+
+
+class CardParent(Value):
+    """A version that a card's version was made from."""
+
+    reference: str
+    weight: float
+
+
+class CardFacts(Value):
+    """What is known of a version, and may be told to everybody. No row and no name of a data set is in it.
+
+    Attributes:
+        reference: reference of the version; None before it has a number.
+        description: what users say that the adapter is for.
+        spec: specification of the job that made it.
+        config: its `adapter_config.json`; empty if it is not at hand.
+        data_license: license of the training data; None if it is not known.
+        state: state of the version.
+        repository: repository that the card is written for, with its revision; None for a folder.
+    """
+
+    name: str
+    reference: str | None = None
+    kind: str
+    base: CardBase
+    description: str = ""
+    spec: JsonObject = pydantic.Field(default_factory=dict)
+    config: JsonObject = pydantic.Field(default_factory=dict)
+    metrics: JsonObject = pydantic.Field(default_factory=dict)
+    parents: tuple[CardParent, ...] = ()
+    train_digest: str | None = None
+    validation_digest: str | None = None
+    data_license: str | None = None
+    evidence: Evidence | None = None
+    state: str = "ready"
+    repository: tuple[str, str] | None = None
+
+
+class Card(Value):
+    """The card of a version.
+
+    Attributes:
+        adapter: reference of the version.
+        text: the whole card, as `README.md` has it: metadata and Markdown.
+        body: the Markdown alone, which users edit.
+        picture: the loss curve as SVG, to which the card refers as `loss.svg`; None without a curve.
+        edited_at: when a user edited it last; None if it is written from what is known.
+        revision: hash by which an edit tells that nobody else has edited it since.
+    """
+
+    adapter: str
+    text: str
+    body: str
+    picture: str | None = None
+    edited_at: datetime | None = None
+    revision: str
+
+
+def name_revision(edited: str | None) -> str:
+    """Return the revision of the card that a user edited, or of the written one."""
+    return "written" if edited is None else hashlib.sha256(edited.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def check_card(text: str) -> str:
+    """Return the text of a user for a card, with newlines of one kind.
+
+    Raises:
+        InvalidInput: it is empty or too long.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+    if not text.strip():
+        fix = "write a text, or bring the written card back with `finch-hub adapters card REFERENCE --reset`"
+        raise errors.InvalidInput("the text is empty", where="card", fix=fix)
+    if len(text) > MAX_CARD:
+        what = f"the text has {len(text):,} characters, more than {MAX_CARD:,}"
+        raise errors.InvalidInput(what, where="card", fix="keep long texts elsewhere, and link to them")
+    return text + "\n"

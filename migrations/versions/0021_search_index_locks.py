@@ -1,0 +1,25 @@
+"""Locks between new versions and names of data sets, so that PostgreSQL's search index misses none of them.
+
+An index of before may have missed names. `finch-hub fsck` finds such versions, and `finch-hub db reindex` mends them.
+"""
+
+from collections.abc import Sequence
+
+from alembic import op
+
+from finch_hub.registry import search_index
+
+revision: str = "0021"
+down_revision: str | Sequence[str] | None = "0020"
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+is_additive: bool = True
+
+
+def upgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time
+        search_index.add_locks(op.get_bind())
+
+
+def downgrade() -> None:
+    pass  # the locks disturb no earlier version
