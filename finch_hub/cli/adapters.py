@@ -287,7 +287,8 @@ def reproduce(reference: str, detach: bool, quiet: bool, as_json: bool) -> None:
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
         report = None if detach else handle.report()
         if isinstance(report, ReproductionReport) and not report.identical:
-            raise errors.NotReproduced(f"{report.adapter} was not reproduced: {len(report.tensors)} tensors differ")
+            count = tables.format_count(len(report.tensors), "tensor")
+            raise errors.NotReproduced(f"{report.adapter} was not reproduced: other bytes in {count}")
 
 
 @adapters.command("import")

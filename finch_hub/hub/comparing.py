@@ -15,6 +15,7 @@ from finch_hub.specs.comparisons import OTHER_DATA, ComparedModule, ComparedValu
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject
+from finch_hub.texts.counts import format_count
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
@@ -141,7 +142,7 @@ def _compare_modules(
             updates = [_read_update(adapter, path) for adapter in adapters]
             modules.append(total.add(path, updates))
     if total.num_misfits:
-        remarks.append(f"{total.num_misfits} modules have different shapes, so that only their norms are compared")
+        remarks.append(f"only norms are compared of {format_count(total.num_misfits, 'module')}, since shapes differ")
     return [*([total.to_module()] if modules else []), *modules], remarks
 
 
