@@ -52,7 +52,7 @@ def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
             (v.reference, summary.versions, v.kind, v.state, v.base, format_evidence(v.metrics), aliases, v.created_at)
         )
     columns = ("newest", "versions", "made by", "state", "base", "evidence", "aliases", "made")
-    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without="There are no adapters."))
     paging.suggest_next(page.next, "list", as_json=as_json)
 
 
@@ -87,7 +87,7 @@ def find(query: tuple[str, ...], sort: str, limit: int, after: str | None, as_js
         for v in page.versions
     ]
     columns = ("version", "made by", "state", "base", "evidence", "aliases", "tags", "made")
-    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without="No version meets the query."))
     paging.suggest_next(page.next, "find", "--sort", sort, "--", text, as_json=as_json)
 
 
@@ -95,7 +95,8 @@ def _list_deleted(limit: int, after: str | None, as_json: bool) -> None:
     with output.open_hub() as hub:
         page = hub.adapters.find_deleted(limit=limit, after=after)
     rows = [(deletion.reference, deletion.versions, deletion.deleted_at) for deletion in page.deletions]
-    output.emit(page, as_json, lambda: tables.draw_table(("deleted", "versions", "when"), rows))
+    columns, without = ("deleted", "versions", "when"), "Nothing that was deleted can be restored."
+    output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without=without))
     paging.suggest_next(page.next, "list", "--deleted", as_json=as_json)
 
 
@@ -161,7 +162,8 @@ def verify(reference: str, as_json: bool) -> None:
     with output.open_hub() as hub:
         version = hub.adapters.get(reference)
         report = hub.adapters.verify(version.reference)
-    output.emit(report, as_json, lambda: describe_inspection(report))
+    whole = [] if report.damage else [f"The files of adapter {version.reference} are whole."]
+    output.emit(report, as_json, lambda: [*describe_inspection(report), *whole])
     report.raise_damage(f"adapter {version.reference}")
 
 
@@ -215,7 +217,8 @@ def alias_history(reference: str, limit: int, after: int | None, as_json: bool) 
         )
         for move in moves
     ]
-    output.emit(moves, as_json, lambda: tables.draw_table(("when", "alias", "from", "to", "who", "why"), rows))
+    columns, without = ("when", "alias", "from", "to", "who", "why"), "No alias of the adapter was ever set."
+    output.emit(moves, as_json, lambda: tables.draw_list(columns, rows, without=without))
     if len(moves) == limit:
         paging.suggest_next(str(moves[-1].id), "alias-history", reference, as_json=as_json)
 
@@ -284,7 +287,8 @@ def reproduce(reference: str, detach: bool, quiet: bool, as_json: bool) -> None:
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
         report = None if detach else handle.report()
         if isinstance(report, ReproductionReport) and not report.identical:
-            raise errors.NotReproduced(f"{report.adapter} was not reproduced: {len(report.tensors)} tensors differ")
+            count = tables.format_count(len(report.tensors), "tensor")
+            raise errors.NotReproduced(f"{report.adapter} was not reproduced: other bytes in {count}")
 
 
 @adapters.command("import")

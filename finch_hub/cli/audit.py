@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finch_hub.cli import output, paging
 from finch_hub.display import tables
+from finch_hub.display.tables import format_value
 
 if TYPE_CHECKING:
     from finch_hub.registry.audit import AuditEntry
@@ -16,13 +17,24 @@ if TYPE_CHECKING:
 _TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S")
 
 
+class _Moment(click.DateTime):
+    """A day or a time, whose refusal shows examples and not the language of `strptime`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the time."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(
+                f"{value!r} is not a time (write a day or time, such as 2026-01-31 or 2026-01-31T12:30)", param, ctx
+            )
+
+
 @click.command()
 @click.option("--who", help="Name of the user, or the owner of the job.")
 @click.option("--action", help="Action, such as alias.move or version.delete.")
 @click.option("--on", help="Name of an adapter, a base or a data set, a reference such as name/3, or the id of a job.")
-@click.option(
-    "--since", type=click.DateTime(_TIMES), metavar="DATE", help="Day or time of the oldest entry, as 2026-01-31."
-)
+@click.option("--since", type=_Moment(_TIMES), metavar="DATE", help="Day or time of the oldest entry, as 2026-01-31.")
 @click.option(
     "--limit", type=click.IntRange(1, 10**9), default=50, show_default=True, help="Maximum number of entries."
 )
@@ -46,7 +58,7 @@ def audit(
         entries = hub.audit.find(who=who, action=action, on=on, since=since, limit=limit, after=after)
     rows = [(entry.at, entry.who, entry.action, entry.on, entry.outcome, _describe(entry)) for entry in entries]
     columns = ("when", "who", "action", "on", "outcome", "details")
-    output.emit(entries, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(entries, as_json, lambda: tables.draw_list(columns, rows, without="There are no such entries."))
     if len(entries) == limit:
         filters = [*_repeat(who, action, on, since), *paging.repeat_limit()]
         output.suggest("next page", "audit", *filters, f"--after={entries[-1].id}", as_json=as_json)
@@ -54,8 +66,13 @@ def audit(
 
 def _describe(entry: AuditEntry) -> str:
     job = [f"job {entry.job_id}"] if entry.job_id is not None else []
-    details = [f"{name.replace('_', ' ')} {tables.format_value(value)}" for name, value in entry.details.items()]
-    return "; ".join([*job, *details, *([entry.reason] if entry.reason is not None else [])]) or "-"
+    name = entry.on.partition("@")[0] if entry.action.startswith("alias.") else None
+    details = [
+        f"{field.replace('_', ' ')} {f'{name}/{value}' if name and isinstance(value, int) else format_value(value)}"
+        for field, value in entry.details.items()
+    ]
+    reason = [" ".join(entry.reason.split())] if entry.reason is not None else []
+    return "; ".join([*job, *details, *reason]) or "-"
 
 
 def _repeat(who: str | None, action: str | None, on: str | None, since: datetime | None) -> list[str]:

@@ -29,10 +29,11 @@ def backup(folder: str, replace: bool, quiet: bool, as_json: bool) -> None:
     with output.open_hub() as hub, progress.show_advances(quiet=quiet):
         report = hub.back_up(folder, replace=replace)
     output.emit(report, as_json, lambda: _describe(report))
-    output.suggest("Restore it into a new hub", "restore", folder, as_json=as_json)
     if report.problems:
         lines = errors.list_problems([errors.Problem(what=problem) for problem in report.problems])
-        raise errors.IncompleteBackup("\n  ".join([f"backup {folder} is incomplete:", *lines]))
+        advice = "restore these from an earlier backup, or make them again, and back up again"
+        raise errors.IncompleteBackup("\n  ".join([f"backup {folder} is incomplete ({advice}):", *lines]))
+    output.suggest("Restore it into a new hub", "restore", folder, as_json=as_json)
 
 
 def _describe(report: BackupReport) -> str:

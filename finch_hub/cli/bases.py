@@ -79,7 +79,7 @@ def list_(as_json: bool) -> None:
         for b in bases
     ]
     columns = ("base", "id", "architecture", "parameters", "fingerprint", "source", "added")
-    output.emit(bases, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(bases, as_json, lambda: tables.draw_list(columns, rows, without="There are no bases."))
 
 
 @bases.command()

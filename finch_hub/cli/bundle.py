@@ -61,7 +61,11 @@ def _describe_bundle(report: BundleReport) -> list[str]:
 
 def _describe_unbundling(report: UnbundleReport) -> list[str]:
     verb = "Would take" if report.is_dry_run else "Took"
-    lines = [f"{verb} {tables.format_count(len(report.versions), 'version')} from {report.file}"]
+    known = sum(version.outcome == "known" for version in report.versions)
+    had = "; this hub has the others" if known else ""
+    count = tables.format_count(len(report.versions), "version")
+    taken = f"{len(report.versions) - known:,} of {count}" if known else count
+    lines = [f"{verb} {taken} from {report.file}{had}"]
     for version in report.versions:
         moved = f" -> {version.reference}" if version.reference != version.bundled else ""
         state = f" ({version.state})" if version.state else ""

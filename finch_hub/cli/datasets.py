@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from finch_hub.storage.purging import PurgedDataset
 
 
+_MAX_SHOWN = 20  # versions that a purge names
+
+
 @click.group()
 def datasets() -> None:
     """Check, list and purge data sets."""
@@ -74,7 +77,7 @@ def list_(limit: int, as_json: bool) -> None:
         for d in datasets
     ]
     columns = ("digest", "name", "examples", "format", "size", "stored", "purged")
-    output.emit(datasets, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(datasets, as_json, lambda: tables.draw_list(columns, rows, without="There are no data sets."))
 
 
 @datasets.command()
@@ -131,6 +134,9 @@ def _describe_purge(dataset: PurgedDataset) -> list[str]:
     if dataset.parts:
         count = tables.format_count(len(dataset.parts), "data set")
         lines.append(f"Deleted {count} without a name that had rows of it.")
+    if dataset.versions:
+        more = " and more" if len(dataset.versions) > _MAX_SHOWN else ""
+        lines.append(f"These versions cannot be reproduced now: {', '.join(dataset.versions[:_MAX_SHOWN])}{more}")
     if dataset.changed_records:
         count = tables.format_count(dataset.changed_records, "record")
         lines.append(f"Removed its texts from {count} of jobs, versions and logs.")

@@ -50,7 +50,7 @@ def list_(
         )
     rows = [(job.id, job.kind, job.state.value, _summarize(job), job.owner, job.worker, job.created_at) for job in jobs]
     columns = ("job", "kind", "state", "about", "owner", "worker", "submitted")
-    output.emit(jobs, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(jobs, as_json, lambda: tables.draw_list(columns, rows, without="There are no such jobs."))
 
 
 @jobs.command()

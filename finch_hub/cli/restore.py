@@ -28,8 +28,8 @@ def restore(folder: str, quiet: bool, as_json: bool) -> None:
     output.emit(report, as_json, lambda: _describe(report))
     for name, path in report.absent_bases.items():
         output.tell(f"warning: the files of base {name} are not on this machine: {path} (add the base again)")
-    for digest in report.missing:
-        output.tell(f"warning: the backup was finished without artifact {digest}")
+    for digest, lost in zip(report.missing, report.lost, strict=True):
+        output.tell(f"warning: the backup was finished without {lost}, artifact {digest[:12]} (make it again)")
     if report.queued:
         output.suggest("Start a worker for the queued jobs", "worker", "start", as_json=as_json)
 

@@ -61,7 +61,7 @@ def list_(as_json: bool) -> None:
         "version",
         "last seen",
     )
-    output.emit(workers, as_json, lambda: tables.draw_table(columns, rows))
+    output.emit(workers, as_json, lambda: tables.draw_list(columns, rows, without="There are no workers."))
 
 
 @worker.command()

@@ -35,6 +35,7 @@ def draw_version(
     return draw_fields(
         {
             "version": version.reference,
+            "description": Lines.of(version.description or None),
             "state": version.state,
             "made by": f"{version.kind}{f', job {version.job_id}' if version.job_id else ''}",
             "made": version.created_at,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from finch_hub.display.tables import draw_table, format_number, group
+from finch_hub.display.tables import draw_table, format_count, format_number, group
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -71,7 +71,8 @@ def draw_composition(report: CompositionReport) -> Group:
     columns = ("parent", "base", "own adapter", "composed", "plain linear", "retention", "examples")
     parts: list[RenderableType] = [
         f"strategy {report.strategy} {_format_parameters(report.parameters)}with resolver {report.resolver}, "
-        f"scale {report.scale:.3g}, rank {report.rank}, {report.evaluations} evaluations in {report.seconds:.1f} s",
+        f"scale {report.scale:.3g}, rank {report.rank}, "
+        f"{format_count(report.evaluations, 'evaluation')} in {report.seconds:.1f} s",
         draw_table(columns, rows, title="Held-out loss on each parent's validation set, and its retention"),
     ]
     if report.conflicts.rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from finch_hub.display.compositions import WORST_MODULES, draw_composition, draw_conflicts
@@ -43,10 +43,19 @@ def draw_evidence(evidence: Evidence) -> Group:
         parts.append(draw_report(evidence.quantization))
     parts += evidence.notes
     if evidence.environment:
-        fields = (f"{name} {format_value(value)}" for name, value in evidence.environment.items())
+        fields = (f"{name} {format_value(value)}" for name, value in _flatten(evidence.environment))
         parts.append(draw_fields({"environment": ", ".join(fields)}))
     parts.append(draw_fields({"samples": evidence.samples}))
     return group(parts)
+
+
+def _flatten(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Yield names and values. Those within an object have its name before theirs."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from ((f"{name} {inner}", part) for inner, part in _flatten(value))
+        else:
+            yield name, value
 
 
 _DATA = ("examples", "validation_examples", "tokens", "label_tokens", "truncated", "left_out", "duplicates", "overlap")

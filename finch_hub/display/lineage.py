@@ -50,7 +50,8 @@ def format_mermaid(graph: LineageGraph) -> list[str]:
 def _describe(version: AdapterVersion) -> str:
     pulled = format_pulled(version)
     made = f"{version.kind} of {pulled}" if pulled else version.kind
-    return f"({made}, {format_deletion(version) or format_evidence(version.metrics)})"
+    known = format_deletion(version) or format_evidence(version.metrics)
+    return f"({made})" if known == "-" else f"({made}, {known})"
 
 
 def _draw_tree(root: str, ahead: dict[str, list[tuple[str, str]]], labels: dict[str, str], *, note: str = "") -> Tree:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub.plugins import command_output
+from finch_hub.texts.counts import format_count as format_count
 from finch_hub.texts.visible_text import to_line
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ def draw_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: 
     return drawn
 
 
+def draw_list(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, without: str) -> Table | str:
+    """Draw rows under their column names, or a sentence if there are no rows."""
+    return draw_table(columns, rows) if rows else without
+
+
 def draw_fields(fields: Mapping[str, Any]) -> Table:
     """Draw names and values, one pair a line, without those that are None."""
     from rich.table import Table
@@ -96,11 +102,6 @@ def format_value(value: Any) -> str:
 def format_number(value: float | None, places: int = 3) -> str:
     """Format a number with fixed decimal places, None as "-"."""
     return "-" if value is None else f"{value:.{places}f}"
-
-
-def format_count(count: int, noun: str) -> str:
-    """Format a number of things: 1 example, 2 examples."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def format_bytes(count: int) -> str:

@@ -58,7 +58,8 @@ class Adapters:
 
         Raises:
             InvalidSpec: the query, the order, the limit or the cursor is invalid; says where, and what is known.
-            NotFound: a base, data set or parent that the query names does not exist; offers similar names.
+            NotFound: a base, data set, parent or number that the query or the order names does not exist; offers
+                similar names.
         """
         with self._stores.database.read() as session:
             return version_search.find(session, query, sort=sort, limit=limit, after=after)

@@ -40,6 +40,7 @@ class Audit:
 
         Raises:
             InvalidSpec: there is no such action.
+            NotFound: nothing that `on` names has entries or exists; offers similar names.
         """
         oldest = None
         if since is not None:

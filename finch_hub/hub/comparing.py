@@ -11,10 +11,11 @@ from finch_hub import errors
 from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.update_geometry import UpdateSpectrum
 from finch_hub.registry import adapter_versions, evidence, values
-from finch_hub.specs.comparisons import ComparedModule, ComparedValue, Comparison, Section
+from finch_hub.specs.comparisons import OTHER_DATA, ComparedModule, ComparedValue, Comparison, Section
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject
+from finch_hub.texts.counts import format_count
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
@@ -45,6 +46,8 @@ def compare(references: Sequence[str], stores: Stores, *, show_equal: bool, modu
     compared = list(_compare_values(described))
     shown = [value for value in compared if show_equal or not value.is_equal]
     remarks = [f"{known.adapter} has no evidence of its making" for known in found if known.is_empty]
+    measured = {v.lineage.validation_digest for v in versions if "loss_after" in v.metrics}
+    remarks += [OTHER_DATA] if len(measured - {None}) > 1 else []
     updates: list[ComparedModule] = []
     if modules:
         updates, more = _compare_modules(versions, stores)
@@ -139,7 +142,7 @@ def _compare_modules(
             updates = [_read_update(adapter, path) for adapter in adapters]
             modules.append(total.add(path, updates))
     if total.num_misfits:
-        remarks.append(f"{total.num_misfits} modules have different shapes, so that only their norms are compared")
+        remarks.append(f"only norms are compared of {format_count(total.num_misfits, 'module')}, since shapes differ")
     return [*([total.to_module()] if modules else []), *modules], remarks
 
 

@@ -22,6 +22,7 @@ from finch_hub.specs.jobs import ComposeOptions, ComposeSpec, Parent
 from finch_hub.specs.reading import DataWarning
 from finch_hub.specs.references import AdapterReference
 from finch_hub.storage.shared_rows import find_shared_rows
+from finch_hub.texts.counts import format_count
 from finch_hub.workers.runs import inputs
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _pair_with_weights(
     """Pair adapters with their weights, which default to 1."""
     factors = list(weights) if weights is not None else [1.0] * len(references)
     if len(factors) != len(references):
-        what = f"{len(factors)} given for {len(references)} adapters"
+        what = f"{len(factors)} given for {format_count(len(references), 'adapter')}"
         collector.add(errors.Problem(where="weights", what=what, fix="give one weight per adapter, in the same order"))
         factors = [1.0] * len(references)  # so that the adapters themselves are checked too
     if not references:

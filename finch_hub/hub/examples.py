@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,9 +161,18 @@ def _load_stored(
     if given:
         what = f"is stored, so that {' and '.join(map(name_option, given))} cannot change how it is read"
         raise errors.InvalidDataset(what, fix="leave them out", subject=name)
-    for line in stores.artifacts.read_lines(dataset.digest):
-        keep(Example.of(line))
+    for example in _read_stored(name, stores.artifacts.read_lines(dataset.digest)):
+        keep(example)
     return dataset
+
+
+def _read_stored(name: str, lines: Iterable[bytes]) -> Iterator[Example]:
+    try:
+        for line in lines:
+            yield Example.of(line)
+    except (errors.InvalidSpec, errors.MissingArtifact, errors.RefusedArtifact):
+        what, fix = "its stored text is missing or damaged", "add its data again with `finch-hub datasets add FILE`"
+        raise errors.RefusedArtifact(what, where=f"data set {name}", fix=fix) from None
 
 
 def is_stored(data: DataSource) -> bool:

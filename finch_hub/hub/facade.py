@@ -447,7 +447,8 @@ class Hub:
     ) -> BundleReport:
         """Write versions with their lineage, evaluations and files to a new file, for other hubs.
 
-        Equal versions give equal bytes. Data sets are in it by their hashes only.
+        Equal versions give equal bytes, if the hubs know their base by the same id. Data sets are in it by their hashes
+        only.
 
         Args:
             out: path of the new file.

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 
+# What has no name, such as the halves of a split, only a job stores.
+_RETRAIN = "a training on the same data, with the same seed and held-out share, stores it again"
+
+
 def check_reproduction(adapter: str, *, stores: Stores) -> tuple[ReproduceSpec, tuple[str, ...]]:
     """Return the specification of a reproduction, and the digests of the data sets that it reads.
 
@@ -41,9 +45,10 @@ def _explain_data(session: Session, digests: tuple[str, ...]) -> Iterator[str]:
     for digest in digests:
         dataset = datasets.find_digest(session, digest)
         if dataset is None:
-            yield f"the data set {digest[:12]} was removed"
+            yield f"the data set {digest[:12]} was removed ({_RETRAIN})"
         elif dataset.purged_at is not None:
-            yield f"the data set {digest[:12]} was purged"
+            fix = f"add the data of {dataset.name} again" if dataset.name is not None else _RETRAIN
+            yield f"the data set {digest[:12]} was purged ({fix})"
 
 
 def _explain_parents(session: Session, version: values.AdapterVersion) -> Iterator[str]:

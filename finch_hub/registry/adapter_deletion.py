@@ -212,8 +212,9 @@ def explain_aliases(session: Session, name: str, is_meant: sa.ColumnElement[bool
     aliases = session.scalars(sa.select(Alias.name).where(is_meant).order_by(Alias.name)).all()
     if not aliases:
         return []
-    fix = f"move or delete the alias first, as in `finch-hub adapters alias {name} {aliases[0]} --delete`"
-    return [f"it has the alias {_join([f'{name}@{alias}' for alias in aliases])} ({fix})"]
+    noun, them = ("alias", "the alias") if len(aliases) == 1 else ("aliases", "them")
+    fix = f"move or delete {them} first, as in `finch-hub adapters alias {name} {aliases[0]} --delete`"
+    return [f"it has the {noun} {_join([f'{name}@{alias}' for alias in aliases])} ({fix})"]
 
 
 def refuse(what: str, reasons: Sequence[str]) -> None:

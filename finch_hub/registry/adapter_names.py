@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from finch_hub.registry import artifact_lock
 from finch_hub.registry.tables import Adapter, Base, FormerName
 from finch_hub.registry.types import insert_new
 from finch_hub.specs.annotations import check_description
-from finch_hub.specs.references import MAX_LENGTH, check_adapter_name, check_new_name
+from finch_hub.specs.references import MAX_LENGTH, AdapterReference, check_adapter_name, check_new_name
 
 _adapters, _bases, _former = Adapter.__table__, Base.__table__, FormerName.__table__
 
@@ -102,7 +103,9 @@ def rename(session: Session, name: str, new: str) -> None:
     current = session.scalar(query)
     if adapter_id is None or current is None:
         raise not_found(session, name)
-    if new == current:
+    if new == name == current:
+        raise errors.Conflict(f"adapter {name} has that name already (choose another)")
+    if new == current:  # a repetition
         return
     former = session.scalar(sa.select(_former.c.adapter_id).where(_former.c.name == new))
     is_taken = _is_adapter(session, new)
@@ -135,8 +138,13 @@ def find_description(session: Session, name: str) -> str:
     return session.scalar(sa.select(_adapters.c.description).where(_adapters.c.name == name)) or ""
 
 
-def not_found(session: Session, name: str) -> errors.NotFound:
-    """Return the error for a name that no adapter has or had."""
+def not_found(session: Session, name: str) -> errors.FinchError:
+    """Return the error for a name that no adapter has or had, or that is the reference of a version."""
+    with contextlib.suppress(errors.InvalidReference):
+        reference = AdapterReference.parse(name)
+        if reference.version is not None or reference.alias is not None:
+            what = f"{name!r} is a version, and the name of an adapter is needed"
+            return errors.InvalidReference(what, where="adapter", fix=f"write {reference.name}")
     return errors.NotFound("adapter", name, session.scalars(sa.select(_adapters.c.name).limit(1000)))
 
 

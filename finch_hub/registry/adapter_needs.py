@@ -97,8 +97,10 @@ def refuse_needed_alias(session: Session, row: AdapterVersion, alias: str) -> No
 
 
 def _explain(found: Collection[str]) -> list[str]:
-    named = ", ".join(list(dict.fromkeys(found))[:_MAX_NAMED])
-    return [f"job {named} needs it (cancel the job or wait until it ends)"] if named else []
+    named = list(dict.fromkeys(found))[:_MAX_NAMED]
+    if len(named) > 1:
+        return [f"jobs {', '.join(named)} need it (cancel them or wait until they end)"]
+    return [f"job {named[0]} needs it (cancel the job or wait until it ends)"] if named else []
 
 
 def _list_unfinished(session: Session, adapter_id: int) -> Iterator[tuple[str, JobState, AdapterReference]]:

@@ -120,4 +120,5 @@ def _explain_children(session: Session, reference: AdapterReference) -> list[str
         return []
     named = [f"{row.name}/{row.number}{' (deleted)' if row.deleted_at else ''}" for row in rows[:_MAX_NAMED]]
     more = " and more" if len(rows) > _MAX_NAMED else ""
-    return [f"{', '.join(named)}{more} was made of it (purge that first)"]
+    verb, which = ("was", "that") if len(rows) == 1 else ("were", "those")
+    return [f"{', '.join(named)}{more} {verb} made of it (purge {which} first)"]

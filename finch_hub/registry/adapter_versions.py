@@ -368,6 +368,7 @@ def to_value(row: AdapterVersion) -> values.AdapterVersion:
     return values.AdapterVersion(
         **{column: _read_column(row, column) for column in _VERSION_COLUMNS},
         name=row.adapter.name,
+        description=row.adapter.description,
         updated_at=row.updated_at or row.created_at,
         base=values.Base(**{name: getattr(row.base, name) for name in values.Base.model_fields}),
         lineage=values.Lineage(parents=parents, **{column: _read_column(row, column) for column in _LINEAGE_COLUMNS}),

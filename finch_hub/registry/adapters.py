@@ -100,6 +100,9 @@ def set_alias(
     if row.state != "ready":
         raise errors.Conflict(f"cannot set alias {name}@{alias}: adapter {name}/{version} is {row.state}")
     number = row.pointed_at or 0
+    if not number and alias.isdigit():  # earlier hubs allowed it
+        what, fix = f"{alias!r} is all digits, which is how versions are written", f"use a name such as v{alias}"
+        raise errors.InvalidReference(what, where="alias", fix=fix)
     if expected is not None and number != expected:
         actual = f"points at {name}/{number}" if number else "does not exist"
         wanted = f"{name}/{expected}" if expected else "no such alias"

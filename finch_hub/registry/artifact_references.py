@@ -127,6 +127,20 @@ def name_datasets(session: Session, text: str, *, limit: int = 5) -> list[str]:
     return names or [text[:12]]
 
 
+def name_users(session: Session, digest: str) -> str:
+    """Return what an artifact belongs to, as users write it: adapters, their sample answers, or data sets."""
+    found = [
+        f"{kind} {', '.join(named)}"
+        for kind, named in (
+            ("adapter", name_versions(session, digest)),
+            ("sample answers of adapter", name_sampled(session, digest)),
+            ("data set", name_datasets(session, digest)),
+        )
+        if named
+    ]
+    return found[0]
+
+
 def find_newest_version(session: Session) -> int:
     """Return the number of the registration of the newest version, 0 if there is none."""
     return session.scalar(sa.select(sa.func.max(AdapterVersion.id))) or 0

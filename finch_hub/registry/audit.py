@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, get_args
 
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names
+from finch_hub.registry import adapter_names, tables
 from finch_hub.registry.tables import AuditRow, jobs
 from finch_hub.registry.types import later, once, read_document
 from finch_hub.specs.references import AdapterReference
@@ -30,6 +31,12 @@ Action = Literal[
 Outcome = Literal["done", "refused"]
 
 _audit = AuditRow.__table__
+_NAMES = (tables.Adapter.__table__.c.name, tables.Base.__table__.c.name, tables.Dataset.__table__.c.name)
+_SUBJECTS = (
+    *(*_NAMES, tables.FormerName.__table__.c.name, tables.Base.__table__.c.fingerprint),
+    *(tables.Dataset.__table__.c.digest, jobs.c.id, tables.Worker.__table__.c.id),
+)
+_MAX_NEAR = 1000  # names of each kind that are compared with a wrong one
 _OWNER = sa.select(jobs.c.owner).where(jobs.c.id == sa.bindparam("of_job")).scalar_subquery()
 
 
@@ -106,6 +113,7 @@ def find(
 
     Raises:
         InvalidSpec: there is no such action.
+        NotFound: nothing of the name has entries or exists; offers similar names.
     """
     query = sa.select(_audit).order_by(_audit.c.id.desc()).limit(limit)
     if who is not None:
@@ -126,7 +134,7 @@ def find(
         query = query.where(_audit.c.at >= since)
     if after is not None:
         query = query.where(_audit.c.id < after)
-    return [
+    entries = [
         AuditEntry(
             id=row.id,
             at=row.at,
@@ -140,6 +148,26 @@ def find(
         )
         for row in session.execute(query)
     ]
+    if on is not None and not entries:
+        _require_subject(session, on, names)
+    return entries
+
+
+def _require_subject(session: Session, on: str, names: Sequence[str]) -> None:
+    """Refuse a subject that has no entries and does not exist. The entries of an old one may be pruned.
+
+    Raises:
+        NotFound: there is no such adapter, base, data set, job or worker; offers similar names.
+    """
+    is_subject = _audit.c.subject_name.in_(names)
+    places = (
+        sa.select(_audit.c.id).where(is_subject),
+        *(sa.select(column).where(column.in_([*names, on])) for column in _SUBJECTS),
+    )
+    if any(session.scalar(place.limit(1)) is not None for place in places):
+        return
+    known = {name for column in _NAMES for name in session.scalars(sa.select(column).limit(_MAX_NEAR)) if name}
+    raise errors.NotFound("adapter, base, data set, job or worker", on, known)
 
 
 def name_of(subject: str) -> str:

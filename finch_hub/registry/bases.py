@@ -236,9 +236,9 @@ def remove(session: Session, name: str, *, copies: Collection[str] = ()) -> valu
     base = get(session, name)
     session.execute(sa.select(bases.c.id).where(bases.c.id == base.id).with_for_update())
     if users := [*_list_versions(session, base), *_list_jobs(session, {base.source, *copies})]:
-        named = ", ".join(users[:_MAX_NAMED])
+        named, verb = ", ".join(users[:_MAX_NAMED]), "needs" if len(users) == 1 else "need"
         fix = "delete the versions, and cancel the jobs or wait until they end"
-        raise errors.Conflict(f"cannot remove base {base.name}: {named} needs it ({fix})")
+        raise errors.Conflict(f"cannot remove base {base.name}: {named} {verb} it ({fix})")
     evaluations, versions = tables.Evaluation.__table__, tables.AdapterVersion.__table__
     is_of_base = evaluations.c.base_id == base.id, evaluations.c.version_id.is_(None)
     session.execute(sa.delete(evaluations).where(*is_of_base))

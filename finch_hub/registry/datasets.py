@@ -233,6 +233,20 @@ def purge(session: Session, name: str, *, parts: Collection[str] = ()) -> values
     return get(session, dataset.digest)
 
 
+def name_trained(session: Session, digests: Sequence[str], *, limit: int) -> list[str]:
+    """Return the references of versions that are not deleted and were trained or validated on some data."""
+    adapters, versions = tables.Adapter.__table__, tables.AdapterVersion.__table__
+    is_trained = sa.or_(one_of(versions.c.train_digest, digests), one_of(versions.c.validation_digest, digests))
+    query = (
+        sa.select(adapters.c.name, versions.c.number)
+        .join(versions, versions.c.adapter_id == adapters.c.id)
+        .where(versions.c.deleted_at.is_(None), versions.c.kind == "train", is_trained)
+        .order_by(versions.c.id)
+        .limit(limit)
+    )
+    return [f"{row.name}/{row.number}" for row in session.execute(query)]
+
+
 def refuse_needed(session: Session, name: str, digests: Sequence[str]) -> None:
     """Refuse the purge of a data set if an unfinished job needs it, or one of its parts.
 
@@ -250,9 +264,11 @@ def refuse_needed(session: Session, name: str, digests: Sequence[str]) -> None:
         )
         readers += session.scalars(unfinished)
     if readers:
-        named = ", ".join(dict.fromkeys(readers[:_MAX_NAMED]))
-        what = f"cannot purge data set {name}: job {named} needs it (cancel the job or wait until it ends)"
-        raise errors.Conflict(what)
+        named = list(dict.fromkeys(readers[:_MAX_NAMED]))
+        need = f"job {named[0]} needs it (cancel the job or wait until it ends)"
+        if len(named) > 1:
+            need = f"jobs {', '.join(named)} need it (cancel them or wait until they end)"
+        raise errors.Conflict(f"cannot purge data set {name}: {need}")
 
 
 def find_unused(session: Session, *, seconds: float) -> list[str]:

@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import adapter_versions
-from finch_hub.registry.tables import AdapterVersion, Dataset, job_events, jobs
+from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, Parent, job_events, jobs
 from finch_hub.registry.tables import Evidence as EvidenceRow
 from finch_hub.registry.types import insert_new, now, one_of, read_document
 from finch_hub.specs.evidence import Evidence, LossCurve, SamplesState, curve_of_events
 from finch_hub.specs.references import AdapterReference
 
 _evidence, _versions = EvidenceRow.__table__, AdapterVersion.__table__
+_adapters, _lineage = Adapter.__table__, Parent.__table__
 _CURVE_EVENTS = ("progress", "metrics")
 
 
@@ -35,8 +36,8 @@ class StoredSamples(NamedTuple):
 def find(session: Session, reference: str) -> tuple[Evidence, str | None]:
     """Return the evidence of a version, also of a deleted one, and the digest of its sample answers.
 
-    The evidence of a version that an earlier Finch Hub made is that of its job, until the job is pruned. It is empty
-    if there is none.
+    Parents have the names and numbers that they have in this hub now. The evidence of a version that an earlier Finch
+    Hub made is that of its job, until the job is pruned. It is empty if there is none.
 
     Raises:
         NotFound: the version does not exist.
@@ -54,8 +55,24 @@ def find(session: Session, reference: str) -> tuple[Evidence, str | None]:
         state = "stored" if row.samples else "purged" if row.samples_purged_at else "none"
     reference = f"{version.adapter.name}/{version.number}"
     environment = read_document(version.environment)
-    evidence = (found or Evidence(kind=version.kind)).evolve(adapter=reference, environment=environment, samples=state)
+    evidence = (
+        (found or Evidence(kind=version.kind))
+        .name_parents(_list_parents(session, version.id))
+        .evolve(adapter=reference, environment=environment, samples=state)
+    )
     return evidence, None if row is None else row.samples
+
+
+def _list_parents(session: Session, version_id: int) -> list[str]:
+    """Return the references of the parents of a version, in their order."""
+    of_parent = _lineage.join(_versions, _versions.c.id == _lineage.c.parent_id)
+    query = (
+        sa.select(_adapters.c.name, _versions.c.number)
+        .select_from(of_parent.join(_adapters, _adapters.c.id == _versions.c.adapter_id))
+        .where(_lineage.c.version_id == version_id)
+        .order_by(_lineage.c.position)
+    )
+    return [f"{row.name}/{row.number}" for row in session.execute(query)]
 
 
 def keep_of_jobs(session: Session, ids: Sequence[str], *, limit: int) -> list[str]:

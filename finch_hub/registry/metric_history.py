@@ -20,7 +20,13 @@ def find(session: Session, name: str, metric: str) -> list[MetricPoint]:
     """
     adapter_id, current = adapter_names.find_id(session, name), adapter_names.find_current(session, name)
     query = (
-        sa.select(AdapterVersion.number, AdapterVersion.state, AdapterVersion.created_at, AdapterVersion.metrics)
+        sa.select(
+            AdapterVersion.number,
+            AdapterVersion.state,
+            AdapterVersion.created_at,
+            AdapterVersion.metrics,
+            AdapterVersion.validation_digest,
+        )
         .where(AdapterVersion.adapter_id == adapter_id, AdapterVersion.deleted_at.is_(None))
         .order_by(AdapterVersion.number)
     )
@@ -30,7 +36,8 @@ def find(session: Session, name: str, metric: str) -> list[MetricPoint]:
         metrics = read_document(row.metrics)  # not looked up by SQL, since SQLite has no path for some names
         known.update(metrics)
         value, version = metrics.get(metric), f"{current}/{row.number}"
-        points.append(MetricPoint(version=version, value=value, state=row.state, created_at=row.created_at))
+        known_of = {"state": row.state, "held_out": row.validation_digest, "created_at": row.created_at}
+        points.append(MetricPoint(version=version, value=value, **known_of))
     if not points:
         raise adapter_names.not_found(session, name)
     if all(point.value is None for point in points):

@@ -231,7 +231,7 @@ def register(
         _merge_evaluations(session, base)
     session.expire_all()
     kept = [text for place in places if not place.is_deleted for text in _merge(session, place, ids, who)]
-    return [*_merge_descriptions(session, manifest, places), *kept]
+    return [*_list_unnamed_bases(session, manifest), *_merge_descriptions(session, manifest, places), *kept]
 
 
 def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, StoredVersion]) -> int:
@@ -355,13 +355,27 @@ def _merge_alias(session: Session, here: values.AdapterVersion, alias: str, who:
     try:
         current = adapter_versions.resolve(session, AdapterReference(here.name, alias=alias))
     except errors.NotFound:
-        if here.state == "ready":
+        if alias.isdigit():
+            yield f"no alias {here.name}@{alias}, since it is all digits"
+        elif here.state == "ready":
             adapters.set_alias(session, here.name, alias, here.number, expected=0, who=who, why="a bundle has it")
         else:
             yield f"no alias {here.name}@{alias}, since {here.reference} is {here.state}"
         return
     if current.number != here.number:
         yield f"alias {here.name}@{alias} at {current.reference} (the bundle has it at {here.reference})"
+
+
+def _list_unnamed_bases(session: Session, manifest: Manifest) -> Iterator[str]:
+    """Yield the bases that have an id in the bundle and none here.
+
+    They stay without: exports and cards name the id, so that a stranger would choose what others download.
+    """
+    here = {base.fingerprint: base for base in bases.find(session)}
+    for base in manifest.bases:
+        known = here.get(base.fingerprint)
+        if known is not None and known.hub_id is None and base.public_id is not None:
+            yield f"base {known.name} without an id (the bundle has {base.public_id}; `bases add --id` gives it one)"
 
 
 def _merge_descriptions(session: Session, manifest: Manifest, places: Sequence[Place]) -> Iterator[str]:

@@ -224,6 +224,7 @@ class AdapterVersion(Value):
     """An immutable version of an adapter.
 
     Attributes:
+        description: what its adapter is for; the same for all versions of the adapter.
         card: text of its card for searches; `hub.adapters.card` returns the card.
         card_edited_at: when a user edited its card last; None if it is the written one.
         owner: who made it: the owner of its job, or who imported it; empty if an earlier hub did not record it.
@@ -241,6 +242,7 @@ class AdapterVersion(Value):
     spec: JsonObject = pydantic.Field(default={})
     metrics: JsonObject = pydantic.Field(default={})
     lineage: Lineage = Lineage()
+    description: str = ""
     card: str = ""
     card_edited_at: datetime | None = None
     notes: str = ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -14,8 +15,11 @@ from sqlalchemy.orm import Session
 from finch_hub import errors
 from finch_hub.registry import adapter_names, adapter_versions, datasets, tables
 from finch_hub.registry.types import BigId, Instant
+from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.queries import NumberFilter, Term, TextFilter, TimeFilter, Words
 from finch_hub.specs.references import AdapterReference
+from finch_hub.specs.training import TrainingConfig
+from finch_hub.specs.value import Value
 
 Condition = sa.ColumnElement[bool]
 
@@ -43,6 +47,8 @@ _COLUMNS = ("name", "preset", "kind", "state", "owner")
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
 _MAX_DIGESTS = 100
 _LAST = "\U0010ffff"  # no name has it
+_MAX_NAMES = 1000  # of numbers that are looked through for similar ones
+_MAX_LISTED = 40
 
 
 Ids = sa.Select[Any] | sa.CompoundSelect[Any]
@@ -81,7 +87,7 @@ def build_filters(session: Session, terms: Sequence[Term]) -> list[Filter]:
     """Return the filters of the terms of a query.
 
     Raises:
-        NotFound: a base, a data set or a parent that is named does not exist.
+        NotFound: a base, a data set, a parent or a number that is named does not exist.
     """
     found: list[Filter] = []
     words = [term for term in terms if isinstance(term, Words)]
@@ -94,7 +100,7 @@ def build_filters(session: Session, terms: Sequence[Term]) -> list[Filter]:
         elif isinstance(term, TimeFilter):
             made = _build_time(term)
         elif isinstance(term, NumberFilter):
-            made = _build_number(term)
+            made = _build_number(session, term)
         else:
             continue
         if term.negated:
@@ -230,7 +236,27 @@ def _build_time(term: TimeFilter) -> Filter:
     return _of_entry(f"{term.field}_at", test, order=term.field)
 
 
-def _build_number(term: NumberFilter) -> Filter:
+def require_number(session: Session, name: str) -> None:
+    """Refuse a number that no version has, unless it is one of the settings that a version can have.
+
+    Raises:
+        NotFound: there is no such number; names those of its group.
+    """
+    group, _, field = name.partition(".")
+    kind, settings = _GROUPS[group]
+    if field in settings or session.scalar(sa.select(sa.exists().where(numbers.c.name == name))):
+        return
+    # Each step finds the next name in the index. DISTINCT would read the numbers of all versions.
+    found = sa.select(sa.func.min(numbers.c.name).label("name")).cte("names", recursive=True)
+    following = sa.select(sa.func.min(numbers.c.name)).where(numbers.c.name > found.c.name).scalar_subquery()
+    found = found.union_all(sa.select(following).where(found.c.name.is_not(None)))
+    names = session.scalars(sa.select(found.c.name).where(found.c.name.is_not(None)).limit(_MAX_NAMES))
+    known = {other.removeprefix(f"{group}.") for other in names if other.startswith(f"{group}.")} | settings
+    raise errors.NotFound(kind, field, known, lists_known=len(known) <= _MAX_LISTED)
+
+
+def _build_number(session: Session, term: NumberFilter) -> Filter:
+    require_number(session, term.name)
     value = sa.select(numbers.c.value).where(numbers.c.version_id == entries.c.version_id, numbers.c.name == term.name)
     of_row = value.correlate(entries).scalar_subquery()
     compare = _OPERATORS[term.operator]
@@ -245,6 +271,24 @@ _OPERATORS: dict[str, Callable[[Any, float], Condition]] = {
     "<=": lambda column, number: column <= number,
     ">": lambda column, number: column > number,
     ">=": lambda column, number: column >= number,
+}
+
+
+def _list_numbers(config: type[Value]) -> frozenset[str]:
+    """Return the fields of a configuration that are numbers, or can be."""
+
+    def is_number(kind: Any) -> bool:
+        if get_origin(kind) in (Union, UnionType):
+            return any(map(is_number, get_args(kind)))
+        return kind in (int, float) or (get_origin(kind) is Annotated and is_number(get_args(kind)[0]))
+
+    return frozenset(name for name, field in config.model_fields.items() if is_number(field.annotation))
+
+
+_GROUPS = {
+    "metric": ("metric", frozenset[str]()),
+    "lora": ("number of LoRA settings", _list_numbers(LoRAConfig)),
+    "training": ("number of training settings", _list_numbers(TrainingConfig)),
 }
 _TEXT_FILTERS: dict[str, Callable[[Session, TextFilter], Filter]] = {
     **dict.fromkeys(_COLUMNS, _build_column),

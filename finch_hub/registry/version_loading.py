@@ -67,6 +67,7 @@ def select_versions() -> sa.Select[Any]:
     return sa.select(
         _versions.c.id,
         _adapters.c.name.label("adapter"),
+        _adapters.c.description,
         *columns,
         *base,
         of_version[0].scalar_subquery().label("aliases"),
@@ -102,6 +103,7 @@ def _to_value(
     return values.AdapterVersion(
         **{name: row[label] for name, label in _VERSION_COLUMNS},
         name=row["adapter"],
+        description=row["description"],
         updated_at=row["v_updated_at"] or row["v_created_at"],
         base=base,
         lineage=values.Lineage(parents=parents, **{name: row[label] for name, label in _LINEAGE_COLUMNS}),

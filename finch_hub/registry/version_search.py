@@ -16,7 +16,16 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values, version_loading
-from finch_hub.registry.version_filters import Filter, Ids, build_filters, entries, numbers, texts, unindexed
+from finch_hub.registry.version_filters import (
+    Filter,
+    Ids,
+    build_filters,
+    entries,
+    numbers,
+    require_number,
+    texts,
+    unindexed,
+)
 from finch_hub.specs.cursors import Key, check_limit, read_cursor, write_cursor
 from finch_hub.specs.queries import Sort, parse_query, parse_sort
 
@@ -49,7 +58,7 @@ def find(
 
     Raises:
         InvalidSpec: the query, the order, the limit or the cursor is invalid; contains all problems of the query.
-        NotFound: a base, data set or parent that the query names does not exist.
+        NotFound: a base, data set, parent or number that the query or the order names does not exist.
     """
     terms = parse_query(query)
     order = parse_sort(sort)
@@ -59,6 +68,8 @@ def find(
     if not _is_sqlite(session):
         settings = (sa.func.set_config(name, value, True) for name, value in _SETTINGS.items())
         session.execute(sa.select(*settings))
+    if order.field not in _COLUMNS:
+        require_number(session, order.field)
     filters = build_filters(session, terms)
     statement, keys = _build(session, filters, order)
     if key is not None:

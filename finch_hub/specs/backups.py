@@ -67,6 +67,7 @@ class RestoreReport(Value):
         queued: number of queued jobs, with these.
         absent_bases: names of bases whose files are not on this machine, with the path where they were.
         missing: digests of artifacts that the backup was finished without.
+        lost: adapters, sample answers and data sets that these artifacts belong to, in the same order.
     """
 
     folder: str
@@ -78,3 +79,4 @@ class RestoreReport(Value):
     queued: NonNegativeInt = 0
     absent_bases: dict[str, str] = pydantic.Field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()

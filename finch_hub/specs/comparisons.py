@@ -10,6 +10,10 @@ from finch_hub.specs.value import Value
 Section = Literal["version", "settings", "data", "metrics", "retention", "environment", "libraries"]
 
 
+OTHER_DATA = "Losses on other held-out data cannot be compared (evaluate the versions on one data set)."
+"""Remark on losses of versions with other validation data."""
+
+
 class ComparedValue(Value):
     """A named value of each compared version, in their order; None for a version that lacks it."""
 
@@ -63,9 +67,14 @@ class Comparison(Value):
 
 
 class MetricPoint(Value):
-    """A metric of one version of an adapter; None if the version does not have it."""
+    """A metric of one version of an adapter; None if the version does not have it.
+
+    Attributes:
+        held_out: digest of the validation data, if the version was trained with any.
+    """
 
     version: str
     value: Any
     state: str
+    held_out: str | None = None
     created_at: datetime

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import pydantic
@@ -221,6 +221,19 @@ class Evidence(Value):
         """What a composition kept of each parent."""
         return self.composition.retention if self.composition else ()
 
+    def name_parents(self, names: Sequence[str]) -> Evidence:
+        """Return the evidence of a composition with other references of its parents, in their order.
+
+        It was written with those that the parents had when they were composed.
+        """
+        known = self.composition.conflicts.parents if self.composition is not None else ()
+        if self.composition is None or len(known) != len(names) or known == tuple(names):
+            return self
+        named = dict(zip(known, names, strict=True))
+        reference = re.compile(rf"(?<![\w./-])(?:{'|'.join(map(re.escape, named))})(?![\w/-]|\.\w)")
+        renamed = _map_texts(self.composition.model_dump(), lambda text: reference.sub(lambda old: named[old[0]], text))
+        return self.evolve(composition=CompositionReport.of(renamed))
+
     def to_document(self) -> JsonObject:
         """Return the part that is stored with the version, as JSON. The rest is in columns of their own."""
         return self.model_dump(mode="json", exclude={"adapter", "environment", "samples"}, exclude_defaults=True) | {
@@ -284,6 +297,15 @@ def curve_of_events(events: Iterable[tuple[str, Mapping[str, Any]]]) -> LossCurv
         elif kind == "metrics":
             _append(evaluations, data, "valid_loss", "valid_accuracy")
     return LossCurve.of_points(points, evaluations)
+
+
+def _map_texts(value: object, change: Callable[[str], str]) -> Any:
+    """Return JSON values in which each text is changed, but no name of a field."""
+    if isinstance(value, dict):
+        return {name: _map_texts(part, change) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map_texts(part, change) for part in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _append(rows: list[tuple[int, float, float]], data: Mapping[str, Any], first: str, second: str) -> None:

@@ -5,6 +5,7 @@ Everything that searches versions parses its text here: Python, the command line
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import string
@@ -211,7 +212,9 @@ def _refuse_field(piece: _Piece) -> _InvalidTermError:
     group = piece.field.partition(".")[0]
     if group in _NUMBER_GROUPS:
         return _InvalidTermError("names no number", f"write {group}.NAME, such as metric.loss_after<2.1")
-    near = errors.near(piece.field, [*_TEXT_FIELDS, *_TIME_FIELDS, *_NUMBER_GROUPS])
+    near = errors.near(piece.field, [*_TEXT_FIELDS, *_TIME_FIELDS])
+    if not near and (groups := difflib.get_close_matches(group, _NUMBER_GROUPS, n=1, cutoff=0.7)):
+        near = (f"{groups[0]}.NAME",)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_KNOWN)}"
     return _InvalidTermError(f"there is no filter {errors.shorten(piece.field)!r}", f'{hint} Quote a text: "…"')
 

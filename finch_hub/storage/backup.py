@@ -57,6 +57,8 @@ def take_backup(out: Path, stores: Stores, *, replace: bool = False) -> BackupRe
                 f"backup {out} was not replaced: artifacts are missing or damaged, so the new one would be incomplete"
                 " (choose another path)"
             )
+        with registry_file.open_file(folder / REGISTRY) as session:
+            owners = {digest: artifact_references.name_users(session, digest) for digest in copies.problems}
         backup = Backup(
             format=FORMAT,
             finch_hub=importlib.metadata.version("finch-hub"),
@@ -71,7 +73,7 @@ def take_backup(out: Path, stores: Stores, *, replace: bool = False) -> BackupRe
             damaged=tuple(snapshot.damaged),
         )
         write_record(folder, KIND, backup.model_dump(mode="json", exclude={"made"}))
-    problems = [copies.problems[digest] for digest in backup.missing]
+    problems = [f"{owners[digest]}: {copies.problems[digest]}" for digest in backup.missing]
     problems += [f"a value of the registry could not be read and was left out: {value}" for value in backup.damaged]
     return BackupReport(folder=str(out), backup=backup, problems=tuple(problems))
 
@@ -135,16 +137,15 @@ class _Copies:
         """Copy the artifacts that are not there yet, each verified by its hash."""
         self._folder.mkdir(exist_ok=True)
         self.problems = {}
-        work = [("data set", digest, self._copy_blob) for digest in sorted(references.texts)]
-        samples = sorted(references.all_samples - references.texts)
-        work += [("sample answers", digest, self._copy_blob) for digest in samples]
-        work += [("adapter files", digest, self._copy_tree) for digest in sorted(references.all_trees)]
-        for kind, digest, copy in progress.track(work, "copying artifacts", total=len(work)):
+        work = [(digest, self._copy_blob) for digest in sorted(references.texts)]
+        work += [(digest, self._copy_blob) for digest in sorted(references.all_samples - references.texts)]
+        work += [(digest, self._copy_tree) for digest in sorted(references.all_trees)]
+        for digest, copy in progress.track(work, "copying artifacts", total=len(work)):
             try:
                 copy(digest)
             except (errors.MissingArtifact, errors.RefusedArtifact) as error:
                 if digest in references.needed:
-                    self.problems[digest] = f"{kind} {digest}: {error}"
+                    self.problems[digest] = _describe_damage(error)
 
     def forget_problems(self, references: References) -> None:
         """Forget what is wrong with artifacts that are no longer needed."""
@@ -177,6 +178,13 @@ class _Copies:
         (self._folder / path).write_bytes(data)
         self.sizes[path] = len(data)
         self._trees[digest] = blobs
+
+
+def _describe_damage(error: errors.MissingArtifact | errors.RefusedArtifact) -> str:
+    """Return what is wrong with an artifact, without advice, which the whole command gives once."""
+    if isinstance(error, errors.MissingArtifact):
+        return str(error)
+    return "; ".join(problem.what for problem in error.problems)
 
 
 def hash_file(file: Path) -> str:

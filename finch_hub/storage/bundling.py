@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finch_hub import errors
@@ -13,6 +14,7 @@ from finch_hub.artifacts.inventory import find_artifact
 from finch_hub.formats.atomic_writes import flush_path, scratch_folder, translate_write_errors
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.registry import bundled_versions, values
+from finch_hub.registry.adapter_versions import get_row
 from finch_hub.registry.bundled_versions import BundledRows
 from finch_hub.specs.bundles import (
     FORMAT,
@@ -27,6 +29,7 @@ from finch_hub.specs.bundles import (
 )
 from finch_hub.specs.evidence import Evidence
 from finch_hub.storage.bundle_texts import mask_secrets
+from finch_hub.storage.inspection import inspect_version
 from finch_hub.storage.publishing import make_public
 from finch_hub.storage.stores import Stores
 
@@ -43,6 +46,8 @@ def make_bundle(
     Raises:
         NotFound: there is no such adapter, version or alias.
         Conflict: the path exists.
+        Deleted: a version was purged meanwhile.
+        Damaged: files of versions are missing or damaged.
         RefusedArtifact: rows of the versions are damaged, so that no hub would take the bundle.
         Unavailable: database or store do not answer, or the path cannot be written.
     """
@@ -50,9 +55,10 @@ def make_bundle(
     stores.artifacts.check(again=True)
     with stores.database.read() as session:
         rows = bundled_versions.read(session, references)
-    manifest = _describe(rows, stores, lineage=lineage, samples=samples)
+    with _name_damage(rows, stores):
+        manifest = _describe(rows, stores, lineage=lineage, samples=samples)
     bundle_manifest.check(manifest, subject="rows of these versions")
-    with translate_write_errors(out), scratch_folder(out) as scratch:
+    with _name_damage(rows, stores), translate_write_errors(out), scratch_folder(out) as scratch:
         write_bundle(scratch / "bundle", mask_secrets(manifest, stores.redactor), stores.artifacts)
         flush_path(scratch / "bundle")
         _refuse_existing(out)
@@ -64,6 +70,35 @@ def make_bundle(
         without_files=tuple(version.reference for version in manifest.versions if version.files is None),
         bytes=out.stat().st_size,
     )
+
+
+@contextlib.contextmanager
+def _name_damage(rows: BundledRows, stores: Stores) -> Iterator[None]:
+    """Name the versions whose files cannot be read.
+
+    Raises:
+        Deleted: a version was purged meanwhile.
+        Damaged: files of versions are missing or damaged.
+    """
+    try:
+        yield
+    except (errors.MissingArtifact, errors.RefusedArtifact):
+        there = [version for version in rows.versions if version.deleted_at is None]
+        with stores.database.read() as session:
+            for version in there:
+                if get_row(session, version.reference, deleted=True).purged_at is not None:
+                    raise errors.Deleted("adapter version", version.reference, is_purged=True) from None
+        reports = [inspect_version(version, stores) for version in there]
+        problems = [
+            errors.Problem(where=found.where, what=found.what, fix=found.fix)
+            for report in reports
+            for found in report.damage
+        ]
+        if not problems:
+            raise
+        raise errors.Damaged(
+            "\n  ".join(["cannot bundle damaged versions:", *errors.list_problems(problems)])
+        ) from None
 
 
 def _refuse_existing(out: Path) -> None:

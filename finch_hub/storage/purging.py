@@ -20,6 +20,8 @@ from finch_hub.storage.store_sweep import sweep_store
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unreferenced import Unreferenced
 
+_MAX_NAMED = 100  # versions that a report names
+
 
 class SharedRows(Value):
     """A data set that stays although it has rows of one that was purged.
@@ -39,6 +41,7 @@ class PurgedDataset(values.Dataset):
     Attributes:
         parts: digests of data that had rows of it and that jobs had stored, such as the halves of a split, or that had
             no name and no other rows.
+        versions: the first 100 versions that were trained on it, and cannot be reproduced now.
         changed_records: number of jobs, events, versions, figures and lines of logs from which texts were removed.
         also_in: data sets that users added and that have some of its rows too. They stay.
         is_erased: whether the files of the database have no deleted text either. It is unknown on PostgreSQL.
@@ -46,6 +49,7 @@ class PurgedDataset(values.Dataset):
     """
 
     parts: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
     changed_records: int = 0
     also_in: tuple[SharedRows, ...] = ()
     is_erased: bool = False
@@ -90,8 +94,11 @@ def purge_dataset(name: str, change: Change, stores: Stores) -> PurgedDataset:
             num_changed = _remove_rows(purged, texts, stores, parts=kin.parts)
             with stores.artifacts.access() as files:
                 keeps_versions = files.keeps_versions()
+            with stores.database.read() as session:
+                trained = datasets.name_trained(session, [purged.digest, *kin.parts], limit=_MAX_NAMED)
             return PurgedDataset(
                 **dict(purged),
+                versions=tuple(trained),
                 parts=tuple(sorted(kin.parts)),
                 changed_records=num_changed,
                 also_in=tuple(sorted(kin.others.values(), key=lambda other: other.dataset)),

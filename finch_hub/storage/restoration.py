@@ -51,6 +51,8 @@ def restore_backup(folder: BackupFolder, change: Change, stores: Stores) -> Rest
         with registry_file.open_file(file) as session:
             requeued, queued = registry_file.queue_jobs(session, "the hub was restored from a backup")
             references = artifact_references.find_references(session)
+            missing = sorted(references.needed & set(folder.backup.missing))
+            lost = tuple(artifact_references.name_users(session, digest) for digest in missing)
             absent = {name: path for name, path in bases.list_paths(session).items() if not _exists(path)}
         blobs = folder.find_blobs(references)
         size = folder.verify(blobs)
@@ -85,7 +87,8 @@ def restore_backup(folder: BackupFolder, change: Change, stores: Stores) -> Rest
         requeued=tuple(job.id for job in requeued),
         queued=queued,
         absent_bases=absent,
-        missing=tuple(sorted(references.needed & set(folder.backup.missing))),
+        missing=tuple(missing),
+        lost=lost,
     )
 
 

@@ -106,7 +106,7 @@ def test_the_commands_back_up_restore_and_move_a_hub(
                 patch.setenv(name, value)
             status = main.main([word.replace("/backups", str(tmp_path)) for word in words])
         out, err = capsys.readouterr()
-        statuses = (0, 3) if words[:2] == ("worker", "stop") else (0,)  # there may be no worker
+        statuses = (0, 3) if words[0] in ("worker", "audit") else (0,)  # there may be no worker, and no adapter birds
         assert status in statuses, err
         return out
 

@@ -46,14 +46,15 @@ def measure(core: CoreSpace, adapters: Sequence[ParentAdapter], measurement: Mea
             all_moments.append(None)
             continue
         examples = rows.selection[:_MAX_EXAMPLES]
-        bare = measurement.run_forward(None, examples)
-        own, moments = measurement.collect_projected_moments(adapters[i].factors, examples, right)
+        name = core.parents[i]
+        bare = measurement.run_forward(None, examples, parent=name)
+        own, moments = measurement.collect_projected_moments(adapters[i].factors, examples, right, parent=name)
         all_moments.append(moments)
         ratios |= _compute_ratios(core, i, moments)
         for j, other in enumerate(adapters):
             if j == i:
                 continue
-            both = measurement.run_forward(_stack(adapters[i].factors, other.factors), examples)
+            both = measurement.run_forward(_stack(adapters[i].factors, other.factors), examples, parent=name)
             # The minimum keeps the ratio finite if the parent itself shifts nothing.
             shift = float((both - own).norm() / (own - bare).norm().clamp(min=1e-6 * float(bare.norm())))
             shifts.append(HiddenShift(first=core.parents[i], second=core.parents[j], shift=shift))

@@ -240,11 +240,16 @@ class Measurement:
         examples: Sequence[TokenizedExample],
         modules: Iterable[str] = (),
         on_input: Callable[[str, Tensor], None] = lambda module, x: None,
+        *,
+        parent: str,
     ) -> Tensor:
         """Return the hidden states [L, d] that predict the completions.
 
         `on_input` is called with a module path and the input [1, tokens, in] of the module. Modules that share an input
         are called one after another with the same tensor.
+
+        Args:
+            parent: name of the parent whose examples these are, for the progress.
         """
 
         def make_hook(path: str) -> Callable[[Any, tuple[Any, ...], Any], None]:
@@ -257,7 +262,7 @@ class Measurement:
             # One example at a time, so that no module sees a padding token.
             states = [
                 self._padded_decoder.hidden_states(batches.pack([example], share_prefix=False).to(self.base.device))
-                for example in track(examples, "reading inputs of modules")
+                for example in track(examples, f"running examples of {parent}")
             ]
         finally:
             for handle in handles:
@@ -265,7 +270,12 @@ class Measurement:
         return torch.cat(states).float().cpu()
 
     def collect_projected_moments(
-        self, update: Mapping[str, Factors] | None, examples: Sequence[TokenizedExample], right: Mapping[str, Tensor]
+        self,
+        update: Mapping[str, Factors] | None,
+        examples: Sequence[TokenizedExample],
+        right: Mapping[str, Tensor],
+        *,
+        parent: str,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the hidden states, and the second moments ``Vᵀ X Xᵀ V [q, q]`` of module inputs in bases V [in, q]."""
         moments: dict[str, Tensor] = {}
@@ -274,10 +284,15 @@ class Measurement:
             z = (x.flatten(0, -2).float() @ right[path].to(x.device)).double().cpu()
             moments[path] = moments[path] + z.mT @ z if path in moments else z.mT @ z
 
-        return self.run_forward(update, examples, right, add_input), moments
+        return self.run_forward(update, examples, right, add_input, parent=parent), moments
 
     def collect_moments(
-        self, update: Mapping[str, Factors] | None, examples: Sequence[TokenizedExample], modules: Iterable[str]
+        self,
+        update: Mapping[str, Factors] | None,
+        examples: Sequence[TokenizedExample],
+        modules: Iterable[str],
+        *,
+        parent: str,
     ) -> dict[str, SecondMoment]:
         """Return the second moment of each module's inputs; modules that share an input share it."""
         moments: dict[str, SecondMoment] = {}
@@ -294,7 +309,7 @@ class Measurement:
                 moments[path] = SecondMoment(x.shape[-1], x.device)
             moments[path].add(x.flatten(0, -2).float())
 
-        self.run_forward(update, examples, modules, add_input)
+        self.run_forward(update, examples, modules, add_input, parent=parent)
         for moment in moments.values():
             moment.move_to_cpu()
         return moments

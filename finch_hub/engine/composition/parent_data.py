@@ -80,7 +80,9 @@ class ParentData:
 
     def _measure_moments(self, part: tuple[str, ...], sizes: Mapping[str, int], rows: int) -> Moments:
         moments = [
-            self.measurement.collect_moments(parent.factors, parent_rows.selection[:rows], part) if parent_rows else {}
+            self.measurement.collect_moments(parent.factors, parent_rows.selection[:rows], part, parent=parent.name)
+            if parent_rows
+            else {}
             for parent, parent_rows in zip(self.measurement.parents, self.measurement.rows, strict=True)
         ]
         no_inputs = functools.cache(SecondMoment)

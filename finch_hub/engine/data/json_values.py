@@ -53,14 +53,21 @@ def _unique_or_damage(pairs: list[tuple[str, Any]]) -> dict[str, Any] | ValueErr
         return error
 
 
-def _int_or_damage(text: str) -> int | ValueError:
+def _int(text: str) -> int:
     try:
         return int(text)
+    except ValueError:  # its text advises to lift the limit of Python
+        raise ValueError("a number has thousands of digits") from None
+
+
+def _int_or_damage(text: str) -> int | ValueError:
+    try:
+        return _int(text)
     except ValueError as error:
         return error
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_int)
 TOLERANT = json.JSONDecoder(object_pairs_hook=_unique_or_damage, parse_int=_int_or_damage)
 """Decoder with a `ValueError` in the place of each part that cannot be used."""
 

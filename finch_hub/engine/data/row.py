@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TextIO
 
+from finch_hub import errors
 from finch_hub.specs.examples import Example
 from finch_hub.specs.options import write_options
 
+_MAX_EMPTY = 1_000_000
 MAX_LINE = 4 * 2**20
 """Longest line that is read, in characters. It holds a million words, so a longer line is a damaged file."""
 
@@ -58,10 +60,17 @@ def read_lines(stream: TextIO) -> Iterator[tuple[int, str | None, str]]:
 
     A line that is too long is not kept as a whole. Bytes that are not in the stream's encoding are half surrogates in
     the text, which no encoding has.
+
+    Raises:
+        InvalidDataset: very many lines in a row are empty, as a small compressed file can have for hours.
     """
-    number = 0
+    number = empty = 0
     while line := stream.readline(MAX_LINE):
         number += 1
+        empty = empty + 1 if line.isspace() else 0
+        if empty > _MAX_EMPTY:
+            what = f"has more than {_MAX_EMPTY:,} empty lines in a row"
+            raise errors.InvalidDataset(what, where=f"line {number}", fix="remove them")
         if len(line) == MAX_LINE and line[-1] not in "\r\n":
             while (rest := stream.readline(MAX_LINE)) and rest[-1] not in "\r\n":
                 pass

@@ -20,6 +20,7 @@ from finch_hub.engine.data.tokenized_examples import TokenizedExample, Tokenized
 from finch_hub.engine.data.turn_finder import Turn
 from finch_hub.progress import track
 from finch_hub.specs.examples import Example, Message
+from finch_hub.texts.counts import format_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,7 +115,9 @@ def tokenize_data(
     if is_strict and data.changes:
         raise errors.InvalidDataset(
             [
-                errors.Problem(where=f"example {firsts[change]}", what=f"{change} (in {count:,} examples)")
+                errors.Problem(
+                    where=f"example {firsts[change]}", what=f"{change} (in {format_count(count, 'example')})"
+                )
                 for change, count in data.changes.items()
             ],
             subject=subject,

@@ -30,6 +30,7 @@ from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import Value
+from finch_hub.texts.counts import format_count
 
 
 class _Active(enum.Enum):
@@ -271,7 +272,8 @@ class GeneratorModel:
             raise errors.InvalidSpec("only a single prompt can be streamed", where="stream")
         names = self._names_of(adapter, len(prompts))
         if len(names) != len(prompts):
-            what, fix = f"{len(names)} adapters for {len(prompts)} prompts", "give one for each prompt, or one for all"
+            what = f"{format_count(len(names), 'adapter')} for {format_count(len(prompts), 'prompt')}"
+            fix = "give one for each prompt, or one for all"
             raise errors.InvalidSpec(what, fix=fix)
         systems = [system or self._systems.get(name or "") for name in names]
         thinking = [name in self._thinking for name in names]

@@ -33,6 +33,7 @@ from finch_hub.progress import listen
 from finch_hub.specs.evidence import LossCurve
 from finch_hub.specs.reports import Forgetting, TrainingReport
 from finch_hub.specs.training import TrainingConfig
+from finch_hub.texts.counts import format_count
 
 _CHECKPOINT_SECONDS = 30.0
 _SHOWN_PROBLEMS = 3
@@ -149,9 +150,9 @@ class TrainingRun:
         report = self._data_report
         if report.left_out:
             problems = "; ".join(report.problems[:_SHOWN_PROBLEMS])
-            self.reporter.warn(f"{report.left_out:,} examples are left out, since they cannot be used: {problems}")
+            self.reporter.warn(f"left out {format_count(report.left_out, 'example')}, which cannot be used: {problems}")
         for change, count in report.changes.items():
-            self.reporter.warn(f"the chat template changes {count:,} examples: {change}")
+            self.reporter.warn(f"the chat template changes {format_count(count, 'example')}: {change}")
         if report.overlap:
             rows = f"{report.overlap:,} of {report.validation_examples:,} validation examples"
             self.reporter.warn(f"{rows} are trained on too, so the held-out loss is better than on new data")

@@ -42,6 +42,17 @@ def test_adapters_are_listed_tagged_aliased_and_deleted(run: Run, database: Data
     assert run("adapters", "alias", "medical/2", "latest").status == 2
 
 
+def test_query_that_no_version_meets_and_one_of_an_unknown_number(run: Run, database: Database) -> None:
+    assert run("adapters", "list").out == "There are no adapters.\n"
+    registry.add_version(database, "medical", metrics={"loss_after": 2.0})
+    assert run("adapters", "find", "metric.loss_after<1").out == "No version meets the query.\n"
+    assert run("adapters", "find", "metric.loss_after<1", "--json").json == {"versions": [], "next": None}
+    for words in (["metric.loss_aftr<2"], ["--sort", "metric.loss_aftr"]):
+        refused = run("adapters", "find", *words)
+        assert refused.status == 3
+        assert "there is no metric 'loss_aftr' (did you mean 'loss_after'?)" in refused.err
+
+
 def test_folder_of_a_version_is_printed_in_one_line(run: Run, database: Database, home: Path, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "adapter_config.json").touch()
@@ -181,7 +192,7 @@ def test_lineage_marks_what_is_gone(run: Run, database: Database) -> None:
     registry.purge(database, "less/1")
     drawn = run("adapters", "lineage", "both").out
     assert "medical/1 x 0.5 (train, deleted)" in drawn
-    assert "legal/1 x 0.5 (train, -)" in drawn
+    assert "legal/1 x 0.5 (train)" in drawn
     versions = run("adapters", "lineage", "both", "--json").json["versions"]
     assert [version["deleted_at"] is None for version in versions] == [True, False, True]
     refused = run("adapters", "lineage", "less/1")

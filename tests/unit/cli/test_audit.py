@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support import registry
 
+from finch_hub.registry import audit
 from finch_hub.registry.database import Database
 
 from .conftest import Run
@@ -48,3 +49,23 @@ def test_entries_are_filtered_and_paged(run: Run, changed: Database) -> None:
     refused = run("audit", "--action", "alias")
     assert (refused.status, "alias.move" in refused.err) == (2, True)
     assert run("audit", "--since", "yesterday").status == 2
+
+
+def test_versions_of_aliases_and_long_reasons_are_shown_in_one_form(run: Run, database: Database) -> None:
+    registry.add_version(database, "medical")
+    run("adapters", "alias", "medical/1", "best")
+    with database.write() as session:
+        audit.add(
+            session, who="ana", action="hub.unbundle", on="x.bundle", details={}, outcome="refused",
+            reason="2 problems\n  one\n  two",
+        )  # fmt: skip
+    shown = " ".join(run("audit").out.split())
+    assert "to medical/1" in shown
+    assert "2 problems one two" in shown
+
+
+def test_time_that_is_none_is_refused_with_an_example(run: Run) -> None:
+    refused = run("audit", "--since", "2026-13-01")
+    assert refused.status == 2
+    assert "'2026-13-01' is not a time (write a day or time, such as 2026-01-31" in refused.err
+    assert "%" not in refused.err

@@ -44,11 +44,13 @@ def test_progress_is_shown_unless_it_is_quiet(
 def test_incomplete_backup_is_kept_and_has_an_exit_code(
     run: Run, home: Path, data: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    digest = run("datasets", "add", data, "--json").json["digest"]
+    digest = run("datasets", "add", data, "--name", "facts", "--json").json["digest"]
     (home / "artifacts" / blob_path(digest)).unlink()
     done = run("backup", tmp_path / "nightly", *options)
     assert done.status == 10
-    assert f"is incomplete:\n  data set {digest}: there is no artifact" in done.err
+    assert "is incomplete (restore these from an earlier backup, or make them again" in done.err
+    assert "back up again):\n  data set facts: there is no artifact" in done.err
+    assert "Restore it into a new hub" not in done.err
     assert (tmp_path / "nightly").is_dir()
     if options:
         assert done.json["backup"]["missing"] == [digest]

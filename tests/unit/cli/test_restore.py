@@ -37,7 +37,7 @@ def test_backup_is_restored_into_a_new_home_only(
     assert done.status == 0, done.err
     assert "1 job is queued. It ran when the backup was taken" in done.out
     assert "the files of base tiny are not on this machine: /elsewhere (add the base again)" in done.err
-    assert "the backup was finished without artifact" in done.err
+    assert "the backup was finished without data set 747261696e00, artifact 747261696e00 (make it again)" in done.err
     assert "finch-hub worker start" in done.err
     assert [row["name"] for row in run("datasets", "list", "--json").json] == ["facts"]
     assert run("restore", backup).status == 4

@@ -57,6 +57,13 @@ def test_version_shows_lineage_metrics_and_evaluations(drawn: Drawn) -> None:
     assert "evaluations" not in text
 
 
+def test_version_shows_the_description_of_its_adapter(drawn: Drawn) -> None:
+    version = make_version("birds", description="Answers about birds.\nNot about bees.")
+    text = drawn(adapters.draw_version(version, "/folder", [], {}, NOTHING))
+    assert "Answers about birds." in text
+    assert "Not about bees." in text
+
+
 def test_version_shows_its_prompts_and_settings(drawn: Drawn) -> None:
     spec = {
         "kind": "train", "adapter": "birds", "train": "a" * 64, "validation": "b" * 64, "preset": "medical",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
+
 from finch_hub.display import comparisons
-from finch_hub.specs.comparisons import ComparedModule, ComparedValue, Comparison, MetricPoint
+from finch_hub.specs.comparisons import OTHER_DATA, ComparedModule, ComparedValue, Comparison, MetricPoint
 
 from .conftest import Drawn
 
@@ -48,3 +50,16 @@ def test_metric_has_bars_if_it_is_a_number(drawn: Drawn) -> None:
     assert "█▁" in text
     words = [point.evolve(value="int8") for point in points]
     assert "▁" not in drawn(comparisons.draw_metric("scheme", words))
+
+
+@pytest.mark.parametrize(
+    ("metric", "data", "is_told"), [("loss_after", "ab", True), ("loss_after", "aa", False), ("rank", "ab", False)]
+)
+def test_losses_on_other_held_out_data_are_told(drawn: Drawn, metric: str, data: str, is_told: bool) -> None:
+    points = [
+        MetricPoint(version=f"a/{number}", value=1.0, state="ready", created_at=NOW, held_out=letter * 64)
+        for number, letter in enumerate(data, start=1)
+    ]
+    text = drawn(comparisons.draw_metric(metric, points))
+    assert data[0] * 12 in text
+    assert (OTHER_DATA in " ".join(text.split())) is is_told

@@ -40,7 +40,7 @@ COMPOSED = Evidence.of_composition(
         below_retention=("a/1",),
         advice=("compose with a smaller weight of b/1",),
     )
-).evolve(adapter="both/1", environment={"threads": 2})
+).evolve(adapter="both/1", environment={"threads": 2, "pulled": {"repository": "ana/both"}})
 DATA = DataReport(examples=1234, tokens=80, label_tokens=40, length_mean=10.0, length_max=12, length_p95=12, overlap=3)
 TRAINED = Evidence.of_training(
     TrainingReport(
@@ -53,7 +53,14 @@ TRAINED = Evidence.of_training(
 
 def test_composition_shows_what_was_lost_and_what_to_do(drawn: Drawn) -> None:
     text = drawn(evidence.draw_evidence(COMPOSED))
-    for shown in ("Evidence of both/1 (compose)", "a/1", "0.500", "unmeasured", "0.200 nats per token", "threads 2"):
+    for shown in (
+        "Evidence of both/1 (compose)",
+        "a/1",
+        "0.500",
+        "unmeasured",
+        "0.200 nats per token",
+        "threads 2, pulled repository",
+    ):
         assert shown in text
     assert "below the requested retention: a/1" in text
     assert "advice: compose with a smaller weight of b/1" in text

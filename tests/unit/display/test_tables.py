@@ -21,15 +21,6 @@ def test_format_bytes_uses_the_unit_that_fits(count: int, text: str) -> None:
     assert tables.format_bytes(count) == text
 
 
-def test_format_count_uses_the_plural_unless_one() -> None:
-    assert [tables.format_count(number, "example") for number in (0, 1, 2, 1234)] == [
-        "0 examples",
-        "1 example",
-        "2 examples",
-        "1,234 examples",
-    ]
-
-
 def test_to_json_converts_every_value() -> None:
     now = datetime.now(UTC)
     value = {"a": (1, Path("/x")), "b": {now}, "c": errors.Problem(what="w")}
@@ -38,3 +29,8 @@ def test_to_json_converts_every_value() -> None:
         "b": [now.isoformat().replace("+00:00", "Z")],
         "c": {"what": "w", "where": "", "fix": ""},
     }
+
+
+def test_list_without_rows_is_a_sentence() -> None:
+    assert tables.draw_list(("a", "b"), [], without="There are no jobs.") == "There are no jobs."
+    assert not isinstance(tables.draw_list(("a", "b"), [(1, 2)], without="There are no jobs."), str)

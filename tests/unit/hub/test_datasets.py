@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finch_hub import Hub, errors, settings
+from finch_hub.artifacts.store import blob_path
 from finch_hub.engine.data import reading
 from finch_hub.specs.jobs import TrainSpec
 from finch_hub.specs.reading import DataWarning
@@ -56,6 +57,22 @@ def test_limit_of_rows_that_are_left_out_comes_from_the_settings(tmp_path: Path,
             assert hub.datasets.add(rows).examples == 9
         with pytest.raises(errors.InvalidDataset, match="example 10"):
             hub.datasets.add(rows, max_bad_rows=0.05)
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_damaged_text_is_named_and_mended_by_adding_it_again(
+    hub: Hub, data: Path, tiny_folder: Path, is_missing: bool
+) -> None:
+    stored = hub.datasets.add(data, name="facts")
+    file = Path(hub.settings.artifacts) / blob_path(stored.digest)
+    text = file.read_bytes()
+    file.chmod(0o644)
+    file.unlink() if is_missing else file.write_bytes(text[:-10])
+    with pytest.raises(errors.InvalidInput, match=r"data set facts: its stored text .* .add its data again with"):
+        hub.train("facts", adapter="birds", base=tiny_folder, validation=0.0)
+    hub.datasets.add(data)
+    assert file.read_bytes() == text
+    assert hub.train("facts", adapter="birds", base=tiny_folder, validation=0.0).state == "queued"
 
 
 def test_stored_data_set_can_be_named_again(hub: Hub, data: Path) -> None:

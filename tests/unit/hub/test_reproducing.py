@@ -52,6 +52,9 @@ def test_reproduction_without_its_data_is_refused(hub: Hub, versions: Database) 
     lineage = values.Lineage(train_digest=dataset.digest, validation_digest="0" * 64)
     registry.add_version(versions, "trained", lineage=lineage)
     hub.datasets.purge("birds")
-    message = rf"2 reasons\n  the data set {dataset.digest[:12]} was purged\n  the data set 0{{12}} was removed"
+    message = (
+        rf"2 reasons\n  the data set {dataset.digest[:12]} was purged \(add the data of birds again\)\n"
+        r"  the data set 0{12} was removed \(a training on the same data, .* stores it again\)"
+    )
     with pytest.raises(errors.Conflict, match=message):
         hub.reproduce("trained")

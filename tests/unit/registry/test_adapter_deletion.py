@@ -128,9 +128,9 @@ def test_deletion_of_an_adapter_names_all_aliases_and_jobs(versions: Database) -
     ]
     message = (
         "cannot delete adapter legal: 2 reasons\n"
-        "  it has the alias legal@best, legal@worst (move or delete the alias first, as in"
+        "  it has the aliases legal@best, legal@worst (move or delete them first, as in"
         " `finch-hub adapters alias legal best --delete`)\n"
-        f"  job {made[0]}, {made[1]} needs it"
+        f"  jobs {made[0]}, {made[1]} need it (cancel them or wait until they end)"
     )
     with pytest.raises(errors.Conflict, match=re.escape(message)):
         registry.delete(versions, "legal")

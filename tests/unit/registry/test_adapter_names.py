@@ -63,6 +63,16 @@ def test_changes_under_a_former_name_reach_the_renamed_adapter(database: Databas
     assert (summary.name, summary.description, summary.versions) == ("b", "Names birds.", 1)
 
 
+def test_each_version_has_the_description_of_its_adapter(database: Database) -> None:
+    registry.add_version(database, "birds")
+    with database.write() as session:
+        adapter_names.describe(session, "birds", "Names birds.")
+    with database.read() as session:
+        row = adapter_versions.get_row(session, "birds/1")
+        found = [adapter_versions.resolve(session, "birds/1"), adapter_versions.to_value(row)]
+    assert [version.description for version in found] == ["Names birds.", "Names birds."]
+
+
 def test_children_name_their_renamed_parent(database: Database) -> None:
     registry.add_version(database, "a")
     registry.add_version(database, "c", kind="compose", lineage=registry.made_from("a/1"))
@@ -84,7 +94,9 @@ def test_adapter_gets_a_former_name_back_and_no_other_one_does(database: Databas
         rename(database, "other", "b")
     rename(database, "b", "a")
     assert registry.resolve(database, "b").reference == "a/1"
-    rename(database, "a", "a")
+    rename(database, "b", "a")  # a repetition
+    with pytest.raises(errors.Conflict, match="adapter a has that name already"):
+        rename(database, "a", "a")
     assert registry.resolve(database, "a").reference == "a/1"
 
 
@@ -94,6 +106,16 @@ def test_unknown_adapter_is_neither_renamed_nor_described(database: Database) ->
         rename(database, "bird", "x")
     with database.write() as session, pytest.raises(errors.NotFound, match="birds"):
         adapter_names.describe(session, "bird", "text")
+
+
+@pytest.mark.parametrize("reference", ["birds/1", "birds@best"])
+def test_version_in_place_of_a_name_is_told(database: Database, reference: str) -> None:
+    registry.add_version(database, "birds")
+    with (
+        database.write() as session,
+        pytest.raises(errors.InvalidReference, match=rf"'{reference}' is a version, .* .write birds\)"),
+    ):
+        adapter_names.describe(session, reference, "text")
 
 
 def test_malformed_name_is_refused_and_changes_nothing(database: Database) -> None:

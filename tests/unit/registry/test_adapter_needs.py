@@ -127,7 +127,7 @@ def test_alias_that_an_unfinished_job_names_is_moved_and_not_deleted(versions: D
 
 def test_message_names_twenty_jobs(versions: Database) -> None:
     made = [registry.submit(versions, spec=registry.merge_spec("medical/1")).id for _ in range(21)]
-    with pytest.raises(errors.Conflict, match=f"job {', '.join(made[:20])} needs it"):
+    with pytest.raises(errors.Conflict, match=f"jobs {', '.join(made[:20])} need it"):
         registry.delete_version(versions, "medical", 1)
 
 

@@ -90,7 +90,7 @@ def test_purge_names_all_that_depends_on_the_version(versions: Database) -> None
         "  it has the alias legal@best (move or delete the alias first, as in"
         " `finch-hub adapters alias legal best --delete`)\n"
         f"  job {job.id} needs it (cancel the job or wait until it ends)\n"
-        "  both/1, less/1 (deleted) was made of it (purge that first)"
+        "  both/1, less/1 (deleted) were made of it (purge those first)"
     )
     for reference in ("legal/1", "legal"):
         with pytest.raises(errors.Conflict, match=re.escape(message.replace("legal/1:", f"{reference}:"))):

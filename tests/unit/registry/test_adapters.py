@@ -4,7 +4,7 @@ import pytest
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, adapters, values
+from finch_hub.registry import adapter_versions, adapters, tables, values
 from finch_hub.registry.database import Database
 
 
@@ -96,3 +96,15 @@ def test_deleting_an_alias_keeps_the_other_aliases(database: Database) -> None:
     with database.write() as session:
         adapters.delete_alias(session, "medical", "stable")
     assert registry.resolve(database, "medical/1").aliases == ("best",)
+
+
+def test_new_alias_has_a_letter_and_an_old_one_of_digits_can_be_moved(database: Database) -> None:
+    registry.add_version(database, "medical")
+    registry.add_version(database, "medical")
+    with pytest.raises(errors.InvalidReference, match=r"'3' is all digits, .* .use a name such as v3\)"):
+        registry.set_alias(database, "medical", "3", 1)
+    registry.set_alias(database, "medical", "v3", 1)
+    with database.write() as session:
+        session.execute(tables.Alias.__table__.update().values(name="3"))  # as an earlier hub
+    registry.set_alias(database, "medical", "3", 2)
+    assert registry.resolve(database, "medical@3").number == 2

@@ -42,6 +42,19 @@ def test_entries_are_found_by_user_action_subject_and_time(database: Database) -
         find(database, action="alias")
 
 
+def test_subject_that_never_was_is_refused(database: Database) -> None:
+    registry.add_version(database, "medical", base="small")
+    job = registry.submit(database)
+    add(database, "legal/1")
+    add(database, "gone", action="base.remove")
+    for on in ("medical", "medical/1", "small", job.id, registry.digest("small")):
+        assert find(database, on=on) == []
+    assert find(database, on="legal/9") == find(database, on="gone", who="bo") == []
+    for on, hint in (("medicl", ".did you mean 'medical'"), ("nosuch/1", "$")):
+        with pytest.raises(errors.NotFound, match=f"no adapter, base, data set, job or worker '{on}' ?{hint}"):
+            find(database, on=on)
+
+
 def test_pages_follow_on_each_other_while_entries_are_added(database: Database) -> None:
     for number in range(5):
         add(database, f"legal/{number + 1}")
@@ -85,7 +98,7 @@ def test_refusals_change_nothing_of_a_hub(database: Database) -> None:
         assert not audit.is_empty(session)
 
 
-@pytest.mark.parametrize("filters", [{"who": "ana"}, {"action": "version.tag"}, {"on": "legal/1"}, {}])
+@pytest.mark.parametrize("filters", [{"who": "ana"}, {"action": "version.tag"}, {"on": "s7"}, {}])
 def test_entries_are_found_by_an_index(database: Database, filters: dict[str, Any]) -> None:
     plans: list[str] = []
     with database.write() as session:

@@ -9,12 +9,23 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, attempts, datasets, evidence, jobs, tables, values
+from finch_hub.registry import adapter_names, adapter_versions, attempts, datasets, evidence, jobs, tables, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.evidence import Evidence
+from finch_hub.specs.reports import CompositionReport, ConflictReport, PairConflict, Retention
 
 SAMPLES = registry.digest("samples")
+PAIR = PairConflict(
+    module="",
+    first="team/birds/1",
+    second="bees/1",
+    output_overlap=0.1,
+    input_overlap=0.1,
+    cosine=0.1,
+    sign_conflict=0.1,
+    norm_ratio=0.9,
+)
 NOTED = Evidence(kind="import", notes=("measured elsewhere",))
 
 
@@ -52,6 +63,39 @@ def test_evidence_is_written_with_the_version_and_read_with_its_environment(data
     found, samples = find(database, "medical")
     assert samples == SAMPLES
     assert found == NOTED.evolve(adapter="medical/1", environment={"threads": 2}, samples="stored")
+
+
+def test_parents_in_evidence_have_the_names_that_they_have_now(database: Database) -> None:
+    registry.add_version(database, "team/birds")
+    registry.add_version(database, "bees")
+    report = CompositionReport(
+        strategy="linear",
+        scale=1.0,
+        rank=4,
+        conflicts=ConflictReport(
+            parents=("team/birds/1", "bees/1"),
+            pairs=(PAIR,),
+            reasons=("team/birds/1 and bees/1 disagree", "team/birds/12 and x-bees/1 do not"),
+        ),
+        retention=(
+            Retention(parent="team/birds/1", status="unmeasured"),
+            Retention(parent="bees/1", status="measured"),
+        ),
+        below_retention=("team/birds/1",),
+        advice=("team/birds/1 was not measured",),
+    )
+    document = Evidence.of_composition(report).to_document()
+    lineage = registry.made_from("team/birds/1", "bees/1")
+    registry.add_version(database, "both", kind="compose", lineage=lineage, evidence=document)
+    with database.write() as session:
+        adapter_names.rename(session, "team/birds", "team/feathers")
+    found = find(database, "both")[0].composition
+    assert found is not None
+    assert found.conflicts.parents == ("team/feathers/1", "bees/1")
+    assert (found.conflicts.pairs[0].first, found.conflicts.pairs[0].second) == ("team/feathers/1", "bees/1")
+    assert found.conflicts.reasons == ("team/feathers/1 and bees/1 disagree", "team/birds/12 and x-bees/1 do not")
+    assert [kept.parent for kept in found.retention] == ["team/feathers/1", "bees/1"]
+    assert (found.below_retention, found.advice) == (("team/feathers/1",), ("team/feathers/1 was not measured",))
 
 
 def test_version_without_evidence_has_an_empty_one_and_an_unknown_version_none(database: Database) -> None:

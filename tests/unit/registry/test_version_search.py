@@ -174,6 +174,28 @@ def test_names_of_a_query_must_exist(filled: Database, query: str, what: str) ->
         find(filled, query)
 
 
+@pytest.mark.parametrize(
+    ("query", "sort", "what"),
+    [
+        ("metric.loss_aftr<2", "-created", "metric 'loss_aftr' .did you mean 'loss_after'"),
+        ("-metric.loss_aftr<2", "-created", "metric 'loss_aftr' .did you mean"),
+        ("birds", "-metric.loss_aftr", "metric 'loss_aftr' .did you mean"),
+        ("metric.zzz=1", "name", r"metric 'zzz' .known: loss_after, rank\)"),
+        ("lora.zzz=1", "name", r"number of LoRA settings 'zzz' .known: alpha, dropout, rank, rank_budget"),
+        ("training.epoch=1", "name", "number of training settings 'epoch' .did you mean 'epochs'"),
+    ],
+)
+def test_number_that_no_version_has_is_refused(filled: Database, query: str, sort: str, what: str) -> None:
+    with pytest.raises(errors.NotFound, match=f"there is no {what}"):
+        find(filled, query, sort=sort)
+
+
+def test_number_of_settings_is_known_without_versions(database: Database) -> None:
+    assert find(database, "lora.r=16 training.epochs>2", sort="-lora.alpha").versions == ()
+    with pytest.raises(errors.NotFound, match=r"there is no metric 'loss_after'$"):
+        find(database, "metric.loss_after<2")
+
+
 def test_words_are_no_language_of_the_database(filled: Database) -> None:
     for query in ("sing AND", "NEAR", "a_b&|!()", '"* OR sing"', "text:sing'--", "it's", "sing OR they NOT x", "%_"):
         try:
@@ -200,4 +222,5 @@ def test_unusual_numbers_are_left_out_of_the_index(database: Database) -> None:
     registry.add_version(database, metrics=numbers)
     assert len(find(database, "metric.fine=1").versions) == 1
     for name in ("huge", "text", "yes", "none", "list"):
-        assert find(database, f"metric.{name}>-1e99").versions == ()
+        with pytest.raises(errors.NotFound, match=f"there is no metric '{name}'"):
+            find(database, f"metric.{name}>-1e99")

@@ -140,10 +140,15 @@ def test_missing_and_damaged_artifacts_are_listed_and_the_rest_is_backed_up(
     (store / blob_path(purged)).unlink()
     report = take_backup(tmp_path / "backup", source)
     assert set(report.backup.missing) == {lost, purged}
-    assert any(f"adapter files {lost}" in problem and "now has the SHA-256" in problem for problem in report.problems)
-    assert any(f"data set {purged}: there is no artifact" in problem for problem in report.problems)
+    with source.database.read() as session:
+        adapter, data = (artifact_references.name_users(session, digest) for digest in (lost, purged))
+    assert adapter.startswith("adapter ")
+    assert data.startswith("data set ")
+    assert any(problem.startswith(f"{adapter}: ") and "now has the SHA-256" in problem for problem in report.problems)
+    assert any(problem.startswith(f"{data}: there is no artifact") for problem in report.problems)
     restored = restore(tmp_path / "backup", target)
     assert set(restored.missing) == {lost, purged}
+    assert set(restored.lost) == {adapter, data}
     assert target.artifacts.fetch_tree(kept).is_dir()
     with pytest.raises(errors.MissingArtifact):
         target.artifacts.tree(lost)

@@ -109,7 +109,7 @@ def test_purge_leaves_no_byte_of_any_row(hub: Hub, tiny_folder: Path) -> None:
     stored = hub.datasets.add(PAIRS, name="birds-data")
     first = hub.train("birds-data", adapter="birds", base=tiny_folder, validation=0.2)
     second = hub.train(PAIRS, adapter="others", base=tiny_folder, validation=0.5, seed=3)
-    with pytest.raises(errors.Conflict, match=f"job .*{first.id}.* needs it"):
+    with pytest.raises(errors.Conflict, match=f"jobs? .*{first.id}.* needs? it"):
         hub.datasets.purge("birds-data")
     for job in (first, second):
         end(hub, job.id)
@@ -149,7 +149,7 @@ def test_purge_leaves_no_name_and_no_word_in_the_index(hub: Hub) -> None:
         registry.add_version(database, "birds", lineage=lineage, card=f"Says: Where is Zanzibarium {number}?")
     assert len(hub.adapters.find("quokkas zanzibarium").versions) == 3
 
-    hub.datasets.purge("quokkas")
+    assert hub.datasets.purge("quokkas").versions == ("birds/1", "birds/2", "birds/3")
 
     for word in ("quokkas", "zanzibarium"):
         assert hub.adapters.find(word).versions == ()
@@ -222,7 +222,7 @@ def test_purge_waits_for_a_submission_that_read_the_data(hub: Hub, tiny_folder: 
             submitted.append(hub.train("birds-data", adapter="birds", base=tiny_folder, validation=0.2))
 
     monkeypatch.setattr(purging, "_find_kin", submit_behind)
-    with pytest.raises(errors.Conflict, match=f"job {'.*'}needs it"):
+    with pytest.raises(errors.Conflict, match=r"jobs? .*needs? it"):
         hub.datasets.purge("birds-data")
     spec = submitted[0].spec
     assert isinstance(spec, TrainSpec)

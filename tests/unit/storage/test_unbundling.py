@@ -25,12 +25,14 @@ from support.services import Databases
 from finch_hub import errors
 from finch_hub.artifacts.bundle_file import unpack_bundle
 from finch_hub.artifacts.gate import adapter_identity
+from finch_hub.artifacts.store import blob_path
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.registry import (
     adapter_deletion,
     adapter_names,
     adapter_versions,
     audit,
+    bundled_versions,
     datasets,
     evaluations,
     evidence,
@@ -39,6 +41,8 @@ from finch_hub.registry import (
     unbundled_versions,
     values,
 )
+from finch_hub.registry.bundled_versions import BundledRows
+from finch_hub.registry.types import now
 from finch_hub.specs.bundles import Manifest, UnbundleReport
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.jobs import BaseModelSource, TrainSpec
@@ -179,6 +183,38 @@ def test_bundle_has_equal_bytes_and_nothing_of_this_machine(hubs: list[Stores], 
     with pytest.raises(errors.Conflict, match="already exists"):
         make_bundle(tmp_path / "a", [made], hubs[0])
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_bundle_names_the_damaged_or_purged_version(
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = hubs[0]
+    made = fill(stores, tmp_path)
+    with stores.database.read() as session:
+        parent = adapter_versions.resolve(session, "team/tone/1")
+    entry = stores.artifacts.tree(parent.digest)["adapter_model.safetensors"]
+    file = Path(stores.settings.artifacts) / blob_path(entry.digest)
+    file.chmod(0o644)
+    file.write_bytes(b"other bytes")
+    with pytest.raises(errors.Damaged, match=r"adapter team/tone/1: adapter_model.safetensors: .*now has the SHA-256"):
+        make_bundle(tmp_path / "damaged.bundle", [made], stores)
+    file.unlink()
+    with pytest.raises(errors.Damaged, match=r"adapter team/tone/1: .*there is no"):
+        make_bundle(tmp_path / "damaged.bundle", [made], stores)
+    read = bundled_versions.read
+
+    def purge_meanwhile(*args: Any) -> BundledRows:
+        rows = read(*args)
+        changes = tables.AdapterVersion.__table__
+        with stores.database.write() as session:
+            is_parent = changes.c.identity == parent.identity
+            session.execute(sa.update(changes).where(is_parent).values(deleted_at=now(), purged_at=now()))
+        return rows
+
+    monkeypatch.setattr(bundled_versions, "read", purge_meanwhile)
+    with pytest.raises(errors.Deleted, match=r"team/tone/1 was purged"):
+        make_bundle(tmp_path / "damaged.bundle", [made], stores)
+    assert not (tmp_path / "damaged.bundle").exists()
 
 
 def test_both_ways_and_twice_is_once(hubs: list[Stores], tmp_path: Path) -> None:
@@ -328,6 +364,21 @@ def test_base_and_adapter_of_one_name_get_two(hubs: list[Stores], tmp_path: Path
         session.execute(sa.update(tables.Base).values(name="legal"))
     carry(one, two, tmp_path, "legal")
     assert registry.resolve(two.database, "legal/1").base.name == registry.digest("tiny")
+
+
+def test_base_without_an_id_and_alias_of_digits_are_told(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal")
+    registry.set_alias(one.database, "legal", "v3", 1)
+    with one.database.write() as session:  # as in an earlier hub
+        session.execute(tables.Alias.__table__.update().values(name="3"))
+        session.execute(tables.Base.__table__.update().values(public_id="org/tiny"))
+    registry.add_base(two.database)
+    kept = carry(one, two, tmp_path, "legal").kept
+    assert any(text.startswith("base tiny without an id (the bundle has org/tiny;") for text in kept)
+    assert "no alias legal@3, since it is all digits" in kept
+    with two.database.read() as session:
+        assert adapter_versions.resolve(session, "legal/1").aliases == ()
 
 
 def test_same_bundle_taken_by_several_at_once_is_taken_once(database_url: str, open_hub: Open, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from finch_hub import errors
 from finch_hub.engine.data import json_rows
+from finch_hub.engine.data import row as row_module
 from finch_hub.engine.data.row import MAX_LINE, Row
 
 A, B = {"prompt": "a", "completion": "b"}, {"prompt": "c\n{", "completion": '["d"], }'}
@@ -271,3 +272,12 @@ def test_object_of_many_small_values_is_refused_before_it_takes_all_memory() -> 
     with pytest.raises(errors.InvalidDataset, match=r"is an object of more than .* 8,388,608 values") as caught:
         rows_of('{"data": [' + "[]," * 2**23 + "[]]}", prefers_document=True)
     assert "write one list of objects" in str(caught.value)
+
+
+def test_empty_lines_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_module, "_MAX_EMPTY", 100)
+    line = f"{json.dumps(A)}\n"
+    assert len(rows_of(line + "\n" * 100 + line)) == 2
+    for text in ("\n" * 101, line + " \n" * 101 + line):
+        with pytest.raises(errors.InvalidDataset, match="more than 100 empty lines in a row"):
+            rows_of(text)

@@ -132,3 +132,8 @@ def test_lists_that_share_their_items_are_refused_before_they_fill_the_memory(wi
         value = [value] * width
     with pytest.raises(errors.InvalidSpec, match="more than 1,048,576 values"):
         json_values.clean({"tools": value})
+
+
+def test_integer_of_thousands_of_digits_is_refused_without_advice_about_python() -> None:
+    with pytest.raises(ValueError, match=r"^a number has thousands of digits$"):
+        json_values.parse(f'{{"a": {"1" * 100_000}}}')

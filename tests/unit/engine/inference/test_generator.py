@@ -183,7 +183,7 @@ def test_invalid_requests_are_refused(model: GeneratorModel) -> None:
     assert [problem.where for problem in caught.value.problems] == ["prompt 2", "prompt 3"]
     with pytest.raises(errors.InvalidSpec, match="there are no prompts"):
         model.generate([])
-    with pytest.raises(errors.InvalidSpec, match="2 adapters for 1 prompts"):
+    with pytest.raises(errors.InvalidSpec, match="2 adapters for 1 prompt"):
         model.generate(["Where?"], adapter=["adapter-0", None])
     with pytest.raises(errors.NotFound, match=r"no loaded adapter 'adaptor-0' .did you mean 'adapter-0'"):
         model.generate("Where?", adapter="adaptor-0")

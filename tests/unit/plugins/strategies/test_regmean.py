@@ -210,9 +210,9 @@ def test_one_part_of_the_moments_is_in_memory(
     collect = parent_data.measurement.collect_moments
     alive: list[int] = []
 
-    def count_and_collect(*args: Any) -> Any:
+    def count_and_collect(*args: Any, **options: Any) -> Any:
         alive.append(sum(type(found) is SecondMoment for found in gc.get_objects()))
-        return collect(*args)
+        return collect(*args, **options)
 
     monkeypatch.setattr(parent_data.measurement, "collect_moments", count_and_collect)
     gc.collect()  # moments of other tests
