@@ -12,6 +12,7 @@ from finch_hub.formats.json_checks import parse_object
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.specs.annotations import Tag, check_description, check_notes
 from finch_hub.specs.bundles import FORMAT, BundledVersion, Manifest
+from finch_hub.specs.circles import find_circle
 from finch_hub.specs.references import check_adapter_name, check_name
 from finch_hub.specs.value import JsonObject
 
@@ -20,7 +21,7 @@ _FILES = frozenset({CONFIG, WEIGHTS})
 _FINGERPRINT = re.compile(r"([0-9]+:)?[0-9a-f]{60,64}")
 _MAX_FIGURE = 1e300  # which no JSON reader and no database makes infinite
 _FIGURES = ("loss_before", "loss_after", "mean_retention", "worst_retention", "relative_error")
-_OBJECTS = ("lora", "training", "validation", "import")  # of a specification
+_OBJECTS = ("lora", "training", "import")  # of a specification
 
 
 def parse(data: bytes, *, subject: str) -> Manifest:
@@ -42,7 +43,7 @@ def parse(data: bytes, *, subject: str) -> Manifest:
         manifest = Manifest.of_stored(record)
     except errors.InvalidSpec as error:
         raise errors.RefusedArtifact(error.problems, subject=f"manifest of {subject}") from None
-    if problems := list(_find_problems(manifest)):
+    if problems := list(find_problems(manifest)):
         raise errors.RefusedArtifact(problems, subject=f"manifest of {subject}")
     return manifest
 
@@ -51,7 +52,8 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"it has the number {name}")
 
 
-def _find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
+def find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
+    """Yield what is wrong with a manifest although its fields are valid."""
     versions = manifest.versions
     named = {version.reference for version in versions}
     described, known = {adapter.name for adapter in manifest.adapters}, {base.fingerprint for base in manifest.bases}
@@ -81,9 +83,9 @@ def _find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
         if version.files is None and version.samples is not None:
             yield errors.Problem(where=where, what="has sample answers without files")
         yield from _find_wrong_texts(where, version)
-        yield from _find_wrong_documents(where, version)
-    if circle := _find_circle(versions):
-        yield errors.Problem(where=f"version {circle}", what="is its own ancestor")
+        yield from find_wrong_documents(where, version.spec, version.metrics)
+    if circle := find_circle({v.reference: {parent.reference for parent in v.parents} for v in versions}):
+        yield errors.Problem(where=f"version {min(circle)}", what="is its own ancestor")
 
 
 def _find_repeated(kind: str, names: Iterable[str]) -> Iterator[errors.Problem]:
@@ -108,13 +110,12 @@ def _try(where: str, check: Any, text: str) -> Iterator[errors.Problem]:
         yield from (errors.Problem(where=where, what=problem.what) for problem in error.problems)
 
 
-def _find_wrong_documents(where: str, version: BundledVersion) -> Iterator[errors.Problem]:
+def find_wrong_documents(where: str, spec: JsonObject, metrics: JsonObject) -> Iterator[errors.Problem]:
     """Yield what would stop those who read the documents of a version."""
-    spec, metrics = version.spec, version.metrics
     for name in _OBJECTS:
         if not isinstance(spec.get(name, {}), dict):
             yield errors.Problem(where=f"{where}: spec.{name}", what="is not an object")
-    for name in ("system", "preset"):
+    for name in ("system", "preset", "validation"):
         if not isinstance(spec.get(name), str | None):
             yield errors.Problem(where=f"{where}: spec.{name}", what="is not a text")
     if isinstance(spec.get("preset"), str) and len(spec["preset"]) > 96:
@@ -139,22 +140,3 @@ def _find_wrong_import(where: str, record: JsonObject) -> Iterator[errors.Proble
         texts = record.get(name, [])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             yield errors.Problem(where=f"{where}.{name}", what="is not a list of texts")
-
-
-def _find_circle(versions: tuple[BundledVersion, ...]) -> str:
-    """Return a version that is its own ancestor, nothing if there is none."""
-    named = {version.reference for version in versions}
-    waiting = {v.reference: {parent.reference for parent in v.parents} & named for v in versions}
-    children: dict[str, list[str]] = {}
-    for child, parents in waiting.items():
-        for parent in parents:
-            children.setdefault(parent, []).append(child)
-    free = [reference for reference, parents in waiting.items() if not parents]
-    while free:
-        done = free.pop()
-        del waiting[done]
-        for child in children.get(done, ()):
-            waiting[child].discard(done)
-            if not waiting[child]:
-                free.append(child)
-    return min(waiting, default="")

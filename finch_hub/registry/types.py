@@ -191,6 +191,25 @@ def _subset_postgresql(element: subset, compiler: SQLCompiler, **kw: Any) -> str
     return f"{inner} <@ {outer}"
 
 
+class json_shape(FunctionElement[str]):  # noqa: N801
+    """Whether a JSON column has an "object", an "array" or another value. A text that is not JSON is "damaged"."""
+
+    type = sa.String()
+    inherit_cache = True
+    name = "json_shape"
+
+
+@compiles(json_shape, "sqlite")
+def _json_shape_sqlite(element: json_shape, compiler: SQLCompiler, **kw: Any) -> str:
+    column = compiler.process(element.clauses, **kw)
+    return f"iif(json_valid({column}), json_type({column}), 'damaged')"
+
+
+@compiles(json_shape, "postgresql")
+def _json_shape_postgresql(element: json_shape, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"jsonb_typeof({compiler.process(element.clauses, **kw)})"
+
+
 _Texts = sa.JSON().with_variant(postgresql.ARRAY(sa.Text()), "postgresql")
 _Numbers = sa.JSON().with_variant(postgresql.ARRAY(sa.BigInteger()), "postgresql")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finch_hub import errors
+from finch_hub.artifacts import bundle_manifest
 from finch_hub.artifacts.bundle_file import write_bundle
 from finch_hub.artifacts.inventory import find_artifact
 from finch_hub.formats.atomic_writes import flush_path, scratch_folder, translate_write_errors
@@ -41,13 +42,14 @@ def make_bundle(
     Raises:
         NotFound: there is no such adapter, version or alias.
         Conflict: the path exists.
+        Damaged: rows of the versions are damaged, so that no hub would take the bundle, or something would be lost.
         Unavailable: database or store do not answer, or the path cannot be written.
     """
     _refuse_existing(out)
     stores.artifacts.check(again=True)
     with stores.database.read() as session:
         rows = bundled_versions.read(session, references)
-    manifest = _describe(rows, stores, lineage=lineage, samples=samples)
+    manifest = _describe_readable(rows, stores, lineage=lineage, samples=samples)
     with translate_write_errors(out), scratch_folder(out) as scratch:
         write_bundle(scratch / "bundle", manifest, stores.artifacts)
         flush_path(scratch / "bundle")
@@ -65,6 +67,21 @@ def make_bundle(
 def _refuse_existing(out: Path) -> None:
     if os.path.lexists(out):
         raise errors.Conflict(f"the path {out} already exists (choose another path or delete it)")
+
+
+def _describe_readable(rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool) -> Manifest:
+    """Return a manifest that `unbundle` accepts.
+
+    Raises:
+        Damaged: the rows do not allow it.
+    """
+    try:
+        manifest = _describe(rows, stores, lineage=lineage, samples=samples)
+        problems = list(bundle_manifest.find_problems(manifest))
+    except errors.InvalidSpec as error:
+        problems = list(error.problems)
+    bundled_versions.refuse(problems)
+    return manifest
 
 
 def _describe(rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool) -> Manifest:

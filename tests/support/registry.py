@@ -139,7 +139,7 @@ def delete(database: Database, reference: str) -> adapter_deletion.Deletion:
 
 def restore(database: Database, reference: str) -> list[str]:
     with database.write() as session:
-        return adapter_deletion.restore(session, AdapterReference.parse(reference), has_files=lambda digest: True)
+        return adapter_deletion.restore(session, AdapterReference.parse(reference), list_damage=lambda digest: ())
 
 
 def purge(database: Database, reference: str) -> adapter_purges.PurgedRows:
