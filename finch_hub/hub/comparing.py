@@ -43,7 +43,13 @@ def compare(references: Sequence[str], stores: Stores, *, all: bool, modules: bo
     described = [_describe(version, known) for version, known in zip(versions, found, strict=True)]
     compared = list(_compare_values(described))
     shown = [value for value in compared if all or not value.is_equal]
-    remarks = [f"{known.adapter} has no evidence of its making ({known.absence})" for known in found if known.absence]
+    remarks = [
+        f"the evidence of {known.adapter} cannot be read (run `finch-hub fsck`)"
+        if known.absence == "unreadable"
+        else f"{known.adapter} has no evidence of its making"
+        for known in found
+        if known.absence is not None
+    ]
     updates: list[ComparedModule] = []
     if modules:
         updates, more = _compare_modules(versions, stores)

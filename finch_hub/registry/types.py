@@ -50,9 +50,11 @@ class Instant(sa.types.TypeDecorator[datetime]):
         return value.strftime("%Y-%m-%d %H:%M:%S.%f")[:23] if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
-        """Return the time with its zone, UTC. A damaged text stays as it is, for its reader to refuse."""
+        """Return the time with its zone, UTC. A damaged value stays as it is, for its reader to refuse."""
+        if isinstance(value, datetime):
+            return value.astimezone(UTC)
         if not isinstance(value, str):
-            return None if value is None else value.astimezone(UTC)
+            return value  # type: ignore[no-any-return]
         try:
             return datetime.fromisoformat(value).replace(tzinfo=UTC)
         except ValueError:

@@ -41,7 +41,7 @@ def inspect_hub(stores: Stores, *, explain_spec: ExplainSpec = lambda kind, spec
     Raises:
         Unavailable: database or store do not answer.
     """
-    inspection = _Inspection(stores)
+    inspection = _HubInspection(stores)
     inspection.check_store()
     inspection.read_rows(explain_spec)
     inspection.read_artifacts()
@@ -59,7 +59,7 @@ def inspect_artifacts(settings: Settings, error: errors.Unavailable) -> Inspecti
     Raises:
         Unavailable: the store does not answer.
     """
-    inspection = _Inspection(None, open_artifacts(settings, None))
+    inspection = _StoreInspection(open_artifacts(settings, None))
     inspection.add_registry_damage("the database", error)
     inspection.read_store()
     return inspection.report()
@@ -72,7 +72,7 @@ def inspect_version(version: values.AdapterVersion, stores: Stores) -> Inspectio
         Unavailable: the store does not answer.
     """
     stores.artifacts.check(again=True)
-    inspection = _Inspection(stores)
+    inspection = _StoreInspection(stores.artifacts)
     inspection.read_version(version)
     return inspection.report()
 
@@ -83,7 +83,7 @@ def list_damage(tree: str, stores: Stores) -> list[str] | None:
     Raises:
         StoreUnavailable: the store does not answer.
     """
-    found = list(_Inspection(stores).read_tree(tree))
+    found = list(_StoreInspection(stores.artifacts).read_tree(tree))
     return None if any(problem.is_missing for problem in found) else [problem.what for problem in found]
 
 
@@ -95,48 +95,110 @@ class _Problem(NamedTuple):
     is_missing: bool
 
 
-class _Inspection:
-    """One inspection, which collects what it finds."""
+class _StoreInspection:
+    """An inspection of stored files, which collects what it finds."""
 
-    def __init__(self, stores: Stores | None, artifacts: ArtifactStore | None = None) -> None:
-        self._opened = stores
+    def __init__(self, artifacts: ArtifactStore) -> None:
         self._artifacts = artifacts
         self._findings: list[Finding] = []
         self._sizes: dict[str, int] = {}  # of the blobs that are as they should be
         self._problems: dict[str, _Problem] = {}  # of the others
-        self._trees = self._rows = 0
-
-    @property
-    def _stores(self) -> Stores:
-        assert self._opened is not None  # which those who read the registry have
-        return self._opened
-
-    @property
-    def _store(self) -> ArtifactStore:
-        return self._artifacts if self._artifacts is not None else self._stores.artifacts
-
-    def check_store(self) -> None:
-        """Refuse the store of another deployment, unless the registry is too damaged to tell its own."""
-        try:
-            self._stores.artifacts.check(again=True)
-        except errors.Unavailable as error:
-            if not is_damage(error):
-                raise
-            self.add_registry_damage("which store it has", error)
-            self._artifacts = open_artifacts(self._stores.settings, None)
-
-    def add_registry_damage(self, part: str, error: errors.Unavailable) -> None:
-        """Add that a part of the registry cannot be read."""
-        what = f"cannot read {part}: {getattr(error.__cause__, 'orig', error)}"
-        self._findings.append(Finding(where=consistency.DATABASE, what=what, fix=consistency.RESTORE))
+        self._trees: set[str] = set()  # whose files were read
+        self._rows = 0
 
     def report(self) -> InspectionReport:
         """Return what was read and found."""
         findings = sorted(self._findings, key=lambda finding: finding.kind)  # damage before orphans
         total = sum(self._sizes.values())
         return InspectionReport(
-            trees=self._trees, files=len(self._sizes), bytes=total, rows=self._rows, findings=tuple(findings)
+            trees=len(self._trees), files=len(self._sizes), bytes=total, rows=self._rows, findings=tuple(findings)
         )
+
+    def add_registry_damage(self, part: str, error: errors.Unavailable) -> None:
+        """Add that a part of the registry cannot be read."""
+        what = f"cannot read {part}: {getattr(error.__cause__, 'orig', error)}"
+        self._findings.append(Finding(where=consistency.DATABASE, what=what, fix=consistency.RESTORE))
+
+    def read_store(self) -> None:
+        """Read all that the store has, if the registry cannot say what it is."""
+        for kind in KINDS:
+            for found in list_artifacts(self._artifacts, kind):
+                for artifact in progress.track(found, f"checking {kind}", total=len(found)):
+                    problem = self._read_blob(artifact.digest) if kind == "blobs" else None
+                    problems = list(self.read_tree(artifact.digest)) if kind == "trees" else [problem]
+                    for each in filter(None, problems):
+                        self._add(f"store: {artifact.path}", each, "or make its adapter or data set again")
+
+    def read_version(self, version: values.AdapterVersion) -> None:
+        """Read the files of a version."""
+        where = f"adapter {version.reference}"
+        problems = list(self.read_tree(version.digest))
+        for problem in problems:
+            self._add(where, problem, _AGAIN["adapter"])
+        if not problems:
+            identity = self._find_identity(version.digest)
+            if identity is not None and identity != version.identity:
+                self._add_identity(where, identity, version.identity)
+
+    def _find_identity(self, tree: str) -> str | None:
+        """Return the identity of files that are as they should be, None if they were removed meanwhile."""
+        try:
+            entries = self._artifacts.tree(tree)
+            if not {CONFIG, WEIGHTS} <= entries.keys():
+                return "of no adapter"
+            config = self._artifacts.get(entries[CONFIG].digest)
+        except errors.MissingArtifact:
+            return None
+        return gate.identity_of(config, entries[WEIGHTS].digest)
+
+    def _add_identity(self, where: str, identity: str, registered: str) -> None:
+        what = f"its files have the identity {identity}, and the registry {registered}"
+        self._findings.append(Finding(where=where, what=what, fix=consistency.RESTORE))
+
+    def _add(self, where: str, problem: _Problem, again: str) -> None:
+        fix = f"copy {problem.path} from `artifacts` of a backup to the store, {again}"
+        self._findings.append(Finding(where=where, what=problem.what, fix=fix))
+
+    def read_tree(self, digest: str) -> Iterator[_Problem]:
+        """Yield what is wrong with a tree and its files."""
+        try:
+            entries = self._artifacts.tree(digest)
+        except (errors.NotFound, errors.RefusedArtifact) as error:
+            problem = _describe(error, tree_path(digest))
+            yield problem._replace(what=f"the list of its files cannot be read: {problem.what}")
+            return
+        self._trees.add(digest)
+        for name, entry in entries.items():
+            problem_of_file = self._read_blob(entry.digest)
+            if problem_of_file is not None:
+                yield problem_of_file._replace(what=f"{name}: {problem_of_file.what}")
+
+    def _read_blob(self, digest: str) -> _Problem | None:
+        """Return what is wrong with a blob, which is read once, None if nothing is."""
+        if digest not in self._sizes and digest not in self._problems:
+            try:
+                self._sizes[digest] = self._artifacts.measure(digest)
+            except (errors.NotFound, errors.RefusedArtifact) as error:
+                self._problems[digest] = _describe(error, blob_path(digest))
+        return self._problems.get(digest)
+
+
+class _HubInspection(_StoreInspection):
+    """An inspection of stored files and of the rows that refer to them."""
+
+    def __init__(self, stores: Stores) -> None:
+        super().__init__(stores.artifacts)
+        self._stores = stores
+
+    def check_store(self) -> None:
+        """Refuse the store of another deployment, unless the registry is too damaged to tell its own."""
+        try:
+            self._artifacts.check(again=True)
+        except errors.Unavailable as error:
+            if not is_damage(error):
+                raise
+            self.add_registry_damage("which store it has", error)
+            self._artifacts = open_artifacts(self._stores.settings, None)
 
     def read_rows(self, explain_spec: ExplainSpec) -> None:
         """Read the registry. A damaged part of it hides no other part."""
@@ -184,7 +246,7 @@ class _Inspection:
             self.read_store()
         if references is None:
             return
-        trees = [(tree, tree in references.deleted_trees) for tree in sorted(references.all_trees)]
+        trees = [(tree, tree in references.deleted_trees) for tree in _sort(references.all_trees)]
         for tree, is_deleted in progress.track(trees, "checking adapters", total=len(trees)):
             problems = list(self.read_tree(tree))
             if is_deleted and any(problem.is_missing for problem in problems):
@@ -194,13 +256,13 @@ class _Inspection:
                 self._add_damage("adapter", tree, name, problems, is_deleted=is_deleted)
             elif identities is not None:
                 self._check_identity(tree, identities.get(tree, set()))
-        for samples in sorted(references.all_samples):
+        for samples in _sort(references.all_samples):
             is_deleted = samples in references.deleted_samples
             problem = self._read_blob(samples)
             if problem is not None and not (is_deleted and problem.is_missing):
                 sampled = functools.partial(artifact_references.name_sampled, samples=samples, deleted=is_deleted)
                 self._add_damage("sample answers of adapter", samples, sampled, [problem], is_deleted=is_deleted)
-        texts = sorted(references.texts)
+        texts = _sort(references.texts)
         for text in progress.track(texts, "checking data sets", total=len(texts)):
             problem = self._read_blob(text)
             if problem is not None:
@@ -234,46 +296,17 @@ class _Inspection:
         for named, other in self._query("the identities of versions", find) or ():
             self._add_identity(f"adapter {named}", identity, other)
 
-    def _add_identity(self, where: str, identity: str, registered: str) -> None:
-        what = f"its files have the identity {identity}, and the registry {registered}"
-        self._findings.append(Finding(where=where, what=what, fix=consistency.RESTORE))
-
-    def _find_identity(self, tree: str) -> str | None:
-        """Return the identity of files that are as they should be, None if they are not those of an adapter."""
-        entries = self._store.tree(tree)
-        if not {CONFIG, WEIGHTS} <= entries.keys():
-            return None
-        return gate.identity_of(self._store.get(entries[CONFIG].digest), entries[WEIGHTS].digest)
-
     @property
     def _is_registry_damaged(self) -> bool:
         """Whether pages of the registry cannot be read, so that it may not know all that it knew."""
         return any(finding.where == consistency.DATABASE for finding in self._findings)
 
-    def read_store(self) -> None:
-        """Read all that the store has, if the registry cannot say what it is."""
-        for kind in KINDS:
-            for found in list_artifacts(self._store, kind):
-                for artifact in progress.track(found, f"checking {kind}", total=len(found)):
-                    problem = self._read_blob(artifact.digest) if kind == "blobs" else None
-                    problems = list(self.read_tree(artifact.digest)) if kind == "trees" else [problem]
-                    for each in filter(None, problems):
-                        self._add(f"store: {artifact.path}", each, "or make its adapter or data set again")
-
-    def read_version(self, version: values.AdapterVersion) -> None:
-        """Read the files of a version."""
-        where = f"adapter {version.reference}"
-        problems = list(self.read_tree(version.digest))
-        for problem in problems:
-            self._add(where, problem, _AGAIN["adapter"])
-        if not problems:
-            identity = self._find_identity(version.digest)
-            if identity is not None and identity != version.identity:
-                self._add_identity(where, identity, version.identity)
-
     def read_bases(self) -> None:
         """Hold the files of bases on this machine against their fingerprints."""
-        known = self._query("the bases", bases.find) or []
+        known, damaged = self._query("the bases", bases.find_readable) or ([], {})
+        for number, what in damaged.items():
+            where = f"row {number} of bases"
+            self._findings.append(Finding(where=where, what=f"cannot be read: {what}", fix=consistency.RESTORE))
         for base in progress.track(known, "checking bases", total=len(known)):
             where, fix = f"base {base.name}", f"run `finch-hub bases add {base.source}` where its files are"
             try:
@@ -299,38 +332,16 @@ class _Inspection:
                 fix = "run `finch-hub gc`, which removes what is older than some days"
                 self._findings.append(Finding(kind="orphan", where="store", what=text, fix=fix))
 
-    def _add(self, where: str, problem: _Problem, again: str) -> None:
-        fix = f"copy {problem.path} from `artifacts` of a backup to the store, {again}"
-        self._findings.append(Finding(where=where, what=problem.what, fix=fix))
-
-    def read_tree(self, digest: str) -> Iterator[_Problem]:
-        """Yield what is wrong with a tree and its files."""
-        try:
-            entries = self._store.tree(digest)
-        except (errors.NotFound, errors.RefusedArtifact) as error:
-            problem = _describe(error, tree_path(digest))
-            yield problem._replace(what=f"the list of its files cannot be read: {problem.what}")
-            return
-        self._trees += 1
-        for name, entry in entries.items():
-            problem_of_file = self._read_blob(entry.digest)
-            if problem_of_file is not None:
-                yield problem_of_file._replace(what=f"{name}: {problem_of_file.what}")
-
-    def _read_blob(self, digest: str) -> _Problem | None:
-        """Return what is wrong with a blob, which is read once, None if nothing is."""
-        if digest not in self._sizes and digest not in self._problems:
-            try:
-                self._sizes[digest] = self._store.measure(digest)
-            except (errors.NotFound, errors.RefusedArtifact) as error:
-                self._problems[digest] = _describe(error, blob_path(digest))
-        return self._problems.get(digest)
-
 
 def _describe(error: errors.NotFound | errors.RefusedArtifact, path: str) -> _Problem:
     if isinstance(error, errors.NotFound):
         return _Problem(str(error), path, is_missing=True)
     return _Problem("; ".join(problem.what for problem in error.problems), path, is_missing=False)
+
+
+def _sort(digests: Iterable[str]) -> list[str]:
+    """Return digests in order. SQLite may have other values in the place of a text, which another finding names."""
+    return sorted(digest for digest in digests if isinstance(digest, str))
 
 
 def _name_needed(session: Session, *, text: str) -> list[str]:

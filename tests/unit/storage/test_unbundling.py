@@ -85,7 +85,10 @@ def publish(
             parents=tuple(values.ParentVersion(reference=p, weight=0.5) for p in parents), seed=seed,
             train_digest=registry.digest("rows"),
         ),
-        spec={"system": "Be kind.", "base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}},
+        spec={
+            **registry.train_spec(name).model_dump(mode="json"), "system": "Be kind.",
+            "base": {"source": "/private/tiny"}, "reading": {"x": "secret row"}, "validation": registry.digest("held"),
+        },
         metrics={"loss_before": 2.0, "loss_after": 1.0}, owner="ana", **fields,
     )  # fmt: skip
     create = publishing.publish(folder, stores, description, {"threads": 2})
@@ -669,3 +672,37 @@ def _take_step(hubs: list[Stores], folder: Path, count: int, step: str, which: i
     else:
         name, _, number = known[pick % len(known)].rpartition("/")
         registry.delete_version(stores.database, name, int(number))
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("UPDATE adapter_versions SET spec = '[1]'", "second/1: its spec cannot be read"),
+        ("UPDATE adapter_versions SET environment = '3'", "its environment cannot be read"),
+        ("UPDATE adapter_versions SET metrics = '{\"loss_after\":[]}'", "metrics.loss_after: is not a number"),
+        ("UPDATE evidence SET document = '{\"kind\":5}'", "its evidence cannot be read"),
+        ("UPDATE evaluations SET metrics = '7'", "the metrics of an evaluation cannot be read"),
+        ("UPDATE lineage SET parent_id = 99", "the registry lacks 1 of the versions that others were made of"),
+        ("UPDATE adapter_versions SET base_id = 99", "its base is not in the registry"),
+        ("UPDATE adapter_versions SET identity = 'zzz'", "second/1: identity: "),
+        ("UPDATE adapter_versions SET train_digest = 'zzz'", "second/1: train_digest: "),
+        ("INSERT INTO lineage (version_id, position, parent_id, weight) VALUES (1, 0, 2, 1.0)", "is its own ancestor"),
+    ],
+)
+def test_bundle_of_damaged_rows_is_refused(hubs: list[Stores], tmp_path: Path, statement: str, what: str) -> None:
+    one, two, _ = hubs
+    parent = publish(one, tmp_path, "first", evidence=Evidence(kind="train", notes=("noted",)))
+    child = publish(one, tmp_path, "second", parents=(parent,))
+    with one.database.write() as session:
+        base = adapter_versions.resolve(session, child).base
+        evaluations.add(
+            session, base_id=base.id, dataset=registry.digest("rows"), evaluator="held_out_loss",
+            metrics={"loss": 1.0}, adapter=child,
+        )  # fmt: skip
+    make_bundle(tmp_path / "well", [child], one)
+    take(tmp_path / "well", two)
+    registry.change_rows(one.database, statement)
+    with pytest.raises(errors.Damaged, match=r"cannot bundle damaged versions .run `finch-hub fsck`") as caught:
+        make_bundle(tmp_path / "file", [child], one)
+    assert what in str(caught.value)
+    assert not (tmp_path / "file").exists()
