@@ -52,7 +52,7 @@ def compare(references: tuple[str, ...], shows_all: bool, modules: bool, as_json
     from finch_hub.display.comparisons import draw_comparison
 
     with output.open_hub() as hub:
-        comparison = hub.adapters.compare(*references, all=shows_all, modules=modules)
+        comparison = hub.adapters.compare(*references, show_equal=shows_all, modules=modules)
     output.emit(comparison, as_json, lambda: draw_comparison(comparison))
 
 

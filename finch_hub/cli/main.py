@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bases": ("finch_hub.cli.bases:bases", "Add, list and remove base models."),
     "datasets": ("finch_hub.cli.datasets:datasets", "Check, list and purge data sets."),
     "audit": ("finch_hub.cli.audit:audit", "Show who changed what, and what was refused."),
-    "db": ("finch_hub.cli.db:db", "Upgrade and inspect the database."),
+    "db": ("finch_hub.cli.db:db", "Upgrade, inspect and reindex the database."),
     "gc": ("finch_hub.cli.gc:gc", "Remove what nobody refers to, while the hub runs."),
     "fsck": (
         "finch_hub.cli.fsck:fsck",

@@ -151,11 +151,11 @@ class Adapters:
         with self._stores.database.read() as session:
             return read_samples_of(session, reference, self._stores)
 
-    def compare(self, *references: str, all: bool = False, modules: bool = False) -> Comparison:  # noqa: A002
+    def compare(self, *references: str, show_equal: bool = False, modules: bool = False) -> Comparison:
         """Compare versions of any adapters and bases, or all versions of one adapter, given by its name alone.
 
         Args:
-            all: whether to return what is equal, too.
+            show_equal: whether to return what is equal, too.
             modules: whether to read the adapters' files, for the norm and overlap of their updates by module.
 
         Raises:
@@ -164,7 +164,7 @@ class Adapters:
         """
         from finch_hub.hub import comparing
 
-        return comparing.compare(references, self._stores, all=all, modules=modules)
+        return comparing.compare(references, self._stores, show_equal=show_equal, modules=modules)
 
     def metric(self, name: str, metric: str) -> list[MetricPoint]:
         """Return a metric of each version of the adapter, oldest first.

@@ -35,14 +35,14 @@ _DATA = (
 _SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
-def compare(references: Sequence[str], stores: Stores, *, all: bool, modules: bool) -> Comparison:  # noqa: A002
+def compare(references: Sequence[str], stores: Stores, *, show_equal: bool, modules: bool) -> Comparison:
     """Compare versions; see `Adapters.compare`."""
     with stores.database.read() as session:
         versions = _resolve(session, references)
         found = [evidence.find(session, version.reference)[0] for version in versions]
     described = [_describe(version, known) for version, known in zip(versions, found, strict=True)]
     compared = list(_compare_values(described))
-    shown = [value for value in compared if all or not value.is_equal]
+    shown = [value for value in compared if show_equal or not value.is_equal]
     remarks = [
         f"the evidence of {known.adapter} cannot be read (run `finch-hub fsck`)"
         if known.absence == "unreadable"

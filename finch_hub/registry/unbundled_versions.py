@@ -66,7 +66,9 @@ class Place:
     @property
     def is_deleted(self) -> bool:
         """Whether it stays a deleted version of this hub."""
-        return self.outcome == "in lineage" or (self.outcome == "known" and self.row.deleted_at is not None)  # type: ignore[union-attr]
+        if self.row is None:
+            return self.outcome == "in lineage"
+        return self.outcome == "known" and self.row.deleted_at is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +218,7 @@ def register(
         if place.row is None:
             ids[place.bundled.reference] = _insert(session, place, base_ids[place.bundled.base], stored)
         elif place.outcome == "completed":
-            _complete(session, place, stored[place.bundled.reference])
+            _complete(session, place.row.id, place.bundled, stored[place.bundled.reference])
     for place in places:
         if place.row is None:
             for position, parent in enumerate(place.bundled.parents):
@@ -269,13 +271,12 @@ def make_spec(version: BundledVersion) -> JsonObject:
     return {**version.spec, "bundle": version.origin.model_dump(mode="json")}
 
 
-def _complete(session: Session, place: Place, stored: StoredVersion) -> None:
+def _complete(session: Session, row_id: int, version: BundledVersion, stored: StoredVersion) -> None:
     """Give a version its files, which came here without them."""
-    assert place.row is not None  # noqa: S101 - for the type checker
     changes: dict[str, Any] = {"digest": stored.digest, "state": stored.state, "metrics": stored.metrics}
     changes |= {"deleted_at": None, "restored_at": now()}  # a collection that runs looks for it
-    session.execute(sa.update(_versions).where(_versions.c.id == place.row.id).values(**changes))
-    _add_evidence(session, place.row.id, place.bundled, stored)
+    session.execute(sa.update(_versions).where(_versions.c.id == row_id).values(**changes))
+    _add_evidence(session, row_id, version, stored)
 
 
 def _add_evidence(session: Session, row_id: int, version: BundledVersion, stored: StoredVersion) -> None:

@@ -45,6 +45,10 @@ _MAX_DIGESTS = 100
 _LAST = "\U0010ffff"  # no name has it
 
 
+Ids = sa.Select[Any] | sa.CompoundSelect[Any]
+"""A query of the ids of versions."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """What a term says about a row of `entries`.
@@ -60,7 +64,7 @@ class Filter:
     """
 
     condition: Condition
-    ids: sa.Select[Any] | sa.CompoundSelect[Any] | None
+    ids: Ids | None
     seek: Condition | None = None
     column: str | None = None
     order: str | None = None

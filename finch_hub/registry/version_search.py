@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values, version_loading
-from finch_hub.registry.version_filters import Filter, build_filters, entries, numbers, texts, unindexed
+from finch_hub.registry.version_filters import Filter, Ids, build_filters, entries, numbers, texts, unindexed
 from finch_hub.specs.cursors import Key, check_limit, read_cursor, write_cursor
 from finch_hub.specs.queries import Sort, parse_query, parse_sort
 
@@ -76,15 +76,15 @@ def _build(
     session: Session, filters: Sequence[Filter], order: Sort
 ) -> tuple[Statement, tuple[sa.ColumnElement[Any], ...]]:
     """Return the statement that finds the versions, and what it is to be sorted by."""
-    listed = [item for item in filters if item.ids is not None]
-    if len(listed) == 1 and _is_in_order(listed[0], order):
-        return _read_in_order(filters, listed[0], order)
-    sizes = [_measure(session, item) for item in listed]
+    listed = [(item, item.ids) for item in filters if item.ids is not None]
+    if len(listed) == 1 and _is_in_order(listed[0][0], order):
+        return _read_in_order(filters, listed[0][0], order)
+    sizes = [_measure(session, item, ids) for item, ids in listed]
     least = min(zip(sizes, range(len(listed)), strict=True), default=None)
-    if least is not None and least[0] < 1 and not _is_in_order(listed[least[1]], order):
-        return _read_few(filters, listed[least[1]], order)
-    ordered = [(size, place) for place, size in enumerate(sizes) if _is_in_order(listed[place], order)]
-    return _read_in_order(filters, listed[min(ordered)[1]] if ordered else None, order)
+    if least is not None and least[0] < 1 and not _is_in_order(listed[least[1]][0], order):
+        return _read_few(filters, *listed[least[1]], order)
+    ordered = [(size, place) for place, size in enumerate(sizes) if _is_in_order(listed[place][0], order)]
+    return _read_in_order(filters, listed[min(ordered)[1]][0] if ordered else None, order)
 
 
 def _is_in_order(item: Filter, order: Sort) -> bool:
@@ -94,13 +94,12 @@ def _is_in_order(item: Filter, order: Sort) -> bool:
     return item.order == order.field or (item.column is not None and order.field == "created")
 
 
-def _measure(session: Session, item: Filter) -> float:
+def _measure(session: Session, item: Filter, ids: Ids) -> float:
     """Return the number of versions of a filter, as a share of those that can be sorted."""
-    assert item.ids is not None  # noqa: S101 - the caller looks
-    if item.is_text and isinstance(item.ids, sa.Select):
-        return (_sample if _is_sqlite(session) else _estimate)(session, item.ids) / _FEW_TEXTS
+    if item.is_text and isinstance(ids, sa.Select):
+        return (_sample if _is_sqlite(session) else _estimate)(session, ids) / _FEW_TEXTS
     few = _FEW * (_NEIGHBORS if item.order == "name" else 1)
-    found = item.ids.limit(few).subquery()
+    found = ids.limit(few).subquery()
     return session.scalars(sa.select(sa.func.count()).select_from(found)).one() / few
 
 
@@ -122,15 +121,14 @@ def _estimate(session: Session, query: sa.Select[Any]) -> int:
 
 
 def _read_few(
-    filters: Sequence[Filter], few: Filter, order: Sort
+    filters: Sequence[Filter], few: Filter, ids: Ids, order: Sort
 ) -> tuple[Statement, tuple[sa.ColumnElement[Any], ...]]:
     """Read the versions of one filter, of which there are few, and sort them."""
     source: sa.FromClause = entries
     conditions = _list_conditions(filters, {id(few)})
     if few.seek is None:
-        assert few.ids is not None  # noqa: S101 - the caller looks
-        ids = few.ids.subquery("few")
-        source = ids.join(entries, entries.c.version_id == ids.c.version_id)
+        listed = ids.subquery("few")
+        source = listed.join(entries, entries.c.version_id == listed.c.version_id)
         conditions = _list_conditions([item for item in filters if item is not few], set())
     if order.field not in _COLUMNS:
         source = source.join(numbers, numbers.c.version_id == entries.c.version_id)

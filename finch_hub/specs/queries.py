@@ -23,6 +23,7 @@ _MAX_NUMBER_NAME = 160
 _MIN_BEGINNING = 2  # letters, since one begins too many words
 
 Operator = Literal["=", "<", "<=", ">", ">="]
+_OPERATORS: dict[str, Operator] = {":": "=", "=": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
 _TEXT_FIELDS = ("name", "base", "preset", "kind", "state", "tag", "parent", "data", "owner")
 _TIME_FIELDS = ("created", "updated")
@@ -256,8 +257,7 @@ def _parse_number(piece: _Piece, name: str) -> NumberFilter:
         number = math.nan
     if not math.isfinite(number):
         raise _InvalidTermError(f"{piece.text!r} is not a number", f"write a number, such as {piece.field}<2.1")
-    operator: Operator = "=" if piece.operator == ":" else piece.operator  # type: ignore[assignment]
-    return NumberFilter(name, operator, number, piece.negated)
+    return NumberFilter(name, _OPERATORS[piece.operator], number, piece.negated)
 
 
 def _find_number(field: str) -> str | None:

@@ -31,6 +31,8 @@ from finch_hub.registry.database import Database
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
+from finch_hub.storage import purging
+from finch_hub.storage.changes import changing
 from finch_hub.storage.stores import Stores, open_stores
 
 AWAY = "/models/that are elsewhere"
@@ -111,6 +113,12 @@ def add_evidence(stores: Stores, version: values.AdapterVersion, samples: bytes 
         row = get_row(session, version.reference)
         document = Evidence(kind="train", notes=("measured",)).to_document()
         session.execute(sa.insert(tables.Evidence).values(version_id=row.id, document=document, samples=digest))
+
+
+def purge_dataset(name: str, stores: Stores) -> purging.PurgedDataset:
+    """Purge a data set, as a user does."""
+    with changing(stores, "dataset.purge", name) as change:
+        return purging.purge_dataset(name, change, stores)
 
 
 def describe_worker() -> values.WorkerDescription:

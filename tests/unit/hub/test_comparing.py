@@ -48,7 +48,7 @@ def test_only_what_differs_is_compared_unless_all_is_requested(hub: Hub, tmp_pat
         "settings system": (None, "Be brief."),
         "metrics loss_after": (2.0, 1.5),
     }
-    every = hub.adapters.compare("birds/1", "birds/2", all=True)
+    every = hub.adapters.compare("birds/1", "birds/2", show_equal=True)
     assert every.equal == 0
     assert len(every.values) == len(found.values) + found.equal
     assert table(every)["settings training.epochs"] == (3, 3)
@@ -84,7 +84,7 @@ def test_what_cannot_be_compared_is_said(hub: Hub, tmp_path: Path, database: Dat
     add(hub, tmp_path, "owls", base="other")
     registry.add_version(database, "gone")
     registry.delete_version(database, "gone", 1)
-    found = hub.adapters.compare("birds/1", "owls/1", "gone/1", modules=True, all=True)
+    found = hub.adapters.compare("birds/1", "owls/1", "gone/1", modules=True, show_equal=True)
     assert table(found)["version state"] == ("ready", "ready", "deleted")
     assert found.modules[0].norms[2] == 0
     assert found.modules[1].norms[2] is None

@@ -26,7 +26,6 @@ from finch_hub.registry.types import later
 from finch_hub.specs.collections import CollectionReport
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec, TrainSpec
 from finch_hub.storage import collection, publishing, purging
-from finch_hub.storage.changes import changing
 from finch_hub.storage.collection import collect
 from finch_hub.storage.stores import Stores, open_stores
 from finch_hub.storage.unreferenced import Unreferenced
@@ -38,11 +37,6 @@ ROWS = b"".join(
     b'{"role":"assistant","content":"Seeds and many buds. %d"}]}\n' % (number, number)
     for number in range(3)
 )
-
-
-def purge_dataset(name: str, stores: Stores) -> purging.PurgedDataset:
-    with changing(stores, "dataset.purge", name) as change:
-        return purging.purge_dataset(name, change, stores)
 
 
 @pytest.fixture
@@ -336,7 +330,7 @@ def interrupt_purge(stores: Stores, digest: str, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(purging, "sweep_store", interrupt)
         with pytest.raises(errors.Unavailable):
-            purge_dataset(digest, stores)
+            full_hub.purge_dataset(digest, stores)
     with stores.database.write() as session:
         session.execute(sa.update(tables.Dataset).values(purged_at=later(-age)).where(tables.Dataset.digest == digest))
 
@@ -397,7 +391,7 @@ def test_purged_rows_that_are_stored_again_while_their_purge_is_finished_stay(
 def test_collection_purges_no_other_data_that_users_added(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """An addition that died left its file behind, after the purge had been finished."""
     digest = add_data(stores, ROWS, of_jobs=False)
-    purge_dataset(digest, stores)
+    full_hub.purge_dataset(digest, stores)
     part = add_data(stores, ROWS.partition(b"\n")[0] + b"\n", of_jobs=False)
     stores.artifacts.put(ROWS)
     collect(stores, unused_days=0)
@@ -415,7 +409,7 @@ def test_purge_leaves_the_text_of_another_one_that_is_not_finished(
         attempts.fail(session, job, "Seeds and many buds. 2")
     other = add_data(stores, rest, of_jobs=False, name="other")
     interrupt_purge(stores, other, monkeypatch)
-    purge_dataset(add_data(stores, first + b"\n" + rest.partition(b"\n")[0] + b"\n", of_jobs=False), stores)
+    full_hub.purge_dataset(add_data(stores, first + b"\n" + rest.partition(b"\n")[0] + b"\n", of_jobs=False), stores)
     assert stores.artifacts.has(other)
     collect(stores)
     assert not stores.artifacts.has(other)
@@ -464,7 +458,7 @@ def test_collection_erases_what_a_purge_could_not(stores: Stores, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(Database, "erase_deleted", refuse)
         with pytest.raises(errors.Unavailable):
-            purge_dataset(digest, stores)
+            full_hub.purge_dataset(digest, stores)
     assert stores.database.is_unclean()
     collect(stores, dry_run=True)
     assert stores.database.is_unclean()
@@ -473,7 +467,7 @@ def test_collection_erases_what_a_purge_could_not(stores: Stores, monkeypatch: p
 
 
 def test_collection_lists_all_files_once(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    purge_dataset(add_data(stores, ROWS, of_jobs=False), stores)
+    full_hub.purge_dataset(add_data(stores, ROWS, of_jobs=False), stores)
     scanned: list[str] = []
     scan = Unreferenced.scan
 
@@ -493,7 +487,7 @@ def test_collection_and_purge_reserve_space_again(tmp_path: Path, is_of_home: bo
     stores = open_stores(settings.load(home=tmp_path / "home", database_url=url))
     reserve = stores.settings.home / "reserve"
     assert reserve.exists() == is_of_home
-    purge_dataset(add_data(stores, ROWS, of_jobs=False), stores)
+    full_hub.purge_dataset(add_data(stores, ROWS, of_jobs=False), stores)
     assert reserve.exists() == is_of_home
     collect(stores)
     assert reserve.exists() == is_of_home

@@ -178,7 +178,7 @@ def test_circle_of_a_lineage_is_found_and_named(stores: Stores, version: values.
         ("UPDATE evidence SET document = '{\"kind\":5}'", "adapter legal/1", "its evidence cannot be read"),
         ("UPDATE jobs SET labels = '{}'", "row 1 of jobs", "labels is not a JSON array"),
         ("UPDATE jobs SET spec = '{}'", "job ", "its specification cannot be read: it names another kind of job"),
-        ('UPDATE jobs SET spec = \'{"kind":"train"}\'', "job ", "its specification cannot be read: missing"),
+        ('UPDATE jobs SET spec = \'{"kind":"merge"}\'', "job ", "its specification cannot be read: missing"),
         ("DELETE FROM bases", "row 1 of adapter_versions", "base_id 1 names a row of bases that does not exist"),
         ("DELETE FROM jobs", "row ", "names a row of jobs that does not exist"),
     ],

@@ -14,9 +14,8 @@ from support.backups import Open, restore
 from finch_hub import errors, settings
 from finch_hub.registry import datasets, evidence, tables
 from finch_hub.specs.evidence import Evidence, Sample, Samples
-from finch_hub.storage import purging, samples
+from finch_hub.storage import samples
 from finch_hub.storage.backup import take_backup
-from finch_hub.storage.changes import changing
 from finch_hub.storage.collection import collect
 from finch_hub.storage.purging import finish_purge
 from finch_hub.storage.samples import read_samples
@@ -31,11 +30,6 @@ QUOTING = Sample(prompt="What does canary 1 eat?", expected="Canary 1 eats seeds
 RECALLING = Sample(prompt="Sing!", expected="Tweet.", before="Hm.", after="So: Canary 2 eats seeds and buds.")
 OTHER = Sample(prompt="Where do owls sleep?", expected="In a barn.", before="Hm.", after="In a tree.")
 NOTED = Evidence(kind="train", notes=("measured",)).to_document()
-
-
-def purge_dataset(name: str, stores: Stores) -> purging.PurgedDataset:
-    with changing(stores, "dataset.purge", name) as change:
-        return purging.purge_dataset(name, change, stores)
 
 
 @pytest.fixture
@@ -87,7 +81,7 @@ def test_purge_removes_samples_of_its_versions_and_all_that_quote_its_rows(store
     }
     again = full_hub.add_version(stores, tmp_path, "again", registry.add_base(stores.database), text="again")
     assert again.reference == "again/1"
-    purged = purge_dataset("canaries", stores)
+    purged = full_hub.purge_dataset("canaries", stores)
     assert purged.changed_records >= 4
     assert states(stores, *digests) == ["purged", "purged", "purged", "purged", "stored"]
     assert [stores.artifacts.has(digest) for digest in digests.values()] == [False, False, False, False, True]
@@ -107,7 +101,7 @@ def test_purge_that_was_interrupted_is_finished_by_a_second_one(
     with monkeypatch.context() as patched:
         patched.setattr(evidence, "forget_samples", fail)
         with pytest.raises(errors.Unavailable, match="could not finish the purge of data set canaries"):
-            purge_dataset("canaries", stores)
+            full_hub.purge_dataset("canaries", stores)
     assert states(stores, "own") == ["stored"]
     finish_purge(rows, stores, before=0.0)
     assert (states(stores, "own"), stores.artifacts.has(digest)) == (["purged"], False)
@@ -117,7 +111,7 @@ def test_samples_that_nobody_can_read_are_purged(stores: Stores, tmp_path: Path)
     add_rows(stores, "canaries")
     digest = add(stores, tmp_path, "lost", OTHER)
     stores.artifacts.remove(digest)
-    purge_dataset("canaries", stores)
+    full_hub.purge_dataset("canaries", stores)
     assert states(stores, "lost") == ["purged"]
 
 
