@@ -13,6 +13,7 @@ from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.specs.annotations import Tag, check_description, check_notes
 from finch_hub.specs.bundles import FORMAT, BundledVersion, Manifest
 from finch_hub.specs.cards import check_card
+from finch_hub.specs.circles import find_circle
 from finch_hub.specs.references import check_adapter_name, check_name
 from finch_hub.specs.value import JsonObject
 
@@ -43,25 +44,17 @@ def parse(data: bytes, *, subject: str) -> Manifest:
         manifest = Manifest.of_stored(record)
     except errors.InvalidSpec as error:
         raise errors.RefusedArtifact(error.problems, subject=f"manifest of {subject}") from None
-    check(manifest, subject=f"manifest of {subject}")
+    if problems := list(find_problems(manifest)):
+        raise errors.RefusedArtifact(problems, subject=f"manifest of {subject}")
     return manifest
-
-
-def check(manifest: Manifest, *, subject: str) -> None:
-    """Refuse a manifest that no hub would take.
-
-    Raises:
-        RefusedArtifact: with everything that is wrong with it.
-    """
-    if problems := list(_find_problems(manifest)):
-        raise errors.RefusedArtifact(problems, subject=subject)
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"it has the number {name}")
 
 
-def _find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
+def find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
+    """Yield what is wrong with a manifest although its fields are valid."""
     versions = manifest.versions
     named = {version.reference for version in versions}
     described, known = {adapter.name for adapter in manifest.adapters}, {base.fingerprint for base in manifest.bases}
@@ -91,9 +84,9 @@ def _find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
         if version.files is None and version.samples is not None:
             yield errors.Problem(where=where, what="has sample answers without files")
         yield from _find_wrong_texts(where, version)
-        yield from _find_wrong_documents(where, version)
-    if circle := _find_circle(versions):
-        yield errors.Problem(where=f"version {circle}", what="is its own ancestor")
+        yield from find_wrong_documents(where, version.spec, version.metrics)
+    if circle := find_circle({v.reference: {parent.reference for parent in v.parents} for v in versions}):
+        yield errors.Problem(where=f"version {min(circle)}", what="is its own ancestor")
 
 
 def _find_repeated(kind: str, names: Iterable[str]) -> Iterator[errors.Problem]:
@@ -120,9 +113,8 @@ def _try(where: str, check: Any, text: str) -> Iterator[errors.Problem]:
         yield from (errors.Problem(where=where, what=problem.what) for problem in error.problems)
 
 
-def _find_wrong_documents(where: str, version: BundledVersion) -> Iterator[errors.Problem]:
+def find_wrong_documents(where: str, spec: JsonObject, metrics: JsonObject) -> Iterator[errors.Problem]:
     """Yield what would stop those who read the documents of a version."""
-    spec, metrics = version.spec, version.metrics
     for name in _OBJECTS:
         if not isinstance(spec.get(name, {}), dict):
             yield errors.Problem(where=f"{where}: spec.{name}", what="is not an object")
@@ -151,22 +143,3 @@ def _find_wrong_import(where: str, record: JsonObject) -> Iterator[errors.Proble
         texts = record.get(name, [])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             yield errors.Problem(where=f"{where}.{name}", what="is not a list of texts")
-
-
-def _find_circle(versions: tuple[BundledVersion, ...]) -> str:
-    """Return a version that is its own ancestor, nothing if there is none."""
-    named = {version.reference for version in versions}
-    waiting = {v.reference: {parent.reference for parent in v.parents} & named for v in versions}
-    children: dict[str, list[str]] = {}
-    for child, parents in waiting.items():
-        for parent in parents:
-            children.setdefault(parent, []).append(child)
-    free = [reference for reference, parents in waiting.items() if not parents]
-    while free:
-        done = free.pop()
-        del waiting[done]
-        for child in children.get(done, ()):
-            waiting[child].discard(done)
-            if not waiting[child]:
-                free.append(child)
-    return min(waiting, default="")

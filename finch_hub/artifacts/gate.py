@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -105,10 +104,18 @@ def adapter_identity(folder: Path) -> str:
 
     The name of the base is left out: it can be given later, or change.
     """
-    config = {**json.loads((folder / CONFIG).read_bytes()), "base_model_name_or_path": None}
     with (folder / WEIGHTS).open("rb") as stream:
-        weights = hashlib.file_digest(stream, "sha256").hexdigest()
-    digests = [hashlib.sha256(config_cleaning.canonical_json(config)).hexdigest(), weights]
+        return identity_of((folder / CONFIG).read_bytes(), hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def identity_of(config: bytes, weights: str) -> str:
+    """Return the same hash of the text of a config and the SHA-256 of the weights.
+
+    Raises:
+        ValueError: the config is not a JSON object.
+    """
+    named = {**parse_object(config), "base_model_name_or_path": None}
+    digests = [hashlib.sha256(config_cleaning.canonical_json(named)).hexdigest(), weights]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 

@@ -38,6 +38,11 @@ class StoredArtifact(NamedTuple):
         return _PATHS[self.kind](self.digest)
 
 
+def is_digest(value: object) -> bool:
+    """Return whether a value is a digest, of which alone a store has artifacts."""
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
 def list_artifacts(store: ArtifactStore, kind: Kind) -> Iterator[list[StoredArtifact]]:
     """Yield the blobs or the trees of a store, one folder of it at a time.
 

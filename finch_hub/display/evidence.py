@@ -13,7 +13,7 @@ from finch_hub.display.tables import Lines, draw_fields, draw_table, format_coun
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
-    from finch_hub.specs.evidence import Evidence, LayerConflict, LossCurve, Samples
+    from finch_hub.specs.evidence import Absence, Evidence, LayerConflict, LossCurve, Samples
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
@@ -23,8 +23,8 @@ _MEASURES = ("output_overlap", "input_overlap", "cosine", "sign_conflict", "norm
 def draw_evidence(evidence: Evidence) -> Group:
     """Draw all evidence of a version."""
     parts: list[RenderableType] = [f"Evidence of {evidence.adapter} ({evidence.kind})"]
-    if evidence.is_empty:
-        parts.append("Nothing is known of its making: its job was pruned before evidence was kept.")
+    if evidence.absence is not None:
+        parts.append(_ABSENCES[evidence.absence])
     if evidence.training is not None:
         parts.append(draw_report(evidence.training))
         data = {name: getattr(evidence.training.data, name) for name in _DATA}
@@ -58,6 +58,12 @@ def _flatten(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
+_ABSENCES: dict[Absence, str] = {
+    "not recorded": "Nothing was recorded when it was made.",
+    "pruned": "Nothing is known of its making: its job was pruned before evidence was kept.",
+    "purged": "Nothing is known of its making: it was purged.",
+    "unreadable": "Its evidence cannot be read: it is damaged, or a newer Finch Hub wrote it (run `finch-hub fsck`).",
+}
 _DATA = ("examples", "validation_examples", "tokens", "label_tokens", "truncated", "left_out", "duplicates", "overlap")
 
 

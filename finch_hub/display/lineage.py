@@ -31,7 +31,8 @@ def draw_lineage(graph: LineageGraph) -> Group:
     trees = [_draw_tree(root, parents, labels)] if parents.get(root) or not children.get(root) else []
     if children.get(root):
         trees.append(_draw_tree(root, children, labels, note=", from which were made:"))
-    return Group(*trees)
+    notes = [f"The registry lacks a parent of {', '.join(graph.incomplete)} (run `finch-hub fsck`)"]
+    return Group(*trees, *(map(to_line, notes) if graph.incomplete else ()))
 
 
 def format_mermaid(graph: LineageGraph) -> list[str]:

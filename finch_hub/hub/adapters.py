@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finch_hub import errors, settings
+from finch_hub import errors, progress, settings
 from finch_hub.hub import importing
 from finch_hub.registry import (
     adapter_deletion,
@@ -341,17 +341,32 @@ class Adapters:
             InvalidReference: the reference has an alias.
             NotFound: there is no such version or adapter.
             Deleted: it was purged, or it is a version of a deleted adapter.
-            Conflict: it is not deleted, or its base or its files were removed since.
+            Conflict: it is not deleted, or its base or its files were removed since, or its files are damaged.
         """
         from finch_hub.registry import artifact_lock
+        from finch_hub.storage.inspection import list_damage
 
         named = _parse_unmoved(reference, "restore")
         action: audit.Action = "version.restore" if named.version is not None else "adapter.restore"
-        with changing(self._stores, action, reference) as change, change.write() as session:
-            artifact_lock.share(session)
-            restored = adapter_deletion.restore(session, named, has_files=self._has_files)
-            change.details["versions"] = len(restored) if named.version is None else None
-            return restored
+        with changing(self._stores, action, reference) as change:
+            with self._stores.database.read() as session:
+                trees = dict.fromkeys(adapter_deletion.list_restorable(session, named))
+            # Before the transaction: every byte is read, and other writers would wait for that.
+            damage = {
+                tree: list_damage(tree, self._stores)
+                for tree in progress.track(trees, "checking adapters", total=len(trees))
+            }
+
+            def find_damage(tree: str) -> list[str] | None:
+                if tree not in damage:  # it was deleted meanwhile
+                    damage[tree] = list_damage(tree, self._stores)
+                return damage[tree] if damage[tree] or self._has_files(tree) else None  # it may be removed meanwhile
+
+            with change.write() as session:
+                artifact_lock.share(session)
+                restored = adapter_deletion.restore(session, named, list_damage=find_damage)
+                change.details["versions"] = len(restored) if named.version is None else None
+                return restored
 
     def check_purge(self, reference: str) -> list[str]:
         """Return the references of the versions that `purge` would purge, with its errors."""

@@ -45,7 +45,13 @@ def compare(references: Sequence[str], stores: Stores, *, show_equal: bool, modu
     described = [_describe(version, known) for version, known in zip(versions, found, strict=True)]
     compared = list(_compare_values(described))
     shown = [value for value in compared if show_equal or not value.is_equal]
-    remarks = [f"{known.adapter} has no evidence of its making" for known in found if known.is_empty]
+    remarks = [
+        f"the evidence of {known.adapter} cannot be read (run `finch-hub fsck`)"
+        if known.absence == "unreadable"
+        else f"{known.adapter} has no evidence of its making"
+        for known in found
+        if known.absence is not None
+    ]
     measured = {v.lineage.validation_digest for v in versions if "loss_after" in v.metrics}
     remarks += [OTHER_DATA] if len(measured - {None}) > 1 else []
     updates: list[ComparedModule] = []

@@ -525,9 +525,17 @@ class Hub:
         Raises:
             Unavailable: the database or the store does not answer.
         """
-        from finch_hub.storage.inspection import inspect_hub
+        from finch_hub.registry.database import is_damage
+        from finch_hub.storage.inspection import inspect_artifacts, inspect_hub
+        from finch_hub.workers.runs.kinds import explain_unreadable
 
-        return inspect_hub(self._stores)
+        try:
+            stores = self._stores
+        except errors.Unavailable as error:
+            if not is_damage(error):
+                raise
+            return inspect_artifacts(self.settings, error)
+        return inspect_hub(stores, explain_spec=explain_unreadable)
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
         """Yield a job's events with numbers over `after`. With `follow`, continue until the job has ended.

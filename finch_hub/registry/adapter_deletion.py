@@ -79,18 +79,26 @@ def _delete_version(session: Session, reference: AdapterReference) -> Deletion:
     return Deletion(reference=str(reference), versions=1, deleted_at=deleted_at)
 
 
-def restore(session: Session, reference: AdapterReference, *, has_files: Callable[[str], bool]) -> list[str]:
+def list_restorable(session: Session, reference: AdapterReference) -> list[str]:
+    """Return the trees of the versions that `restore` would restore, with its errors."""
+    reference = dataclasses.replace(reference, name=adapter_names.find_current(session, reference.name))
+    return [row.digest for row in _select_deleted(session, reference, get_adapter(session, reference.name))]
+
+
+def restore(
+    session: Session, reference: AdapterReference, *, list_damage: Callable[[str], Sequence[str] | None]
+) -> list[str]:
     """Restore a deleted version, or an adapter with the versions that were deleted with it. Return their references.
 
     The caller shares the lock of the artifacts.
 
     Args:
-        has_files: tells whether the tree with a digest is stored whole.
+        list_damage: returns what is wrong with the files of a tree, None if some of them are not stored.
 
     Raises:
         NotFound: there is no such version or adapter.
         Deleted: it was purged, or it is a version of a deleted adapter.
-        Conflict: it is not deleted, or its base or files were removed since.
+        Conflict: it is not deleted, or its base or files were removed since, or are damaged.
     """
     reference = dataclasses.replace(reference, name=lock_adapter(session, reference.name))
     adapter = get_adapter(session, reference.name)
@@ -100,9 +108,14 @@ def restore(session: Session, reference: AdapterReference, *, has_files: Callabl
     reasons = [f"its base was removed (run `finch-hub bases add {source}` first)" for source in dict.fromkeys(removed)]
     if any(row.digest == row.identity for row in rows):  # no adapter was deleted at the moment of such a version
         reasons.append(f"it {errors.NO_FILES} ({errors.TAKE_FILES})")
-    elif lost := [f"{reference.name}/{row.number}" for row in rows if not has_files(row.digest)]:
-        fix = f"purge it with `finch-hub adapters purge {lost[0]}`"
-        reasons.append(f"the files of {_join(lost)} were removed since ({fix})")
+    else:
+        damage = {f"{reference.name}/{row.number}": list_damage(row.digest) for row in rows}
+        if lost := [named for named, found in damage.items() if found is None]:
+            fix = f"purge it with `finch-hub adapters purge {lost[0]}`"
+            reasons.append(f"the files of {_join(lost)} were removed since ({fix})")
+        for named, found in damage.items():
+            fix = f"run `finch-hub fsck`, which says what mends them, or `finch-hub adapters purge {named}`"
+            reasons += [f"the files of {named} are damaged: {'; '.join(found)} ({fix})"] if found else []
     refuse(what, reasons)
     moment = session.scalars(sa.select(now())).one()
     if adapter.deleted_at is not None:  # otherwise the index would make the entries of all its versions anew

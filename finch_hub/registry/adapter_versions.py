@@ -363,8 +363,17 @@ def get_row(session: Session, reference: AdapterReference | str, *, deleted: boo
 
 
 def to_value(row: AdapterVersion) -> values.AdapterVersion:
-    """Return the value of a row."""
-    parents = tuple(values.ParentVersion(reference=parent.reference, weight=parent.weight) for parent in row.parents)
+    """Return the value of a row.
+
+    Raises:
+        Damaged: the registry lacks the row of its base.
+    """
+    base: object = row.base
+    if base is None:
+        what = f"adapter {row.adapter.name}/{row.number}: its base is not in the registry"
+        raise errors.Damaged(f"{what} (run `finch-hub fsck`)")
+    known = (parent for parent in row.parents if parent.reference is not None)  # a damaged registry may lack its row
+    parents = tuple(values.ParentVersion(reference=parent.reference, weight=parent.weight) for parent in known)
     return values.AdapterVersion(
         **{column: _read_column(row, column) for column in _VERSION_COLUMNS},
         name=row.adapter.name,

@@ -104,19 +104,38 @@ def _is_kept(seconds: float | None) -> sa.ColumnElement[bool]:
     return sa.and_(is_kept, sa.or_(AdapterVersion.deleted_at.is_(None), is_recent))
 
 
-def name_versions(session: Session, tree: str, *, limit: int = 5) -> list[str]:
-    """Return the references of versions that have a tree and are not deleted."""
-    named = sa.select(Adapter.name, AdapterVersion.number).join_from(AdapterVersion, Adapter)
-    having = named.where(AdapterVersion.digest == tree, AdapterVersion.deleted_at.is_(None))
-    rows = session.execute(having.order_by(AdapterVersion.id).limit(limit))
-    return [f"{row.name}/{row.number}" for row in rows]
+def name_versions(session: Session, tree: str, *, deleted: bool = False, limit: int = 5) -> list[str]:
+    """Return the references of versions that have a tree and are not deleted, or are deleted and can be restored."""
+    return _name(session, AdapterVersion.digest == tree, deleted=deleted, limit=limit)
 
 
-def name_sampled(session: Session, samples: str, *, limit: int = 5) -> list[str]:
-    """Return the references of versions that have some sample answers and are not deleted."""
-    named = sa.select(Adapter.name, AdapterVersion.number).join_from(AdapterVersion, Adapter).join(Evidence)
-    having = named.where(Evidence.samples == samples, AdapterVersion.deleted_at.is_(None))
-    rows = session.execute(having.order_by(AdapterVersion.id).limit(limit))
+def name_sampled(session: Session, samples: str, *, deleted: bool = False, limit: int = 5) -> list[str]:
+    """Return the references of versions with some sample answers, of which `name_versions` returns the others."""
+    of_samples = sa.select(Evidence.version_id).where(Evidence.samples == samples)
+    return _name(session, AdapterVersion.id.in_(of_samples), deleted=deleted, limit=limit)
+
+
+def name_misidentified(session: Session, tree: str, identity: str) -> list[tuple[str, str]]:
+    """Return the versions that have a tree and another identity than its files, with that identity."""
+    named = sa.select(Adapter.name, AdapterVersion.number, AdapterVersion.identity).join_from(AdapterVersion, Adapter)
+    is_wrong = AdapterVersion.digest == tree, AdapterVersion.identity != identity, AdapterVersion.purged_at.is_(None)
+    rows = session.execute(named.where(*is_wrong).order_by(AdapterVersion.id))
+    return [(f"{row.name}/{row.number}", row.identity) for row in rows]
+
+
+def find_identities(session: Session) -> dict[str, set[str]]:
+    """Return the identities that versions have which are not purged, by their trees."""
+    found: dict[str, set[str]] = {}
+    query = sa.select(AdapterVersion.digest, AdapterVersion.identity).where(AdapterVersion.purged_at.is_(None))
+    for digest, identity in session.execute(query):
+        found.setdefault(digest, set()).add(identity)
+    return found
+
+
+def _name(session: Session, is_meant: sa.ColumnElement[bool], *, deleted: bool, limit: int) -> list[str]:
+    is_kept = AdapterVersion.purged_at.is_(None), AdapterVersion.deleted_at.is_not(None) == deleted
+    named = sa.select(Adapter.name, AdapterVersion.number).join_from(AdapterVersion, Adapter).where(is_meant, *is_kept)
+    rows = session.execute(named.order_by(AdapterVersion.id).limit(limit))
     return [f"{row.name}/{row.number}" for row in rows]
 
 

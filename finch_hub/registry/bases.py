@@ -18,6 +18,7 @@ from finch_hub.specs.options import write_options
 bases = tables.Base.__table__
 _COLUMNS = [bases.c[name] for name in values.Base.model_fields]
 _IS_THERE = bases.c.removed_at.is_(None)
+_SELECT_ALL = sa.select(*_COLUMNS).where(_IS_THERE).order_by(bases.c.id.desc())
 _MAX_NAMED = 20  # versions or jobs in a message
 
 
@@ -210,8 +211,19 @@ def fingerprints(session: Session) -> frozenset[str]:
 
 def find(session: Session) -> list[values.Base]:
     """Return all bases, newest first."""
-    query = sa.select(*_COLUMNS).where(_IS_THERE).order_by(bases.c.id.desc())
-    return [values.Base(**row._mapping) for row in session.execute(query)]
+    return [values.Base(**row._mapping) for row in session.execute(_SELECT_ALL)]
+
+
+def find_readable(session: Session) -> tuple[list[values.Base], dict[int, str]]:
+    """Return the bases that `find` returns, and of those whose rows are damaged, why they cannot be read, by id."""
+    found: list[values.Base] = []
+    damaged: dict[int, str] = {}
+    for row in session.execute(_SELECT_ALL):
+        try:
+            found.append(values.Base(**row._mapping))
+        except errors.InvalidSpec as error:
+            damaged[row.id] = "; ".join(f"{problem.where} {problem.what}" for problem in error.problems)
+    return found, damaged
 
 
 def list_paths(session: Session) -> dict[str, str]:

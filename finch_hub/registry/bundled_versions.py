@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from finch_hub import errors
 from finch_hub.registry import adapter_names, datasets, deployment, evidence, tables, values
 from finch_hub.registry.adapter_versions import get_row, select_versions, to_value
 from finch_hub.registry.tables import AdapterVersion, Parent
-from finch_hub.registry.types import one_of, read_document
+from finch_hub.registry.types import json_shape, one_of, read_document
 from finch_hub.specs.bundles import BundledAdapter, BundledEvaluation, to_milliseconds
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
@@ -51,6 +52,7 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
 
     Raises:
         NotFound: there is no such adapter, version or alias.
+        Damaged: rows of them are missing, or documents cannot be read.
     """
     chosen: dict[int, str] = {}
     for reference in map(AdapterReference.parse, references):
@@ -62,6 +64,8 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
     ids, new = set(chosen), set(chosen)
     while new:
         parents = session.scalars(sa.select(_links.c.parent_id).where(one_of(_links.c.version_id, sorted(new)))).all()
+        if not all(isinstance(parent, int) for parent in parents):  # SQLite stores anything
+            refuse([errors.Problem(what="a version was made of something that is not in the registry")])
         new = set(parents) - ids
         ids |= new
     rows = session.scalars(select_versions().where(one_of(AdapterVersion.id, sorted(ids)))).all()
@@ -72,6 +76,7 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
         .order_by(_adapters.c.name)
     )
     measured = {reference: evidence.find(session, reference) for reference in names.values()}
+    versions = _read_whole(session, rows, ids, measured)
     evaluated = read_evaluations(session, sorted(ids))
     data = {found.dataset for of_version in evaluated.values() for found in of_version}
     data |= {digest for row in rows for digest in (row.train_digest, row.validation_digest) if digest is not None}
@@ -87,10 +92,53 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
         },
         hub=deployment.find_id(session),
         chosen=frozenset(chosen.values()),
-        versions=tuple(sorted(map(to_value, rows), key=lambda version: (version.name, version.number))),
+        versions=tuple(sorted(versions, key=lambda version: (version.name, version.number))),
         adapters=tuple(BundledAdapter(name=row.name, description=row.description) for row in described),
         evaluations={names[row]: found for row, found in evaluated.items()},
     )
+
+
+def _read_whole(
+    session: Session, rows: Sequence[AdapterVersion], ids: Set[int], measured: Mapping[str, tuple[Evidence, str | None]]
+) -> list[values.AdapterVersion]:
+    """Return versions, unless a bundle would lack something that the registry had.
+
+    Raises:
+        Damaged: rows of them are missing, or documents cannot be read.
+    """
+    problems: list[errors.Problem] = []
+    versions: list[values.AdapterVersion] = []
+    for row in rows:
+        where = f"{row.adapter.name}/{row.number}"
+        documents = {name: getattr(row, name) for name in ("spec", "metrics", "versions", "environment")}
+        lost = [name for name, document in documents.items() if not isinstance(document, dict)]
+        lost += ["evidence"] if measured[where][0].absence == "unreadable" else []
+        problems += [errors.Problem(where=where, what=f"its {name} cannot be read") for name in lost]
+        try:
+            versions.append(to_value(row))
+        except errors.InvalidSpec as error:
+            problems += [errors.Problem(where=f"{where}: {found.where}", what=found.what) for found in error.problems]
+        except errors.Damaged as error:  # the row of its base is missing
+            problems.append(errors.Problem(what=str(error)))
+    if missing := ids - {row.id for row in rows}:
+        what = f"the registry lacks {len(missing)} of the versions that others were made of"
+        problems.append(errors.Problem(what=what))
+    is_wrong = one_of(_evaluations.c.version_id, sorted(ids)), json_shape(_evaluations.c.metrics) != "object"
+    if session.scalar(sa.select(sa.exists().where(*is_wrong))):
+        problems.append(errors.Problem(what="the metrics of an evaluation cannot be read"))
+    refuse(problems)
+    return versions
+
+
+def refuse(problems: Sequence[errors.Problem]) -> None:
+    """Refuse to bundle damaged versions.
+
+    Raises:
+        Damaged: there are problems.
+    """
+    if problems:
+        what = "cannot bundle damaged versions (run `finch-hub fsck`):"
+        raise errors.Damaged("\n  ".join([what, *errors.list_problems(problems)]))
 
 
 def _find_versions(session: Session, name: str) -> dict[int, str]:

@@ -27,6 +27,8 @@ _REFUSED = ("42501", "3F000")  # a right or a schema that is missing
 # Tables or columns that are missing, or there already: those of another program, or of a schema that was changed.
 _OTHER_TABLES = ("42P01", "42703", "42701", "42710", "42P07")
 _OTHER_TABLES_ON_SQLITE = ("no such table", "no such column", "has no column", "already exists")
+_DAMAGED_ON_SQLITE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DAMAGED_ON_POSTGRESQL = ("XX001", "XX002")
 _UNPREPARED = "a pooler lost a prepared statement: add prepare_threshold=none to the options of FINCH_DATABASE_URL"
 _ADVICE = {
     "prepared statement": _UNPREPARED,
@@ -261,6 +263,15 @@ class Database:
             general = _SQLITE_ADVICE if self.is_sqlite else _POSTGRESQL_ADVICE
             advice = next((advice for part, advice in _ADVICE.items() if part in message), general)
             raise kind(f"could not use database {self}: {message} ({advice})") from error
+
+
+def is_damage(error: errors.Unavailable) -> bool:
+    """Return whether an error of a database says that its files are damaged, so that other rows may be readable."""
+    original = getattr(error.__cause__, "orig", None)
+    code = getattr(original, "sqlite_errorcode", None)
+    is_of_sqlite = code is not None and code & 0xFF in _DAMAGED_ON_SQLITE  # the rest tells where
+    is_text = "Could not decode to UTF-8" in str(original)
+    return is_of_sqlite or is_text or getattr(original, "sqlstate", None) in _DAMAGED_ON_POSTGRESQL
 
 
 def _parse(url: str) -> sa.URL:

@@ -13,7 +13,7 @@ from finch_hub.registry import adapter_versions
 from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, Parent, job_events, jobs
 from finch_hub.registry.tables import Evidence as EvidenceRow
 from finch_hub.registry.types import insert_new, now, one_of, read_document
-from finch_hub.specs.evidence import Evidence, LossCurve, SamplesState, curve_of_events
+from finch_hub.specs.evidence import Absence, Evidence, LossCurve, SamplesState, curve_of_events
 from finch_hub.specs.references import AdapterReference
 
 _evidence, _versions = EvidenceRow.__table__, AdapterVersion.__table__
@@ -37,7 +37,7 @@ def find(session: Session, reference: str) -> tuple[Evidence, str | None]:
     """Return the evidence of a version, also of a deleted one, and the digest of its sample answers.
 
     Parents have the names and numbers that they have in this hub now. The evidence of a version that an earlier Finch
-    Hub made is that of its job, until the job is pruned. It is empty if there is none.
+    Hub made is that of its job, until the job is pruned. Without any, it says why.
 
     Raises:
         NotFound: the version does not exist.
@@ -46,10 +46,19 @@ def find(session: Session, reference: str) -> tuple[Evidence, str | None]:
     version = adapter_versions.get_row(session, parsed, deleted=parsed.version is not None)
     row = session.execute(sa.select(_evidence).where(_evidence.c.version_id == version.id)).one_or_none()
     found: Evidence | None = None
+    absence: Absence | None = "not recorded"
     if row is not None:
-        found = _read(row.document)
-    elif version.job_id is not None and version.purged_at is None:
+        found = read_stored(row.document)
+        absence = "not recorded" if found is not None else "unreadable"
+    elif version.purged_at is not None:
+        absence = "purged"
+    elif version.job_id is not None:
         found = _read_job(session, version.job_id, version.kind)
+        absence = "unreadable" if found is None and _has_report(session, version.job_id) else "not recorded"
+    elif version.kind != "import":
+        absence = "pruned"
+    if found is not None and not found.is_empty:
+        absence = None
     state: SamplesState = "none"
     if row is not None:
         state = "stored" if row.samples else "purged" if row.samples_purged_at else "none"
@@ -58,7 +67,7 @@ def find(session: Session, reference: str) -> tuple[Evidence, str | None]:
     evidence = (
         (found or Evidence(kind=version.kind))
         .name_parents(_list_parents(session, version.id))
-        .evolve(adapter=reference, environment=environment, samples=state)
+        .evolve(adapter=reference, environment=environment, samples=state, absence=absence)
     )
     return evidence, None if row is None else row.samples
 
@@ -123,10 +132,11 @@ def forget_samples(session: Session, digests: Collection[str]) -> int:
     return len(rows.all())
 
 
-def _read(document: Any) -> Evidence | None:
+def read_stored(document: Any) -> Evidence | None:
+    """Return the evidence of a stored document, None if it is damaged, or of a later version."""
     try:
         return Evidence.of_stored(document)
-    except errors.InvalidSpec:  # damaged, or of a later version
+    except errors.InvalidSpec:
         return None
 
 
@@ -136,6 +146,11 @@ def _read_job(session: Session, job_id: str, kind: str) -> Evidence | None:
     if not isinstance(result, dict) or "report" not in result:
         return None
     return Evidence.of_report(kind, result["report"], _read_curve(session, job_id) if kind == "train" else None)
+
+
+def _has_report(session: Session, job_id: str) -> bool:
+    result = session.scalar(sa.select(jobs.c.result).where(jobs.c.id == job_id))
+    return result is not None and not (isinstance(result, dict) and "report" not in result)
 
 
 def _read_curve(session: Session, job_id: str) -> LossCurve:

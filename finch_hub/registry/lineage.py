@@ -31,7 +31,7 @@ def read_graph(session: Session, reference: str, direction: values.Direction = "
     waiting = collections.deque([root.id])
     while waiting:
         for near in ahead.get(waiting.popleft(), ()):
-            if near not in found:
+            if near not in found and near in rows:
                 found[near] = rows[near]
                 waiting.append(near)
     versions = tuple(map(to_value, found.values()))
@@ -42,7 +42,10 @@ def read_graph(session: Session, reference: str, direction: values.Direction = "
         for parent in version.lineage.parents
         if parent.reference in known
     )
-    return values.LineageGraph(versions=versions, links=links)
+    references: list[tuple[AdapterVersion, str | None]]  # a damaged registry may lack the row of a parent
+    references = [(row, parent.reference) for row in found.values() for parent in row.parents]
+    incomplete = dict.fromkeys(f"{row.adapter.name}/{row.number}" for row, parent in references if parent is None)
+    return values.LineageGraph(versions=versions, links=links, incomplete=tuple(incomplete))
 
 
 def _load(

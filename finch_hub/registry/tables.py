@@ -33,8 +33,8 @@ Name = Annotated[str, mapped_column(sa.String(96))]
 Digest = Annotated[str, mapped_column(sa.String(64))]
 Text = Annotated[str, mapped_column(Prose())]
 Count = Annotated[int, mapped_column(sa.BigInteger())]
-Document = Annotated[JsonObject, mapped_column(Json)]
-Texts = Annotated[list[str], mapped_column(Json)]
+Document = Annotated[JsonObject, mapped_column(Json, info={"json": "object"})]
+Texts = Annotated[list[str], mapped_column(Json, info={"json": "array"})]
 Moment = Annotated[datetime, mapped_column(Instant())]
 Created = Annotated[datetime, mapped_column(Instant(), default=now())]
 JobKey = Annotated[str, mapped_column(sa.String(32))]
@@ -246,7 +246,7 @@ class Worker(Table):
     version: Mapped[str] = mapped_column(sa.String(64))
     schema: Mapped[str] = mapped_column(sa.String(32))
     slots: Mapped[int]
-    devices: Mapped[list[JsonObject]] = mapped_column(Json)
+    devices: Mapped[list[JsonObject]] = mapped_column(Json, info={"json": "array"})
     queues: Mapped[Texts]
     labels: Mapped[Texts]
     kinds: Mapped[Texts | None]  # of jobs that its version knows

@@ -50,9 +50,11 @@ class Instant(sa.types.TypeDecorator[datetime]):
         return value.strftime("%Y-%m-%d %H:%M:%S.%f")[:23] if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
-        """Return the time with its zone, UTC. A damaged text stays as it is, for its reader to refuse."""
+        """Return the time with its zone, UTC. A damaged value stays as it is, for its reader to refuse."""
+        if isinstance(value, datetime):
+            return value.astimezone(UTC)
         if not isinstance(value, str):
-            return value.astimezone(UTC) if isinstance(value, datetime) else value
+            return value  # type: ignore[no-any-return]
         try:
             return datetime.fromisoformat(value).replace(tzinfo=UTC)
         except ValueError:
@@ -216,6 +218,25 @@ def _is_whole_sqlite(element: is_whole, compiler: SQLCompiler, **kw: Any) -> str
 @compiles(is_whole, "postgresql")
 def _is_whole_postgresql(element: is_whole, compiler: SQLCompiler, **kw: Any) -> str:
     return "true"
+
+
+class json_shape(FunctionElement[str]):  # noqa: N801
+    """Whether a JSON column has an "object", an "array" or another value. A text that is not JSON is "damaged"."""
+
+    type = sa.String()
+    inherit_cache = True
+    name = "json_shape"
+
+
+@compiles(json_shape, "sqlite")
+def _json_shape_sqlite(element: json_shape, compiler: SQLCompiler, **kw: Any) -> str:
+    column = compiler.process(element.clauses, **kw)
+    return f"iif(json_valid({column}), json_type({column}), 'damaged')"
+
+
+@compiles(json_shape, "postgresql")
+def _json_shape_postgresql(element: json_shape, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"jsonb_typeof({compiler.process(element.clauses, **kw)})"
 
 
 _Texts = sa.JSON().with_variant(postgresql.ARRAY(sa.Text()), "postgresql")

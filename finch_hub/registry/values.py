@@ -342,10 +342,12 @@ class LineageGraph(Value):
     Attributes:
         versions: the version first, then its relatives, nearest first, each once.
         links: links between these versions.
+        incomplete: references of versions with a parent whose row a damaged registry lacks.
     """
 
     versions: tuple[AdapterVersion, ...]
     links: tuple[ParentLink, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
 
 class Evaluation(Value):

@@ -35,6 +35,8 @@ _LAYER = re.compile(r"\.(\d+)(?:\.|$)")
 
 SamplesState = Literal["none", "stored", "purged"]
 """Whether a version has sample answers. They are purged with the data that they quote."""
+Absence = Literal["not recorded", "pruned", "purged", "unreadable"]
+"""Why there is no evidence: nobody recorded any, or its job or the version is gone, or nobody can read it."""
 
 
 class LossCurve(Value):
@@ -142,6 +144,7 @@ class Evidence(Value):
         notes: what an import changed.
         environment: machine and libraries that the bytes depend on.
         samples: whether there are sample answers.
+        absence: why there is no evidence; None if there is some.
     """
 
     adapter: str = ""
@@ -155,6 +158,7 @@ class Evidence(Value):
     notes: tuple[str, ...] = ()
     environment: JsonObject = pydantic.Field(default_factory=dict)
     samples: SamplesState = "none"
+    absence: Absence | None = None
 
     @classmethod
     def of_training(cls, report: TrainingReport, curve: LossCurve | None) -> Evidence:
@@ -202,7 +206,7 @@ class Evidence(Value):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was recorded, as for versions whose job was pruned before evidence was kept."""
+        """Whether nothing is known, as of versions whose job was pruned before evidence was kept."""
         return not (self.training or self.composition or self.quantization or self.notes)
 
     @property
@@ -236,9 +240,8 @@ class Evidence(Value):
 
     def to_document(self) -> JsonObject:
         """Return the part that is stored with the version, as JSON. The rest is in columns of their own."""
-        return self.model_dump(mode="json", exclude={"adapter", "environment", "samples"}, exclude_defaults=True) | {
-            "kind": self.kind
-        }
+        known_elsewhere = {"adapter", "environment", "samples", "absence"}
+        return self.model_dump(mode="json", exclude=known_elsewhere, exclude_defaults=True) | {"kind": self.kind}
 
 
 def summarize_layers(modules: Sequence[PairConflict]) -> tuple[LayerConflict, ...]:

@@ -47,8 +47,8 @@ def make_bundle(
         NotFound: there is no such adapter, version or alias.
         Conflict: the path exists.
         Deleted: a version was purged meanwhile.
-        Damaged: files of versions are missing or damaged.
-        RefusedArtifact: rows of the versions are damaged, so that no hub would take the bundle.
+        Damaged: files of versions are missing or damaged, or rows are, so that no hub would take the bundle or data
+            would be lost.
         Unavailable: database or store do not answer, or the path cannot be written.
     """
     _refuse_existing(out)
@@ -56,8 +56,7 @@ def make_bundle(
     with stores.database.read() as session:
         rows = bundled_versions.read(session, references)
     with _name_damage(rows, stores):
-        manifest = _describe(rows, stores, lineage=lineage, samples=samples)
-    bundle_manifest.check(manifest, subject="rows of these versions")
+        manifest = _describe_readable(rows, stores, lineage=lineage, samples=samples)
     with _name_damage(rows, stores), translate_write_errors(out), scratch_folder(out) as scratch:
         write_bundle(scratch / "bundle", mask_secrets(manifest, stores.redactor), stores.artifacts)
         flush_path(scratch / "bundle")
@@ -104,6 +103,21 @@ def _name_damage(rows: BundledRows, stores: Stores) -> Iterator[None]:
 def _refuse_existing(out: Path) -> None:
     if os.path.lexists(out):
         raise errors.Conflict(f"the path {out} already exists (choose another path or delete it)")
+
+
+def _describe_readable(rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool) -> Manifest:
+    """Return a manifest that `unbundle` accepts.
+
+    Raises:
+        Damaged: the rows do not allow it.
+    """
+    try:
+        manifest = _describe(rows, stores, lineage=lineage, samples=samples)
+        problems = list(bundle_manifest.find_problems(manifest))
+    except errors.InvalidSpec as error:
+        problems = list(error.problems)
+    bundled_versions.refuse(problems)
+    return manifest
 
 
 def _describe(rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool) -> Manifest:

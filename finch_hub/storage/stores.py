@@ -82,15 +82,14 @@ def open_stores(settings: Settings) -> Stores:
     _reserve(settings)
     marker = StoreMarker(database, is_of_home=settings.database_url is None and settings.artifacts_url is None)
     return Stores(
-        settings=settings,
-        database=database,
-        artifacts=ArtifactStore(
-            settings.artifacts,
-            cache=settings.cache / "artifacts",
-            guard=marker,
-            is_private=settings.artifacts_url is None,
-        ),
-        catalog=load_catalog(settings),
+        settings=settings, database=database, artifacts=open_artifacts(settings, marker), catalog=load_catalog(settings)
+    )
+
+
+def open_artifacts(settings: Settings, guard: StoreMarker | None) -> ArtifactStore:
+    """Open the artifact store that the settings name; without a guard, whatever deployment it belongs to."""
+    return ArtifactStore(
+        settings.artifacts, cache=settings.cache / "artifacts", guard=guard, is_private=settings.artifacts_url is None
     )
 
 

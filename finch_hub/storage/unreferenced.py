@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.artifacts.inventory import Kind, StoredArtifact, find_artifact, list_artifacts
+from finch_hub.artifacts.inventory import Kind, StoredArtifact, find_artifact, is_digest, list_artifacts
 from finch_hub.progress import Meter
 from finch_hub.registry import artifact_lock, artifact_references
 
@@ -52,7 +52,10 @@ class Unreferenced:
             references = artifact_references.find_references(session)
             samples = artifact_references.find_samples(session, kept_seconds=kept_seconds)
         blobs = (references.texts - without) | samples
-        self._needed: dict[Kind, set[bytes]] = {"trees": set(), "blobs": set(map(bytes.fromhex, blobs))}
+        self._needed: dict[Kind, set[bytes]] = {
+            "trees": set(),
+            "blobs": {bytes.fromhex(blob) for blob in blobs if is_digest(blob)},
+        }
         meter = Meter("reading references", len(trees))
         for tree in trees:
             self._add_tree(tree, is_deleted=tree not in references.trees)
@@ -113,7 +116,7 @@ class Unreferenced:
     def _add_tree(self, digest: str, *, is_deleted: bool = False) -> None:
         try:
             entries = self._stores.artifacts.tree(digest)
-        except (errors.MissingArtifact, errors.RefusedArtifact) as error:
+        except (errors.NotFound, errors.RefusedArtifact) as error:
             if is_deleted or not self._is_exact:
                 return
             with self._stores.database.read() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from support import registry
 from support.fleet import write_adapter
 
 from finch_hub import settings
+from finch_hub.artifacts import gate
 from finch_hub.registry import (
     adapter_names,
     audit,
@@ -146,6 +148,8 @@ def add_version(
 
     files = folder / f"files-{name}-{text}"
     write_adapter(files)
+    config = json.loads((files / "adapter_config.json").read_text())
+    (files / "adapter_config.json").write_text(json.dumps(config | {"revision": f"{name} {text}"}))
     (files / "README.md").write_text(text)
     parents = tuple(values.ParentVersion(reference=str(p), weight=0.5) for p in lineage.pop("parents", ()))
     with stores.database.write() as session:
@@ -153,7 +157,7 @@ def add_version(
             session,
             name=name,
             digest=stores.artifacts.put_tree(files),
-            identity=registry.digest(f"{name} {text}"),
+            identity=gate.adapter_identity(files),
             base=base,
             kind="train",
             lineage=values.Lineage(parents=parents, **lineage),

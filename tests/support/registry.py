@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +40,21 @@ def migrate(engine: sa.Engine, target: str) -> None:
         change = command.downgrade if target == "base" or target < current else command.upgrade
         change(schema_revisions.config(connection), target)
         connection.commit()
+
+
+def change_rows(database: Database, *statements: str) -> None:
+    """Change rows as no hub does, without the checks of references."""
+    if database.is_sqlite:
+        database.close()
+        with contextlib.closing(sqlite3.connect(database.url.database or "")) as connection:
+            for statement in statements:
+                connection.execute(statement)
+            connection.commit()
+        return
+    with database.write() as session:
+        session.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        for statement in statements:
+            session.execute(sa.text(statement.replace(":", "\\:")))
 
 
 def digest(text: str) -> str:
@@ -139,7 +156,7 @@ def delete(database: Database, reference: str) -> adapter_deletion.Deletion:
 
 def restore(database: Database, reference: str) -> list[str]:
     with database.write() as session:
-        return adapter_deletion.restore(session, AdapterReference.parse(reference), has_files=lambda digest: True)
+        return adapter_deletion.restore(session, AdapterReference.parse(reference), list_damage=lambda digest: ())
 
 
 def purge(database: Database, reference: str) -> adapter_purges.PurgedRows:

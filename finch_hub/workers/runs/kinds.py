@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -35,3 +36,17 @@ def kind_of(name: str) -> JobKind[Any, Any, Any]:
         raise errors.NotFound("job kind", name, MODULES)
     kind: JobKind[Any, Any, Any] = importlib.import_module(MODULES[name]).KIND
     return kind
+
+
+def explain_unreadable(name: str, stored: Mapping[str, Any]) -> str | None:
+    """Return why this version cannot read the stored specification of a job, None if it can.
+
+    It is None for a kind that only another version knows, too.
+    """
+    if name not in MODULES:
+        return None
+    try:
+        kind_of(name).spec_of(stored)
+    except errors.InvalidSpec as error:
+        return "; ".join(f"{problem.where} {problem.what}".strip() for problem in error.problems)
+    return None

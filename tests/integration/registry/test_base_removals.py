@@ -24,7 +24,7 @@ def register(session: Session, base: values.Base) -> None:
 
 
 def restore(session: Session, base: values.Base) -> None:
-    adapter_deletion.restore(session, AdapterReference("legal"), has_files=lambda digest: True)
+    adapter_deletion.restore(session, AdapterReference("legal"), list_damage=lambda digest: ())
 
 
 def unbundle(session: Session, base: values.Base) -> None:

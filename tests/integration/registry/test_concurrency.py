@@ -190,7 +190,7 @@ def test_changes_of_one_adapter_never_wait_for_each_other_in_a_circle(database: 
         lambda session, turn: (
             adapter_deletion.delete(session, AdapterReference("bee", version=3))
             if turn % 2
-            else adapter_deletion.restore(session, AdapterReference("bee", version=3), has_files=lambda digest: True)
+            else adapter_deletion.restore(session, AdapterReference("bee", version=3), list_damage=lambda digest: ())
         ),
     ]
 

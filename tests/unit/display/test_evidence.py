@@ -93,8 +93,16 @@ def test_summary_names_retention_worst_layers_drift_and_advice() -> None:
 
 
 def test_version_without_evidence_says_why(drawn: Drawn) -> None:
-    text = drawn(evidence.draw_evidence(Evidence(adapter="birds/1", kind="train")))
-    assert "its job was pruned before evidence was kept" in text
+    for absence, text in {
+        "pruned": "its job was pruned before evidence was kept",
+        "unreadable": "it is damaged, or a newer Finch Hub wrote it (run `finch-hub fsck`)",
+        "purged": "it was purged",
+        "not recorded": "Nothing was recorded",
+    }.items():
+        known = Evidence.of({"adapter": "birds/1", "kind": "train", "absence": absence})
+        shown = " ".join(drawn(evidence.draw_evidence(known)).split())
+        assert text in shown
+        assert ("pruned" in shown) == (absence == "pruned")
     assert "changed: a name" in drawn(evidence.draw_evidence(Evidence(kind="import", notes=("changed: a name",))))
 
 

@@ -15,6 +15,7 @@ from support.adapters import save_adapter
 from support.models import ARCHITECTURES, save_model
 
 from finch_hub import Hub, errors
+from finch_hub.artifacts.store import blob_path
 from finch_hub.display.adapters import format_import
 from finch_hub.registry import adapter_versions
 from finch_hub.registry.database import Database
@@ -29,6 +30,32 @@ def test_delete_of_what_an_alias_names_is_refused(hub: Hub) -> None:
     assert hub.adapters.delete("medical/1").deleted_at is not None
     with pytest.raises(errors.NotFound):
         hub.adapters.get("medical")
+
+
+def test_version_whose_files_are_damaged_is_not_restored(hub: Hub, base: Path, tmp_path: Path) -> None:
+    hub.bases.add(base, name="tiny-base")
+    made = save_adapter(base, tmp_path / "made", r=4, target_modules=["q_proj"])
+    version = hub.import_adapter(made, name="guest", base="tiny-base")
+    hub.import_adapter(made, name="twin", base="tiny-base")
+    weights = hub._stores.artifacts.tree(version.digest)["adapter_model.safetensors"].digest
+    file = hub.settings.home / "artifacts" / blob_path(weights)
+    whole = file.read_bytes()
+    for reference, fix in (("guest/1", "guest/1"), ("guest", "guest/1")):
+        hub.adapters.delete(reference)
+        file.chmod(0o600)
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        advice = (
+            rf"are damaged: adapter_model.safetensors: blob {weights} now has(.|\n)*`finch-hub adapters purge {fix}`"
+        )
+        with pytest.raises(errors.Conflict, match=advice):
+            hub.adapters.restore(reference)
+        assert hub.adapters.find_deleted().deletions[0].reference == reference
+        file.write_bytes(whole)
+        assert hub.adapters.restore(reference) == ["guest/1"]
+    hub.adapters.delete("guest/1")
+    file.unlink()
+    with pytest.raises(errors.Conflict, match="the files of guest/1 were removed since"):
+        hub.adapters.restore("guest/1")
 
 
 def test_deleted_adapter_gets_no_new_version(hub: Hub, versions: Database, tiny_folder: Path, data: Path) -> None:

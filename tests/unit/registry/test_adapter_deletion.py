@@ -31,7 +31,7 @@ def find(database: Database, limit: int = 100) -> list[tuple[str, int]]:
 def restore(database: Database, reference: str, *, lost: str = "") -> list[str]:
     with database.write() as session:
         parsed = AdapterReference.parse(reference)
-        return adapter_deletion.restore(session, parsed, has_files=lambda digest: digest != lost)
+        return adapter_deletion.restore(session, parsed, list_damage=lambda digest: None if digest == lost else ())
 
 
 def test_deleted_adapter_is_hidden_and_restored_with_the_versions_of_that_moment(versions: Database) -> None:

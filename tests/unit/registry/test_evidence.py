@@ -106,9 +106,36 @@ def test_version_without_evidence_has_an_empty_one_and_an_unknown_version_none(d
         find(database, "medical/2")
 
 
-def test_evidence_that_this_version_cannot_read_is_empty(database: Database) -> None:
+def test_evidence_that_this_version_cannot_read_is_empty_and_says_so(database: Database) -> None:
     registry.add_version(database, evidence={"kind": "train", "curve": {"steps": "all"}})
-    assert find(database, "medical")[0].is_empty
+    found = find(database, "medical")[0]
+    assert (found.is_empty, found.absence) == (True, "unreadable")
+
+
+def test_version_without_evidence_says_why_there_is_none(database: Database) -> None:
+    registry.add_version(database, "made")
+    registry.add_version(database, "taken", kind="import")
+    registry.add_version(database, "noted", evidence=NOTED.to_document())
+    registry.add_version(database, "empty", evidence={"kind": "train"})
+    registry.add_version(database, "purged", evidence=NOTED.to_document())
+    registry.purge(database, "purged/1")
+    damaged, without = registry.submit(database), registry.submit(database)
+    for job in (damaged, without):
+        registry.claimed(database, job_id=job.id)
+    registry.add_version(database, "damaged", job_id=damaged.id)
+    registry.add_version(database, "without", job_id=without.id)
+    registry.succeed(database, registry.get(database, damaged), report={"steps": "all"})
+    registry.succeed(database, registry.get(database, without), output="x")
+    names = ("made", "taken", "noted", "empty", "purged/1", "damaged", "without")
+    assert [find(database, name)[0].absence for name in names] == [
+        "pruned",
+        "not recorded",
+        None,
+        "not recorded",
+        "purged",
+        "unreadable",
+        "not recorded",
+    ]
 
 
 def test_deleted_version_has_its_evidence_by_its_number_only(database: Database) -> None:

@@ -6,8 +6,8 @@ from rich.tree import Tree
 from support import registry
 
 from finch_hub import errors
-from finch_hub.display.lineage import draw_lineage
-from finch_hub.registry import lineage, tables
+from finch_hub.display.lineage import draw_lineage, format_mermaid
+from finch_hub.registry import lineage, tables, values
 from finch_hub.registry.database import Database
 
 
@@ -123,3 +123,21 @@ def count_statements(database: Database, name: str) -> int:
 
 def test_number_of_statements_does_not_grow_with_the_graph(braid: Database) -> None:
     assert count_statements(braid, "a") == count_statements(braid, "c") <= 10
+
+
+@pytest.mark.parametrize("direction", ["ancestors", "descendants", "both"])
+def test_graph_of_a_damaged_lineage_has_what_is_there(braid: Database, direction: values.Direction) -> None:
+    links = "INSERT INTO lineage (version_id, position, parent_id, weight) VALUES"
+    registry.change_rows(braid, f"{links} (3, 7, 999, 1.0), (1, 8, 4, 1.0)")  # an orphan, and the circle of a, d and c
+    with braid.read() as session:
+        graph = lineage.read_graph(session, "c", direction)
+    assert {"a/1", "c/1", "d/1"} <= {version.reference for version in graph.versions}
+    assert graph.incomplete == ("c/1",)
+    assert draw_lineage(graph).renderables[-1] == "The registry lacks a parent of c/1 (run `finch-hub fsck`)"
+    assert len(format_mermaid(graph)) > len(graph.versions)
+
+
+def test_version_without_the_row_of_its_base_is_named(braid: Database) -> None:
+    registry.change_rows(braid, "UPDATE adapter_versions SET base_id = 99 WHERE id = 1")
+    with braid.read() as session, pytest.raises(errors.Damaged, match=r"a/1: its base is not in the registry .run"):
+        lineage.read_graph(session, "c", "both")

@@ -101,7 +101,7 @@ def test_files_of_deleted_versions_and_orphans_go(stores: Stores, tmp_path: Path
     report = collect(stores, unused_days=0)
     assert counts(report) == counts(previewed)
     assert report.bytes == previewed.bytes > 0
-    assert counts(report) == {"adapters without a version": 1, "files without a reference": 2, "fetched adapters": 1}
+    assert counts(report) == {"adapters without a version": 1, "files without a reference": 3, "fetched adapters": 1}
     assert not stores.artifacts.has(orphan)
     assert is_whole(stores, kept.digest)
     assert not is_whole(stores, deleted.digest)

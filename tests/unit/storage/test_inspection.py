@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from finch_hub.artifacts.store import blob_path, tree_path
 from finch_hub.registry import bases, datasets, tables, values
 from finch_hub.registry.types import now
 from finch_hub.specs.inspections import InspectionReport
+from finch_hub.specs.value import JsonObject
 from finch_hub.storage.inspection import inspect_hub, inspect_version
 from finch_hub.storage.stores import Stores, open_stores
 
@@ -73,8 +76,7 @@ def test_hub_that_is_well_has_no_findings(stores: Stores, version: values.Adapte
     assert report.bytes > len(ROWS)
     assert (report.rows > 0) == stores.database.is_sqlite
     report.raise_damage("the hub")
-    identity = gate.adapter_identity(stores.artifacts.fetch_tree(version.digest))
-    assert inspect_version(version.evolve(identity=identity), stores).findings == ()
+    assert inspect_version(version, stores).findings == ()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,9 @@ def test_each_file_of_a_version_is_held_against_its_hash(
             (found,) = describe(report)
             assert found.startswith(f"adapter legal/1: {name}: ")
             assert what in found
-            with pytest.raises(errors.Damaged, match="restore the store from a backup"):
+            with pytest.raises(
+                errors.Damaged, match="from `artifacts` of a backup to the store, or delete this version and"
+            ):
                 report.raise_damage("the hub")
         undo()
     assert inspect_hub(stores).findings == ()
@@ -112,6 +116,135 @@ def test_files_of_another_identity_are_found(stores: Stores, version: values.Ada
     identity = gate.adapter_identity(stores.artifacts.fetch_tree(version.digest))
     (found,) = describe(inspect_version(version.evolve(identity="0" * 64), stores))
     assert f"its files have the identity {identity}, and the registry 0000" in found
+    registry.change_rows(stores.database, f"UPDATE adapter_versions SET identity = '{'0' * 64}'")
+    assert describe(inspect_hub(stores)) == [found]
+
+
+def test_version_with_the_files_of_another_is_found(
+    stores: Stores, version: values.AdapterVersion, tmp_path: Path
+) -> None:
+    other = full_hub.add_version(stores, tmp_path, "other", version.base, text="other")
+    registry.delete(stores.database, "other/1")
+    registry.change_rows(stores.database, f"UPDATE adapter_versions SET digest = '{version.digest}' WHERE id = 2")
+    (found,) = describe(inspect_hub(stores))
+    assert found.startswith(
+        f"adapter other/1: its files have the identity {version.identity}, and the registry {other.identity}"
+    )
+
+
+def test_files_of_deleted_versions_are_read_until_a_collection_removes_them(
+    stores: Stores, version: values.AdapterVersion, tmp_path: Path
+) -> None:
+    full_hub.add_evidence(stores, version)
+    with stores.database.write() as session:
+        session.execute(sa.delete(tables.Alias))
+    registry.delete(stores.database, "legal/1")
+    weights = stores.artifacts.tree(version.digest)["adapter_model.safetensors"].digest
+    shutil.copytree(stores.settings.home / "artifacts", tmp_path / "backup")
+    damage_artifact(stores, blob_path(weights), overwrite)
+    (found,) = describe(inspect_hub(stores))
+    assert found.startswith("deleted adapter legal/1: adapter_model.safetensors: blob ")
+    assert found.endswith("or run `finch-hub adapters purge legal/1`)")
+    path = found.partition("(copy ")[2].partition(" from `artifacts` of a backup")[0]
+    stored = stores.settings.home / "artifacts" / path
+    stored.unlink()
+    assert describe(inspect_hub(stores)) == []  # as a collection leaves them
+    shutil.copyfile(tmp_path / "backup" / path, stored)
+    assert inspect_hub(stores).findings == ()
+    damage_artifact(stores, blob_path(hashlib.sha256(full_hub.SAMPLES).hexdigest()), overwrite)
+    (found,) = describe(inspect_hub(stores))
+    assert found.startswith("deleted sample answers of adapter legal/1: ")
+
+
+def test_circle_of_a_lineage_is_found_and_named(stores: Stores, version: values.AdapterVersion, tmp_path: Path) -> None:
+    for name, parent in (("child", version.reference), ("leaf", "child/1")):
+        full_hub.add_version(stores, tmp_path, name, version.base, parents=(parent,), text=name)
+    assert inspect_hub(stores).findings == ()
+    registry.change_rows(
+        stores.database, "INSERT INTO lineage (version_id, position, parent_id, weight) VALUES (1, 0, 2, 1.0)"
+    )
+    (found,) = describe(inspect_hub(stores))
+    assert found.startswith("lineage: has a circle of legal/1, child/1 (restore a backup into a new hub")
+
+
+@pytest.mark.parametrize(
+    ("statement", "where", "what"),
+    [
+        ("UPDATE adapter_versions SET spec = '[1]'", "row 1 of adapter_versions", "spec is not a JSON object"),
+        ("UPDATE adapter_versions SET metrics = '[2]'", "row 1 of adapter_versions", "metrics is not a JSON object"),
+        ("UPDATE adapter_versions SET environment = '3'", "row 1 of adapter_versions", "environment is not a JSON"),
+        ("UPDATE adapter_versions SET spec = '{\"system\":5}'", "adapter legal/1", "spec.system is not a text"),
+        ('UPDATE adapter_versions SET metrics = \'{"loss_after":"x"}\'', "adapter legal/1", "is not a number"),
+        ("UPDATE evidence SET document = '{\"kind\":5}'", "adapter legal/1", "its evidence cannot be read"),
+        ("UPDATE jobs SET labels = '{}'", "row 1 of jobs", "labels is not a JSON array"),
+        ("UPDATE jobs SET spec = '{}'", "job ", "its specification cannot be read: it names another kind of job"),
+        ('UPDATE jobs SET spec = \'{"kind":"merge"}\'', "job ", "its specification cannot be read: missing"),
+        ("DELETE FROM bases", "row 1 of adapter_versions", "base_id 1 names a row of bases that does not exist"),
+        ("DELETE FROM jobs", "row ", "names a row of jobs that does not exist"),
+    ],
+)
+def test_rows_that_no_reader_can_use_are_found(
+    stores: Stores, version: values.AdapterVersion, statement: str, where: str, what: str
+) -> None:
+    full_hub.add_evidence(stores, version)
+    registry.submit(stores.database, spec=registry.merge_spec("legal/1"))
+
+    def explain_spec(kind: str, spec: JsonObject) -> str | None:
+        return None if "parents" in spec and kind == "merge" else "missing"
+
+    assert inspect_hub(stores, explain_spec=explain_spec).findings == ()
+    registry.change_rows(stores.database, statement)
+    found = describe(inspect_hub(stores, explain_spec=explain_spec))
+    assert any(finding.startswith(where) and what in finding for finding in found), found
+
+
+def test_damaged_pages_hide_neither_other_rows_nor_files(stores: Stores, version: values.AdapterVersion) -> None:
+    if not stores.database.is_sqlite:
+        pytest.skip("the pages of a file of SQLite")
+    with stores.database.write() as session:
+        pages = {
+            name: session.scalar(sa.text(f"SELECT rootpage FROM sqlite_master WHERE name = '{name}'"))
+            for name in ("datasets", "adapter_versions", "deployment")
+        }
+        session.execute(sa.text("UPDATE aliases SET moved_at = 'yesterday'"))
+    weights = stores.artifacts.tree(version.digest)["adapter_model.safetensors"].digest
+    damage_artifact(stores, blob_path(weights), overwrite)
+    file = Path(stores.database.url.database or "")
+    stores.database.close()
+    kept = file.read_bytes()
+    for name, page in pages.items():
+        data = bytearray(kept)
+        data[(page - 1) * 4096 : (page - 1) * 4096 + 64] = b"\xff" * 64
+        stores.database.close()
+        file.write_bytes(data)
+        found = describe(inspect_hub(stores))
+        assert any(finding.startswith("database: ") for finding in found), (name, found)
+        assert any("of aliases: has a damaged value: moved_at" in finding for finding in found), (name, found)
+        assert any(f"blob {weights} now has the SHA-256" in finding for finding in found), (name, found)
+        assert not any(finding.kind == "orphan" for finding in inspect_hub(stores).findings)
+
+
+def test_values_that_sqlite_stores_in_any_column_end_no_inspection(
+    stores: Stores, version: values.AdapterVersion
+) -> None:
+    if not stores.database.is_sqlite:
+        pytest.skip("PostgreSQL stores no damaged values")
+    for column in (
+        "adapters.created_at",
+        "bases.fingerprint",
+        "bases.parameters",
+        "datasets.digest",
+        "adapter_versions.digest",
+    ):
+        table, _, name = column.partition(".")
+        for value in ("x'ff00'", "'zzz'"):
+            with stores.database.read() as session:
+                before = session.execute(sa.text(f"SELECT {name} FROM {table}")).scalar_one()
+            registry.change_rows(stores.database, f"UPDATE {table} SET {name} = {value}")
+            assert describe(inspect_hub(stores)), (column, value)
+            with stores.database.write() as session:
+                session.execute(sa.text(f"UPDATE {table} SET {name} = :before"), {"before": before})
+    assert describe(inspect_hub(stores)) == []
 
 
 @pytest.mark.usefixtures("version")
@@ -171,5 +304,5 @@ def test_damaged_values_of_a_file_of_sqlite_are_found(stores: Stores) -> None:
         session.execute(sa.text("UPDATE adapter_versions SET spec = '{damaged'"))
         session.execute(sa.text("UPDATE aliases SET moved_at = 'yesterday'"))
     found = describe(inspect_hub(stores))
-    assert any("adapter_versions 1: has a damaged value: spec" in finding for finding in found), found
+    assert any("row 1 of adapter_versions: has a damaged value: spec" in finding for finding in found), found
     assert any("aliases" in finding and "moved_at" in finding for finding in found), found

@@ -588,16 +588,6 @@ def test_all_problems_of_a_manifest_are_told(target: Stores, bundled: dict[str, 
     assert isinstance(refused, errors.RefusedArtifact)
 
 
-def test_rows_that_no_hub_would_take_are_not_bundled(hubs: list[Stores], tmp_path: Path) -> None:
-    one, *_ = hubs
-    made = fill(one, tmp_path)
-    with one.database.write() as session:  # as only a fault or another program writes it
-        session.execute(sa.update(tables.AdapterVersion).values(spec={"lora": [1]}))
-    with pytest.raises(errors.RefusedArtifact, match=r"version both/1: spec\.lora: is not an object"):
-        make_bundle(tmp_path / "x", [made], one)
-    assert not (tmp_path / "x").exists()
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -774,3 +764,37 @@ def test_secrets_in_texts_of_users_neither_leave_a_hub_nor_come_into_one(
     assert SECRET not in f"{version} {rows}"
     for file in two.artifacts.fetch_tree(version.digest).iterdir():
         assert SECRET.encode() not in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("UPDATE adapter_versions SET spec = '[1]'", "second/1: its spec cannot be read"),
+        ("UPDATE adapter_versions SET environment = '3'", "its environment cannot be read"),
+        ("UPDATE adapter_versions SET metrics = '{\"loss_after\":[]}'", "metrics.loss_after: is not a number"),
+        ("UPDATE evidence SET document = '{\"kind\":5}'", "its evidence cannot be read"),
+        ("UPDATE evaluations SET metrics = '7'", "the metrics of an evaluation cannot be read"),
+        ("UPDATE lineage SET parent_id = 99", "the registry lacks 1 of the versions that others were made of"),
+        ("UPDATE adapter_versions SET base_id = 99", "its base is not in the registry"),
+        ("UPDATE adapter_versions SET identity = 'zzz'", "second/1: identity: "),
+        ("UPDATE adapter_versions SET train_digest = 'zzz'", "second/1: train_digest: "),
+        ("INSERT INTO lineage (version_id, position, parent_id, weight) VALUES (1, 0, 2, 1.0)", "is its own ancestor"),
+    ],
+)
+def test_bundle_of_damaged_rows_is_refused(hubs: list[Stores], tmp_path: Path, statement: str, what: str) -> None:
+    one, two, _ = hubs
+    parent = publish(one, tmp_path, "first", evidence=Evidence(kind="train", notes=("noted",)))
+    child = publish(one, tmp_path, "second", parents=(parent,))
+    with one.database.write() as session:
+        base = adapter_versions.resolve(session, child).base
+        evaluations.add(
+            session, base_id=base.id, dataset=registry.digest("rows"), evaluator="held_out_loss",
+            metrics={"loss": 1.0}, adapter=child,
+        )  # fmt: skip
+    make_bundle(tmp_path / "well", [child], one)
+    take(tmp_path / "well", two)
+    registry.change_rows(one.database, statement)
+    with pytest.raises(errors.Damaged, match=r"cannot bundle damaged versions .run `finch-hub fsck`") as caught:
+        make_bundle(tmp_path / "file", [child], one)
+    assert what in str(caught.value)
+    assert not (tmp_path / "file").exists()
