@@ -138,7 +138,8 @@ def push_files(
         api.create_tag(name, tag=tag, revision=commit)
         return _describe(version, tagged, commit, is_new=True, is_main=True)
     _check_repository(info, private=private)
-    tags = {ref.name for ref in api.list_repo_refs(name).tags}
+    refs = api.list_repo_refs(name)
+    tags = {ref.name for ref in refs.tags}
     changed = _find_changed(info, files)
     if tag in tags:
         there = api.model_info(name, revision=tag, files_metadata=True)
@@ -146,6 +147,8 @@ def push_files(
         if _is_another(differs, there, files):
             fix = f"push to another repository, or remove the tag with `hf repos tag delete {name} {tag}`"
             raise errors.Conflict(f"the tag {tag} of {name} is another adapter than {version.reference} ({fix})")
+        if f"finch-{tag}" in {ref.name for ref in refs.branches}:  # an earlier push ended before it removed it
+            api.delete_branch(name, branch=f"finch-{tag}")
         is_main = not _is_another(changed, info, files)
         if is_new := main and not is_main:
             _commit(api, version, name, files, parent=info.sha)

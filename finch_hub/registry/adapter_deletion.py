@@ -14,7 +14,7 @@ from finch_hub.registry import adapter_names, adapter_needs, bases
 from finch_hub.registry.adapter_versions import NEVER_HAD_FILES, get_row, lock_adapter
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias
 from finch_hub.registry.types import now
-from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
+from finch_hub.specs.cursors import check_limit, read_cursor, read_moment, write_cursor
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import Value
 
@@ -190,7 +190,7 @@ def find(session: Session, *, limit: int = 100, after: str | None = None) -> Del
 
 def _read_key(after: str) -> tuple[datetime, int, int]:
     moment, rank, number = read_cursor(_SCOPE, after, (str, int, int))
-    return datetime.fromisoformat(str(moment)), int(rank), int(number)
+    return read_moment(moment), int(rank), int(number)
 
 
 def _is_behind(

@@ -149,7 +149,9 @@ def _move_alias() -> sa.Update:
 def _touch_versions() -> sa.Update:
     is_changed = _versions.c.number.in_([sa.bindparam("new"), sa.bindparam("old")])
     of_adapter = _versions.c.adapter_id == sa.bindparam("of_adapter")
-    return sa.update(_versions).where(of_adapter, is_changed).values(updated_at=now())
+    # All who lock several versions lock them by their ids.
+    ids = sa.select(_versions.c.id).where(of_adapter, is_changed).order_by(_versions.c.id).with_for_update()
+    return sa.update(_versions).where(_versions.c.id.in_(ids)).values(updated_at=now())
 
 
 def delete_alias(session: Session, name: str, alias: str, *, who: str = "", why: str | None = None) -> int:

@@ -69,6 +69,8 @@ _OF_DATASET = (
     "SELECT x.id FROM adapter_versions x WHERE x.train_digest = {row}.digest"
     " UNION SELECT x.id FROM adapter_versions x WHERE x.validation_digest = {row}.digest"
 )
+# Name of a data set in the index. Jobs store and purge data sets without one, which must wait for nobody.
+_VISIBLE = "coalesce(CASE WHEN {row}.purged_at IS NULL THEN {row}.name END, '')"
 # Trigger, event, condition, and the versions whose entries are made anew.
 _TRIGGERS = (
     ("version_added", "INSERT ON adapter_versions", "NEW.deleted_at IS NULL", "SELECT NEW.id"),
@@ -79,7 +81,12 @@ _TRIGGERS = (
     ("tag_changed", "UPDATE OF name, value ON tags", "TRUE", "SELECT NEW.version_id"),
     ("tag_removed", "DELETE ON tags", "TRUE", "SELECT OLD.version_id"),
     ("dataset_added", "INSERT ON datasets", "NEW.name IS NOT NULL", _OF_DATASET.format(row="NEW")),
-    ("dataset_changed", "UPDATE OF name, purged_at ON datasets", "TRUE", _OF_DATASET.format(row="NEW")),
+    (
+        "dataset_changed",
+        "UPDATE OF name, purged_at ON datasets",
+        f"{_VISIBLE.format(row='OLD')} <> {_VISIBLE.format(row='NEW')}",
+        _OF_DATASET.format(row="NEW"),
+    ),
     ("dataset_removed", "DELETE ON datasets", "OLD.name IS NOT NULL", _OF_DATASET.format(row="OLD")),
 )
 # A version that is not committed is invisible to the trigger of its data set, and so is a name to that of the version.
@@ -146,12 +153,18 @@ def fill(connection: sa.Connection) -> None:
             connection.exec_driver_sql(statement)
 
 
-def add_locks(connection: sa.Connection) -> None:
-    """Give the triggers of PostgreSQL their locks, which those of early migrations lack."""
+def renew_triggers(connection: sa.Connection) -> None:
+    """Give PostgreSQL's triggers their locks, and that of data sets its condition, which early migrations lack."""
+    is_sqlite = connection.dialect.name == "sqlite"
     for trigger in _TRIGGERS:
-        if trigger[0] in _LOCKS:
-            function, _ = _trigger_postgresql(*trigger)
-            connection.exec_driver_sql(function)
+        statements = [_trigger_sqlite(*trigger)] if is_sqlite else _trigger_postgresql(*trigger)
+        if trigger[0] == "dataset_changed":
+            table = "" if is_sqlite else " ON datasets"
+            connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS search_{trigger[0]}{table}")
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+        elif trigger[0] in _LOCKS and not is_sqlite:  # which has one writer at a time
+            connection.exec_driver_sql(statements[0])
 
 
 def refresh(connection: sa.Connection, first: int, last: int) -> None:
@@ -236,9 +249,13 @@ def merge_texts(connection: Any) -> None:
 
 def list_batches(connection: sa.Connection) -> Iterator[tuple[int, int]]:
     """Yield the first and the last id of each batch of versions."""
-    ids = "SELECT max(id) AS id FROM adapter_versions UNION ALL SELECT max(version_id) FROM searched_versions"
-    last = connection.exec_driver_sql(f"SELECT max(ids.id) FROM ({ids}) AS ids").scalar()  # noqa: S608
-    for first in range(1, int(last or 0) + 1, _BATCH):
+    keys = [("adapter_versions", "id"), *((table, "version_id") for table in TABLES)]
+    keys += [(TEXTS, "rowid")] if connection.dialect.name == "sqlite" else []
+    last = max(
+        connection.exec_driver_sql(f"SELECT max({key}) FROM {table}").scalar() or 0  # noqa: S608
+        for table, key in keys
+    )
+    for first in range(1, int(last) + 1, _BATCH):
         yield first, first + _BATCH - 1
 
 

@@ -82,11 +82,13 @@ def to_json(value: Any) -> str:
     return pydantic_core.to_json(_make_json_storable(value), inf_nan_mode="null").decode()
 
 
-def from_json(text: str) -> Any:
+def from_json(text: Any) -> Any:
     """Return stored JSON. A damaged text stays as it is, for its reader to refuse: it must not hide other rows.
 
     What another program wrote may have escapes of characters that this hub never stores, and cannot print as JSON.
     """
+    if not isinstance(text, str):  # SQLite may have bytes in any column
+        return text
     try:
         value = _parse_json(text)
         return _make_json_storable(value) if "\\u" in text else value

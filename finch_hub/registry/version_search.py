@@ -8,13 +8,12 @@ read in the order that is wanted, until a page is full.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub import errors
 from finch_hub.registry import values, version_loading
 from finch_hub.registry.version_filters import (
     Filter,
@@ -26,7 +25,7 @@ from finch_hub.registry.version_filters import (
     texts,
     unindexed,
 )
-from finch_hub.specs.cursors import Key, check_limit, read_cursor, write_cursor
+from finch_hub.specs.cursors import Key, check_limit, read_cursor, read_moment, write_cursor
 from finch_hub.specs.queries import Sort, parse_query, parse_sort
 
 # Versions that are read and sorted. Of more, a page is full sooner if they are read in order. A test for words takes
@@ -190,10 +189,7 @@ def _read_key(scope: str, after: str | None, order: Sort) -> tuple[Any, ...] | N
         return None
     first, second = read_cursor(scope, after, (str if order.field in _COLUMNS else float, int))
     if order.field in ("created", "updated"):
-        try:
-            return datetime.fromisoformat(str(first)).astimezone(UTC), second
-        except (ValueError, OverflowError):
-            raise errors.InvalidSpec("is not a cursor of this list", where="after") from None
+        return read_moment(first), second
     return first, second
 
 

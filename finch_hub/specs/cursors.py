@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from datetime import UTC, datetime
 
 from finch_hub import errors
 
@@ -31,6 +32,21 @@ def write_cursor(scope: str, key: Key) -> str:
     return base64.urlsafe_b64encode(written.encode()).decode().rstrip("=")
 
 
+def read_moment(part: str | int | float) -> datetime:
+    """Return the time that a part of a key names.
+
+    Raises:
+        InvalidSpec: it names none, so that no list gave the cursor.
+    """
+    try:
+        moment = datetime.fromisoformat(str(part))
+        if moment.tzinfo is None:
+            raise ValueError
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise _refuse() from None
+
+
 def read_cursor(scope: str, text: str, kinds: tuple[type[str] | type[int] | type[float], ...]) -> Key:
     """Return the key of a cursor.
 
@@ -52,9 +68,13 @@ def read_cursor(scope: str, text: str, kinds: tuple[type[str] | type[int] | type
         if any(isinstance(part, int) and abs(part) > MAX_INTEGER for part in key):
             raise ValueError
     except (ValueError, TypeError, RecursionError):
-        fix = "take it from the page before, of the same query and order"
-        raise errors.InvalidSpec("is not a cursor of this list", where="after", fix=fix) from None
+        raise _refuse() from None
     return tuple(key)
+
+
+def _refuse() -> errors.InvalidSpec:
+    fix = "take it from the page before, of the same query and order"
+    return errors.InvalidSpec("is not a cursor of this list", where="after", fix=fix)
 
 
 def _hash(scope: str, key: Key) -> str:

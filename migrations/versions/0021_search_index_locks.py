@@ -17,9 +17,8 @@ is_additive: bool = True
 
 
 def upgrade() -> None:
-    if op.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time
-        search_index.add_locks(op.get_bind())
+    search_index.renew_triggers(op.get_bind())
 
 
 def downgrade() -> None:
-    pass  # the locks disturb no earlier version
+    pass  # locks and condition disturb no earlier version

@@ -318,6 +318,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
     earlier = find_earlier_fingerprint(outcome.base, stores)
 
     def record(session: Session) -> JobResult:
+        base = bases.add(session, outcome.base, earlier_fingerprint=earlier, job_id=job.id)
         if held_out:
             datasets.add(
                 session,
@@ -328,7 +329,6 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
                 of_jobs=True,
                 check_stored=lambda: stores.artifacts.put(held_out),
             )
-        base = bases.add(session, outcome.base, earlier_fingerprint=earlier, job_id=job.id)
         return outcome.result_of(create_version(session, base))
 
     return record

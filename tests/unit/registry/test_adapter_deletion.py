@@ -10,6 +10,7 @@ from support import registry
 from finch_hub import errors
 from finch_hub.registry import adapter_deletion, adapters, bases, tables
 from finch_hub.registry.database import Database, Session
+from finch_hub.specs.cursors import write_cursor
 from finch_hub.specs.references import AdapterReference
 
 
@@ -84,8 +85,10 @@ def test_pages_of_deletions_hold_each_once_also_those_of_one_moment(versions: Da
             if (after := page.next) is None:
                 break
         assert pages == wanted
-    with versions.read() as session, pytest.raises(errors.InvalidSpec, match="not a cursor of this list"):
-        adapter_deletion.find(session, after="x")
+    forged = ("x", "2026-01-01T00:00:00", "0001-01-01T00:00:00+14:00")
+    for text in ("x", *(write_cursor("deleted adapters", (moment, 0, 1)) for moment in forged)):
+        with versions.read() as session, pytest.raises(errors.InvalidSpec, match="not a cursor of this list"):
+            adapter_deletion.find(session, after=text)
 
 
 def _first_deletion(session: Session) -> datetime:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from support import registry
 
-from finch_hub.registry import adapter_versions, datasets, search_index, tables, values, version_search
+from finch_hub.registry import adapter_versions, datasets, search_index, sqlite, tables, values, version_search
 from finch_hub.registry.database import Database, Session
 
 VERSIONS, ADAPTERS = tables.AdapterVersion.__table__, tables.Adapter.__table__
@@ -203,6 +203,37 @@ def test_migration_gives_an_index_of_before_the_locks(database: Database) -> Non
     registry.migrate(database._engine, "head")
     with database.read() as session:
         assert {row.proname: row.prosrc for row in session.execute(query)} == wanted
+
+
+def test_data_set_without_a_name_that_comes_back_waits_for_no_version(database: Database) -> None:
+    """Workers store and purge such parts of data. Their trainings would end in deadlocks."""
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    add_dataset(database, "a", None)
+    with database.write() as session:
+        datasets.purge(session, registry.digest("a"))
+    registry.add_version(database)
+    with ThreadPoolExecutor(1) as threads, database.write() as session:
+        datasets.add(session, digest=registry.digest("a"), format="messages", examples=1, of_jobs=True)
+        made = threads.submit(registry.add_version, database, "other").result(timeout=5)
+    assert made.reference == "other/1"
+
+
+def test_migration_renews_the_trigger_of_data_sets(database: Database) -> None:
+    query = "SELECT sql FROM sqlite_master WHERE name = 'search_dataset_changed'"
+    table = "" if database.is_sqlite else " ON datasets"
+    if not database.is_sqlite:
+        query = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'search_dataset_changed'"
+    with database.read() as session:
+        wanted = session.scalar(sa.text(query))
+    assert wanted is not None
+    engine = sqlite.create_migration_engine(database.url) if database.is_sqlite else database._engine
+    registry.migrate(engine, "0019")
+    with database.write() as session:  # one without condition is missed in the same way
+        session.execute(sa.text(f"DROP TRIGGER search_dataset_changed{table}"))
+    registry.migrate(engine, "head")
+    with database.read() as session:
+        assert session.scalar(sa.text(query)) == wanted
 
 
 def test_damaged_documents_of_a_version_keep_no_other_from_being_found(database: Database) -> None:
