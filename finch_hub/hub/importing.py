@@ -21,12 +21,20 @@ if TYPE_CHECKING:
 
 
 def import_files(
-    source: Path, change: Change, stores: Stores, *, name: str, base: str, environment: JsonObject
+    source: Path,
+    change: Change,
+    stores: Stores,
+    *,
+    name: str,
+    base: str,
+    environment: JsonObject,
+    state: values.VersionState = "ready",
 ) -> values.AdapterVersion:
     """Import an adapter from a path of this machine as a part of a change; see `Adapters.import_`.
 
     Args:
         environment: where the files came from, for the lineage.
+        state: that of the version where the files came from.
     """
     from finch_hub.artifacts import gate
     from finch_hub.storage import publishing
@@ -39,9 +47,10 @@ def import_files(
         admitted = gate.admit_adapter(source, scratch / "adapter", base=layout)
         known = _find_known(admitted, registered, stores)
         folder = stores.artifacts.fetch_tree(known.digest) if known is not None else admitted.folder
-        state: values.VersionState = "ready" if layout is not None else "unchecked"
         if known is not None and known.state != "unchecked":
             state = known.state
+        elif layout is None:
+            state = "unchecked"
         description = publishing.Description(
             name=name,
             kind="import",

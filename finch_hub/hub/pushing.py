@@ -70,6 +70,13 @@ def warn_unnamed(base: values.Base) -> None:
     warnings.warn(errors.FinchWarning(what), stacklevel=3)
 
 
+def warn_unusable(version: values.AdapterVersion) -> None:
+    """Warn if a version has a state that keeps it from use, as it will have where it is pulled."""
+    if version.state != "ready":
+        what = f"{version.reference} is {version.state}: whoever pulls it gets it in this state"
+        warnings.warn(errors.FinchWarning(what), stacklevel=3)
+
+
 def write_files(
     version: values.AdapterVersion, repository: str, stores: Stores, scratch: Path, *, samples: Samples | None = None
 ) -> Path:
@@ -93,7 +100,8 @@ def write_files(
     (admitted.folder / CONFIG).write_bytes(canonical_json({**config, "base_model_name_or_path": label}))
     stored_record = read_record(stored)
     record: JsonObject = {name: stored_record[name] for name in _PUBLIC if name in stored_record}
-    record |= {"name": version.name, "number": version.number}  # it may have been renamed since
+    # It may have been renamed since, and its state is not that of its bytes.
+    record |= {"name": version.name, "number": version.number, "state": version.state}
     if "lineage" in record:
         parents = [parent.model_dump(mode="json") for parent in version.lineage.parents]
         record["lineage"] = {**record["lineage"], "parents": parents}

@@ -81,6 +81,7 @@ class Repositories:
         action = f"push {version.reference} to {place.name}"
         hugging_face.require_login(action)
         pushing.warn_unnamed(version.base)
+        pushing.warn_unusable(version)
         from huggingface_hub import HfApi
 
         with scratch_folder(self._stores.settings.home / "push") as scratch:
@@ -121,12 +122,14 @@ class Repositories:
             commit, named = pulling.download(place, folder)
             record = read_record(folder)
             origin = {"repository": place.name, "revision": place.revision or "main", "commit": commit}
+            state = values.read_restriction(record.get("adapter")) or "ready"
+            recorded = {"pulled": origin if state == "ready" else {**origin, "state": state}}
             version = pulling.find_pulled(name, origin, self._stores)
             is_new = version is None
             if version is None:
                 known = known or pulling.find_base(place, record, folder, named, bases.find())
                 version = importing.import_files(
-                    folder, change, self._stores, name=name, base=known.fingerprint, environment={"pulled": origin}
+                    folder, change, self._stores, name=name, base=known.fingerprint, environment=recorded, state=state
                 )
         identity = pulling.compare_identity(record, version.identity)
         return PulledVersion(version=version, **origin, is_new=is_new, identity=identity)

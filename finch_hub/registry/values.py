@@ -220,6 +220,14 @@ class Lineage(Value):
     environment: JsonObject = pydantic.Field(default={})
 
 
+def read_restriction(origin: object) -> VersionState | None:
+    """Return the state in a record of another hub, if it keeps a version from use."""
+    state = origin.get("state") if isinstance(origin, dict) else None
+    if state == "quarantined":
+        return "quarantined"
+    return "below_retention" if state == "below_retention" else None
+
+
 class AdapterVersion(Value):
     """An immutable version of an adapter.
 
@@ -267,10 +275,11 @@ class AdapterVersion(Value):
 
     @property
     def state_elsewhere(self) -> VersionState | None:
-        """What keeps the version from use in the hub that it came from with a bundle, None if nothing does."""
-        origin = self.spec.get("bundle")
-        state = origin.get("state") if isinstance(origin, dict) else None
-        return state if state in ("quarantined", "below_retention") else None
+        """What keeps the version from use in the hub that bundled or pushed it, None if nothing does."""
+        for origin in (self.spec.get("bundle"), self.lineage.environment.get("pulled")):
+            if (state := read_restriction(origin)) is not None:
+                return state
+        return None
 
     @property
     def prompting(self) -> JsonObject:

@@ -485,6 +485,19 @@ def test_answers_without_sense_are_no_internal_errors(
     assert WRITER not in "".join(capfd.readouterr())
 
 
+def test_state_that_keeps_a_version_from_use_comes_with_it(
+    birds: Hub, remote: HuggingFace, open_hub: OpenHub, tiny_folder: Path
+) -> None:
+    with birds._stores.database.write() as session:
+        session.execute(sa.update(tables.AdapterVersion).values(state="below_retention"))
+    with pytest.warns(errors.FinchWarning, match="birds/1 is below_retention: whoever pulls it"):
+        birds.repositories.push("birds/1", "ana/birds")
+    other = open_hub("other")
+    other.bases.add(tiny_folder, name="tiny", public_id="org/tiny")
+    pulled = other.repositories.pull("ana/birds", name="birds").version
+    assert (pulled.state, pulled.state_elsewhere) == ("below_retention", "below_retention")
+
+
 SPOILED: dict[str, Callable[[Any], Any]] = {
     "no branches": lambda v: {n: x for n, x in v.items() if n != "branches"} if isinstance(v, dict) else v,
     "tree": lambda v: {"tree": v} if isinstance(v, list) else v,
