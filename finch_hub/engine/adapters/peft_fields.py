@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import peft
-
-from finch_hub.engine.bases import target_modules
-from finch_hub.engine.bases.base import Base
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.specs.lora import LoRAConfig, UnusualValueWarning
 
+if TYPE_CHECKING:
+    import peft
+
+    from finch_hub.engine.bases.base import Base
+
 
 def from_lora_config(config: LoRAConfig, base: Base, layout: BaseLayout, paths: Iterable[str]) -> dict[str, Any]:
     """Return PEFT's fields as plain JSON values, for the modules at these paths."""
+    import peft  # late, so that a submission that starts from a version loads no torch
+
+    from finch_hub.engine.bases import target_modules
+
     fields = peft.LoraConfig(
         r=target_modules.default_rank(config),
         lora_alpha=config.alpha,
@@ -70,6 +75,8 @@ def to_lora_config(fields: Mapping[str, Any], paths: Iterable[str]) -> LoRAConfi
 
 def for_layers(fields: Mapping[str, Any], paths: Sequence[str]) -> peft.LoraConfig:
     """Return the configuration with which PEFT wraps exactly these modules, A and B not initialized from data."""
+    import peft
+
     exact = {"target_modules": list(paths), "exclude_modules": None, "layers_to_transform": None}
     trainable = {"layers_pattern": None, "inference_mode": False, "init_lora_weights": True}
     known = peft.LoraConfig.__dataclass_fields__  # a file of another PEFT version can have further fields

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,19 @@ def test_earlier_versions_of_the_hub_cannot_read_such_a_job(hub: Hub, data: Path
     assert submit(hub, data, start=start).lora.init == "start"
     with pytest.raises(errors.InvalidInput, match="'start' is for a training with start"):
         submit(hub, data, base="tiny", init="start")
+
+
+def test_submission_loads_neither_torch_nor_transformers(hub: Hub, data: Path, start: str, valkey_url: str) -> None:
+    code = (
+        "import pathlib, sys\n"
+        "from finch_hub import Hub, settings\n"
+        "home, url, data, start = sys.argv[1:]\n"
+        "with Hub(settings.load(home=pathlib.Path(home), broker_url=url)) as hub:\n"
+        "    hub.train(data, adapter='legal', start=start)\n"
+        "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))\n"
+    )
+    command = [sys.executable, "-c", code, str(hub.settings.home), valkey_url, str(data), start]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_revision_without_a_base_is_refused(hub: Hub, data: Path, start: str) -> None:
