@@ -73,7 +73,7 @@ def warn_unnamed(base: values.Base) -> None:
 def warn_unusable(version: values.AdapterVersion) -> None:
     """Warn if a version has a state that keeps it from use, as it will have where it is pulled."""
     if version.state != "ready":
-        what = f"{version.reference} is {version.state}: whoever pulls it gets it in this state"
+        what = f"{version.reference} is {version.state}: a pull takes over its state"
         warnings.warn(errors.FinchWarning(what), stacklevel=3)
 
 

@@ -490,7 +490,7 @@ def test_state_that_keeps_a_version_from_use_comes_with_it(
 ) -> None:
     with birds._stores.database.write() as session:
         session.execute(sa.update(tables.AdapterVersion).values(state="below_retention"))
-    with pytest.warns(errors.FinchWarning, match="birds/1 is below_retention: whoever pulls it"):
+    with pytest.warns(errors.FinchWarning, match="birds/1 is below_retention: a pull takes over"):
         birds.repositories.push("birds/1", "ana/birds")
     other = open_hub("other")
     other.bases.add(tiny_folder, name="tiny", public_id="org/tiny")
