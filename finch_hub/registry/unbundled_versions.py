@@ -22,11 +22,11 @@ from finch_hub.registry import (
     tables,
     values,
 )
-from finch_hub.registry.bundled_versions import read_base_evaluations, read_evaluations
+from finch_hub.registry.bundled_versions import read_evaluations
 from finch_hub.registry.tables import Adapter, AdapterVersion, Parent
 from finch_hub.registry.types import Columns, insert_new, now, one_of
 from finch_hub.specs.annotations import Tag
-from finch_hub.specs.bundles import BundledBase, BundledEvaluation, BundledVersion, Manifest, Outcome, to_milliseconds
+from finch_hub.specs.bundles import BundledVersion, Manifest, Outcome, to_milliseconds
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject
@@ -227,8 +227,6 @@ def register(
         if place.outcome != "known":
             details = {"kind": place.bundled.kind, "bundle": place.bundled.origin.model_dump(mode="json")}
             audit.add(session, who=who, action="version.create", on=place.reference, details=details)
-    for base in manifest.bases:
-        _merge_evaluations(session, base)
     session.expire_all()
     kept = [text for place in places if not place.is_deleted for text in _merge(session, place, ids, who)]
     return [*_list_unnamed_bases(session, manifest), *_merge_descriptions(session, manifest, places), *kept]
@@ -298,24 +296,6 @@ def _is_of_purged(session: Session, version: BundledVersion) -> bool:
     return any(dataset is not None and dataset.purged_at is not None for dataset in found)
 
 
-def _merge_evaluations(session: Session, base: BundledBase) -> None:
-    """Add the figures of a base alone that this hub lacks."""
-    base_id = session.scalar(sa.select(_bases.c.id).where(_bases.c.fingerprint == base.fingerprint))
-    if base_id is None or not base.evaluations:
-        return
-    have = set(map(_key, read_base_evaluations(session, base_id, [found.dataset for found in base.evaluations])))
-    for evaluation in base.evaluations:
-        if _key(evaluation) not in have:
-            _add_evaluation(session, evaluation, base_id=base_id, version_id=None)
-            have.add(_key(evaluation))
-
-
-def _add_evaluation(session: Session, evaluation: BundledEvaluation, *, base_id: int, version_id: int | None) -> None:
-    fields = evaluation.model_dump(include={"evaluator", "metrics", "created_at"})
-    new = {"base_id": base_id, "version_id": version_id, "dataset_digest": evaluation.dataset}
-    session.execute(_evaluations.insert().values(**new, **fields))
-
-
 def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> Iterator[str]:
     """Add tags, notes, aliases and evaluations that a version lacks. Yield what it has otherwise."""
     version, row_id = place.bundled, ids[place.bundled.reference]
@@ -341,7 +321,9 @@ def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> 
     base_id = session.scalars(sa.select(_versions.c.base_id).where(_versions.c.id == row_id)).one()
     for evaluation in version.evaluations:
         if _key(evaluation) not in have:
-            _add_evaluation(session, evaluation, base_id=base_id, version_id=row_id)
+            fields = evaluation.model_dump(include={"evaluator", "metrics", "created_at"})
+            new = {"base_id": base_id, "version_id": row_id, "dataset_digest": evaluation.dataset}
+            session.execute(_evaluations.insert().values(**new, **fields))
             have.add(_key(evaluation))
     for alias in version.aliases:
         yield from _merge_alias(session, here, alias, who)

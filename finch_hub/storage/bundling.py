@@ -124,7 +124,7 @@ def _describe(rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool
     bases = {version.base.fingerprint: version.base for version in rows.versions}
     return Manifest(
         format=FORMAT,
-        bases=tuple(_describe_base(bases[fingerprint], rows) for fingerprint in sorted(bases)),
+        bases=tuple(_describe_base(bases[fingerprint]) for fingerprint in sorted(bases)),
         adapters=rows.adapters,
         versions=tuple(
             _describe_version(version, rows, stores, lineage=lineage, samples=samples) for version in rows.versions
@@ -132,7 +132,7 @@ def _describe(rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool
     )
 
 
-def _describe_base(base: values.Base, rows: BundledRows) -> BundledBase:
+def _describe_base(base: values.Base) -> BundledBase:
     return BundledBase(
         fingerprint=base.fingerprint,
         name=Path(base.name).name or base.fingerprint,  # a name can be a path of this machine
@@ -142,7 +142,6 @@ def _describe_base(base: values.Base, rows: BundledRows) -> BundledBase:
         parameters=base.parameters,
         license=base.license,
         license_link=base.license_link,
-        evaluations=rows.base_evaluations.get(base.fingerprint, ()),
     )
 
 

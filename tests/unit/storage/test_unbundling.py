@@ -342,19 +342,22 @@ def test_wrong_sample_answers_are_refused(hubs: list[Stores], tmp_path: Path, sa
     assert rows(two)["adapter_versions"] == []
 
 
-def test_figures_of_the_base_alone_come_once_on_data_of_the_versions(hubs: list[Stores], tmp_path: Path) -> None:
+def test_figures_of_the_base_alone_stay_in_their_hub(hubs: list[Stores], tmp_path: Path) -> None:
     one, two, _ = hubs
     publish(one, tmp_path, "legal")
     base = registry.add_base(one.database)
     with one.database.write() as session:
-        for text in ("rows", "others"):
-            digest = registry.digest(text)
-            evaluations.add(session, base_id=base.id, dataset=digest, evaluator="loss", metrics={"loss": 2.0})
-    for _ in range(2):
-        carry(one, two, tmp_path, "legal")
-        with two.database.read() as session:
-            (found,) = evaluations.find(session)
-        assert (found.adapter, found.dataset, found.metrics) == (None, registry.digest("rows"), {"loss": 2.0})
+        evaluations.add(
+            session, base_id=base.id, dataset=registry.digest("rows"), evaluator="loss", metrics={"loss": 2.0}
+        )
+    make_bundle(tmp_path / "x", ["legal"], one)
+    members = read(tmp_path / "x")
+    manifest = json.loads(members["bundle.json"])
+    assert "evaluations" not in manifest["bases"][0]
+    given = {"dataset": registry.digest("rows"), "evaluator": "loss", "metrics": {"loss": 0.1}}
+    manifest["bases"][0]["evaluations"] = [given | {"created_at": "2026-01-01T00:00:00Z"}]  # as an earlier hub wrote
+    take(write(tmp_path / "y", members | {"bundle.json": json.dumps(manifest).encode()}), two)
+    assert rows(two)["evaluations"] == []
 
 
 def test_base_and_adapter_of_one_name_get_two(hubs: list[Stores], tmp_path: Path) -> None:
