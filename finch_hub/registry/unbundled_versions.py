@@ -279,10 +279,8 @@ def _complete(session: Session, row_id: int, version: BundledVersion, stored: St
 
 
 def _add_evidence(session: Session, row_id: int, version: BundledVersion, stored: StoredVersion) -> None:
-    """Add the evidence of a version. Its sample answers stay away if data that they quote was purged here."""
+    """Add the evidence of a version, with the digest of its sample answers."""
     samples = None if stored.samples is None else hashlib.sha256(stored.samples).hexdigest()
-    if samples is not None and _is_of_purged(session, version):
-        samples = None
     if stored.evidence is None and samples is None:
         return
     document = stored.evidence if stored.evidence is not None else Evidence(kind=version.kind).to_document()
@@ -290,7 +288,8 @@ def _add_evidence(session: Session, row_id: int, version: BundledVersion, stored
     session.execute(insert.values(version_id=row_id, document=document, samples=samples))
 
 
-def _is_of_purged(session: Session, version: BundledVersion) -> bool:
+def is_of_purged(session: Session, version: BundledVersion) -> bool:
+    """Return whether data of a version was purged here."""
     digests = [digest for digest in (version.train_digest, version.validation_digest) if digest is not None]
     found = (datasets.find_digest(session, digest) for digest in digests)
     return any(dataset is not None and dataset.purged_at is not None for dataset in found)

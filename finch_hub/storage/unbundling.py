@@ -85,7 +85,11 @@ def _register(
                     what = f"could not register version {reference}: this hub changed meanwhile"
                     raise errors.Unavailable(f"{what} (try again)")
                 require_tree(stored[reference].digest, stores, place.name)
-                if (samples := stored[reference].samples) is not None:
+                samples = stored[reference].samples
+                if samples is not None and unbundled_versions.is_of_purged(session, place.bundled):
+                    # Decided within the lock, which a purge owns. Stored first, the text would be here again.
+                    stored[reference] = replace(stored[reference], samples=None)
+                elif samples is not None:
                     stores.artifacts.put(samples)  # within the lock, so that no collection removes them
         new = sum(place.outcome != "known" for place in places)
         change.details |= {"new": new, "known": len(places) - new}

@@ -331,6 +331,8 @@ def test_sample_answers_of_data_that_was_purged_here_stay_away(hubs: list[Stores
     carry(one, two, tmp_path, "legal", samples=True)
     assert registry.resolve(two.database, "legal/1").state == "unchecked"
     assert read_samples(two, "legal/1") is None
+    assert not two.artifacts.has(hashlib.sha256(SAMPLES).hexdigest())
+    assert not any(b'"expected":"B."' in file.read_bytes() for file in two.settings.home.rglob("*") if file.is_file())
 
 
 @pytest.mark.parametrize("samples", [b"{", b'{"samples":[{}],"max_tokens":64}'])
