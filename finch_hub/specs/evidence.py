@@ -286,6 +286,10 @@ class Samples(Value):
     max_tokens: int
     start: str | None = None
 
+    def to_stored(self) -> bytes:
+        """Return the bytes that are stored. A text is in them only if `Samples` has it, so that purges find it."""
+        return self.model_dump_json(exclude_none=True).encode()
+
 
 def curve_of_events(events: Iterable[tuple[str, Mapping[str, Any]]]) -> LossCurve:
     """Return the curve that the events of a job tell, given as types and data in their order.

@@ -174,11 +174,10 @@ class _Gate:
         try:
             if version.samples.size > _MAX_SAMPLES:
                 raise errors.InvalidSpec(f"has more than {_MAX_SAMPLES:,} bytes", where="")
-            data = self._bundle.find(version.samples).read_bytes()
-            Samples.of_stored(data)
+            samples = Samples.of_stored(self._bundle.find(version.samples).read_bytes())
         except errors.InvalidSpec as error:
             raise errors.RefusedArtifact([_at("sample answers", problem) for problem in error.problems]) from None
-        self.samples[version.reference] = data
+        self.samples[version.reference] = samples.to_stored()
 
     def _write(self, place: Place, folder: Path) -> WrittenAdapter:
         version = place.bundled

@@ -298,7 +298,7 @@ def test_ancestors_without_files_are_completed_later(hubs: list[Stores], tmp_pat
 
 
 MEASURED = Evidence(kind="train", notes=("measured",))
-SAMPLES = b'{"samples":[{"prompt":"A?","expected":"B.","before":"C.","after":"B."}],"max_tokens":64}'
+SAMPLES = b'{"samples":[{"prompt":"A?","expected":"B.","before":"C.","after":"B.","is_cut":false}],"max_tokens":64}'
 
 
 def read_samples(stores: Stores, reference: str) -> bytes | None:
@@ -333,6 +333,15 @@ def test_sample_answers_of_data_that_was_purged_here_stay_away(hubs: list[Stores
     assert read_samples(two, "legal/1") is None
     assert not two.artifacts.has(hashlib.sha256(SAMPLES).hexdigest())
     assert not any(b'"expected":"B."' in file.read_bytes() for file in two.settings.home.rglob("*") if file.is_file())
+
+
+def test_sample_answers_are_stored_without_what_nobody_reads(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    more = SAMPLES.replace(b'"prompt"', b'"prompt":"a secret row","prompt"')  # a reader takes the last
+    publish(one, tmp_path, "legal", samples=more, evidence=MEASURED)
+    carry(one, two, tmp_path, "legal", samples=True)
+    assert read_samples(two, "legal/1") == SAMPLES
+    assert not any(b"secret row" in file.read_bytes() for file in two.settings.home.rglob("*") if file.is_file())
 
 
 @pytest.mark.parametrize("samples", [b"{", b'{"samples":[{}],"max_tokens":64}'])
