@@ -19,6 +19,7 @@ from finch_hub.registry import (
     audit,
     bases,
     datasets,
+    search_index,
     tables,
     values,
 )
@@ -209,6 +210,7 @@ def register(
         stored: files by the reference in the bundle, for each place that needs files.
         who: name of the user, for the audit.
     """
+    search_index.share_names(session)
     needed = {place.bundled.base for place in places if place.row is None or place.outcome == "completed"}
     absent = (base for base in manifest.bases if base.fingerprint in needed)
     names = {place.name for place in places}

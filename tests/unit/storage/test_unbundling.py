@@ -463,6 +463,45 @@ def test_bundle_waits_for_the_rename_of_its_adapter(hubs: list[Stores], tmp_path
         assert taken.result() == ["law/1", "law/2"]
 
 
+@pytest.mark.parametrize("is_bundle_first", [True, False])
+def test_bundle_and_name_of_its_data_wait_for_each_other(
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_bundle_first: bool
+) -> None:
+    """The bundle completes a version and adds another one. A change of the name locks the versions of the data."""
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    publish(one, tmp_path, "legal", seed=1, parents=("legal/1",))
+    carry(one, two, tmp_path, "legal/2", lineage=False)
+    publish(one, tmp_path, "legal", seed=2)
+    make_bundle(tmp_path / "x", ["legal"], one)
+    complete = unbundled_versions._complete
+    named: list[concurrent.futures.Future[object]] = []
+
+    def name_data() -> None:
+        with two.database.write() as session:
+            datasets.add(session, digest=registry.digest("rows"), format="messages", examples=1, name="rows")
+
+    def complete_slowly(*args: Any) -> None:
+        complete(*args)
+        named.append(threads.submit(name_data))
+        concurrent.futures.wait(named, timeout=1)
+
+    with ThreadPoolExecutor(1) as threads:
+        if is_bundle_first:
+            monkeypatch.setattr(unbundled_versions, "_complete", complete_slowly)
+            report = take(tmp_path / "x", two)
+            named[0].result()
+        else:
+            with two.database.write() as session:
+                datasets.add(session, digest=registry.digest("rows"), format="messages", examples=1, name="rows")
+                taken = threads.submit(take, tmp_path / "x", two)
+                concurrent.futures.wait([taken], timeout=1)
+            report = taken.result()
+    assert [version.outcome for version in report.versions] == ["completed", "known", "added"]
+    with two.database.read() as session:
+        assert datasets.find_named(session, "rows") is not None
+
+
 def test_bundles_and_trainings_of_one_adapter_take_different_numbers(
     database_url: str, open_hub: Open, tmp_path: Path
 ) -> None:
