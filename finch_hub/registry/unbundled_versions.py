@@ -174,7 +174,7 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
     """Return the plan of a bundle, which stays true until the commit.
 
     Names are locked before the artifacts, and rows last, as all others do. If the rows lead to further names, since an
-    adapter was renamed meanwhile, the rows are let go first.
+    adapter was renamed or made meanwhile, the rows are let go first.
     """
     artifact_lock.own_name(session, _LOCK)
     held: set[str] = set()
@@ -189,7 +189,7 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
         _lock_adapters(session, held)
         places = plan(session, manifest)
         wanted = {place.name for place in places}
-        if wanted <= held:
+        if wanted <= held and _make_adapters(session, wanted):
             rows.commit()
             return places
         rows.rollback()
@@ -198,6 +198,17 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
 def _lock_adapters(session: Session, names: Collection[str]) -> None:
     query = sa.select(_adapters.c.id).where(one_of(_adapters.c.name, sorted(names))).order_by(_adapters.c.name)
     session.execute(query.with_for_update()).all()
+
+
+def _make_adapters(session: Session, names: Collection[str]) -> bool:
+    """Make the adapters that are missing. Return whether nobody else made one of them meanwhile.
+
+    A job locks no name, and an adapter without a row cannot be locked. Once the row is there, the job waits for it.
+    """
+    known = set(session.scalars(sa.select(_adapters.c.name).where(one_of(_adapters.c.name, sorted(names)))))
+    new = sorted(set(names) - known)
+    insert = insert_new(session, _adapters, "name").returning(_adapters.c.id)
+    return all(session.scalar(insert.values(name=name)) is not None for name in new)
 
 
 def register(

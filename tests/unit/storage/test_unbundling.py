@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import io
 import json
@@ -440,6 +441,60 @@ def test_rename_of_an_adapter_waits_for_the_bundle_that_adds_to_it(
         else:
             renamed.result()
     assert [place.reference for place in places] == ["legal/2"]
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_training_of_a_new_adapter_waits_for_the_bundle_that_makes_it(
+    hubs: list[Stores], tmp_path: Path, *, is_refused: bool
+) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    manifest = read_manifest(one, tmp_path, "legal")
+    base = registry.add_base(two.database, "other")
+
+    def train() -> str:
+        with two.database.write() as session:
+            fields: dict[str, Any] = {"digest": registry.digest("t"), "identity": registry.digest("i"), "kind": "train"}
+            return adapter_versions.create(session, name="legal", base=base, **fields).reference
+
+    with ThreadPoolExecutor(1) as threads, contextlib.suppress(InterruptedError), two.database.write() as session:
+        places = unbundled_versions.lock(session, manifest)
+        trained = threads.submit(train)
+        concurrent.futures.wait([trained], timeout=1)
+        assert not trained.done()
+        if is_refused:
+            raise InterruptedError
+        unbundled_versions.register(session, manifest, places, {}, who="ana")
+    assert [place.reference for place in places] == ["legal/1"]
+    assert trained.result() == ("legal/1" if is_refused else "legal/2")
+    assert [row["name"] for row in rows(two)["adapters"]] == ["legal"]
+
+
+def test_bundle_waits_for_the_training_that_makes_its_adapter(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    registry.add_base(one.database, "team", rename=True)
+    publish(one, tmp_path, "team")
+    make_bundle(tmp_path / "x", ["legal", "team"], one)
+    base = registry.add_base(two.database, "team")
+    with ThreadPoolExecutor(1) as threads:
+        with two.database.write() as session:
+            for name in ("legal", "team-lora"):
+                fields: dict[str, Any] = {"digest": registry.digest(name), "identity": registry.digest(name)}
+                adapter_versions.create(session, name=name, base=base, kind="train", **fields)
+            taken = threads.submit(take, tmp_path / "x", two)
+            concurrent.futures.wait([taken], timeout=1)
+        assert [v.reference for v in taken.result().versions] == ["legal/2", "team-lora-2/1"]
+
+
+def test_refused_bundle_leaves_no_adapter(hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    make_bundle(tmp_path / "x", ["legal"], one)
+    monkeypatch.setattr(unbundled_versions, "register", lambda *_, **__: (_ for _ in ()).throw(errors.Conflict("no")))
+    with pytest.raises(errors.Conflict):
+        take(tmp_path / "x", two)
+    assert rows(two)["adapters"] == []
 
 
 def test_bundle_waits_for_the_rename_of_its_adapter(hubs: list[Stores], tmp_path: Path) -> None:
