@@ -10,7 +10,6 @@ from pathlib import Path
 from finch_hub import errors
 from finch_hub.artifacts import bundle_manifest
 from finch_hub.artifacts.bundle_file import write_bundle
-from finch_hub.artifacts.inventory import find_artifact
 from finch_hub.formats.atomic_writes import flush_path, scratch_folder, translate_write_errors
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.registry import bundled_versions, values
@@ -27,7 +26,7 @@ from finch_hub.specs.bundles import (
     Origin,
     to_milliseconds,
 )
-from finch_hub.specs.evidence import Evidence
+from finch_hub.specs.evidence import Evidence, Samples
 from finch_hub.storage.bundle_texts import mask_secrets
 from finch_hub.storage.inspection import inspect_version
 from finch_hub.storage.publishing import make_public
@@ -183,10 +182,26 @@ def _describe_version(
 
 
 def _find_samples(reference: str, rows: BundledRows, stores: Stores) -> BundledFile | None:
-    """Return the sample answers of a version, None if it has none, or they were purged meanwhile."""
+    """Return the sample answers of a version, None if it has none, or they were purged meanwhile.
+
+    Raises:
+        InvalidSpec: they are no sample answers, so that no hub would take them.
+    """
     digest = rows.samples.get(reference)
-    stored = None if digest is None else find_artifact(stores.artifacts, "blobs", digest)
-    return None if stored is None else BundledFile(digest=stored.digest, size=stored.size)
+    if digest is None:
+        return None
+    try:
+        data = stores.artifacts.get(digest)
+        Samples.of_stored(data)
+    except errors.MissingArtifact:
+        return None
+    except errors.InvalidSpec as error:
+        where = f"{reference}: sample answers"
+        problems = [
+            errors.Problem(where=f"{where}: {p.where}" if p.where else where, what=p.what) for p in error.problems
+        ]
+        raise errors.InvalidSpec(problems) from None
+    return BundledFile(digest=digest, size=len(data))
 
 
 def _bare(evidence: Evidence | None) -> Evidence | None:

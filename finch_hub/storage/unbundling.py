@@ -21,8 +21,6 @@ from finch_hub.storage.changes import Change
 from finch_hub.storage.publishing import Description, WrittenAdapter, require_tree, write_adapter
 from finch_hub.storage.stores import Stores
 
-_MAX_SAMPLES = 2**23  # bytes of the sample answers of a version
-
 ReadLayout = Callable[[values.Base], BaseLayout | None]
 """Returns the modules of a base, None if its files are not on this machine."""
 
@@ -167,13 +165,11 @@ class _Gate:
         """Read the sample answers of a version.
 
         Raises:
-            RefusedArtifact: they are no sample answers, or too long.
+            RefusedArtifact: they are no sample answers.
         """
         if version.samples is None:
             return
         try:
-            if version.samples.size > _MAX_SAMPLES:
-                raise errors.InvalidSpec(f"has more than {_MAX_SAMPLES:,} bytes", where="")
             samples = Samples.of_stored(self._bundle.find(version.samples).read_bytes())
         except errors.InvalidSpec as error:
             raise errors.RefusedArtifact([_at("sample answers", problem) for problem in error.problems]) from None

@@ -24,6 +24,7 @@ from support.safetensors_files import adapter_folder, factors
 from support.services import Databases
 
 from finch_hub import errors
+from finch_hub.artifacts import bundle_manifest
 from finch_hub.artifacts.bundle_file import unpack_bundle
 from finch_hub.artifacts.gate import adapter_identity
 from finch_hub.artifacts.store import blob_path
@@ -345,13 +346,44 @@ def test_sample_answers_are_stored_without_what_nobody_reads(hubs: list[Stores],
     assert not any(b"secret row" in file.read_bytes() for file in two.settings.home.rglob("*") if file.is_file())
 
 
+def replace_samples(source: Path, out: Path, samples: bytes) -> Path:
+    """Write a bundle with other sample answers of its first version."""
+    members = read(source)
+    manifest = json.loads(members["bundle.json"])
+    file = {"digest": hashlib.sha256(samples).hexdigest(), "size": len(samples)}
+    del members[f"blobs/{manifest['versions'][0]['samples']['digest']}"]
+    manifest["versions"][0]["samples"] = file
+    text = json.dumps(manifest).encode()
+    return write(out, members | {"bundle.json": text, f"blobs/{file['digest']}": samples})
+
+
 @pytest.mark.parametrize("samples", [b"{", b'{"samples":[{}],"max_tokens":64}'])
-def test_wrong_sample_answers_are_refused(hubs: list[Stores], tmp_path: Path, samples: bytes) -> None:
+def test_wrong_sample_answers_neither_leave_a_hub_nor_come_into_one(
+    hubs: list[Stores], tmp_path: Path, samples: bytes
+) -> None:
     one, two, _ = hubs
     publish(one, tmp_path, "legal", samples=samples, evidence=MEASURED)
-    with pytest.raises(errors.RefusedArtifact, match="legal/1: sample answers"):
-        carry(one, two, tmp_path, "legal", samples=True)
+    publish(one, tmp_path, "tone", samples=SAMPLES, evidence=MEASURED)
+    with pytest.raises(errors.Damaged, match="legal/1: sample answers"):
+        make_bundle(tmp_path / "wrong", ["legal"], one, samples=True)
+    assert not (tmp_path / "wrong").exists()
+    make_bundle(tmp_path / "x", ["tone"], one, samples=True)
+    with pytest.raises(errors.RefusedArtifact, match="tone/1: sample answers"):
+        take(replace_samples(tmp_path / "x", tmp_path / "y", samples), two)
     assert rows(two)["adapter_versions"] == []
+
+
+def test_too_long_sample_answers_neither_leave_a_hub_nor_come_into_one(
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal", samples=SAMPLES, evidence=MEASURED)
+    make_bundle(tmp_path / "x", ["legal"], one, samples=True)
+    monkeypatch.setattr(bundle_manifest, "_MAX_SAMPLES", len(SAMPLES) - 1)
+    with pytest.raises(errors.RefusedArtifact, match="legal/1: its sample answers have more than"):
+        take(tmp_path / "x", two)
+    with pytest.raises(errors.Damaged, match="legal/1: its sample answers have more than"):
+        make_bundle(tmp_path / "y", ["legal"], one, samples=True)
 
 
 def test_figures_of_the_base_alone_stay_in_their_hub(hubs: list[Stores], tmp_path: Path) -> None:
