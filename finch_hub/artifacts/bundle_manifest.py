@@ -39,7 +39,7 @@ def parse(data: bytes, *, subject: str) -> Manifest:
         raise errors.RefusedArtifact(f"its manifest cannot be read: {str(error)[:200]}", subject=subject) from None
     number = record.get("format")
     if isinstance(number, int) and number > FORMAT:
-        what = f"has format {number}, and this code reads {FORMAT}: a newer Finch Hub made it"
+        what = f"has format {number}, and this code reads none above {FORMAT}: a newer Finch Hub made it"
         raise errors.Incompatible(what, where=subject, fix="update finch-hub on this machine")
     try:
         manifest = Manifest.of_stored(record)

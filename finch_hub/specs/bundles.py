@@ -12,8 +12,8 @@ from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.licenses import MAX_LINK, LicenseName
 from finch_hub.specs.value import MAX_INTEGER, Digest, JsonObject, NonNegativeInt, Value
 
-FORMAT = 1
-"""Format of bundles that this version writes, and the newest that it reads."""
+FORMAT = 2
+"""The newest format of bundles that this version reads. A bundle without sample answers has format 1."""
 
 MAX_NUMBER = 10**7
 """Largest number of a version in a bundle. The next version of an adapter has a greater one than all before it."""

@@ -121,13 +121,14 @@ def _describe_readable(rows: BundledRows, stores: Stores, *, lineage: bool, samp
 
 def _describe(rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool) -> Manifest:
     bases = {version.base.fingerprint: version.base for version in rows.versions}
+    versions = tuple(
+        _describe_version(version, rows, stores, lineage=lineage, samples=samples) for version in rows.versions
+    )
     return Manifest(
-        format=FORMAT,
+        format=FORMAT if any(version.samples is not None for version in versions) else 1,
         bases=tuple(_describe_base(bases[fingerprint]) for fingerprint in sorted(bases)),
         adapters=rows.adapters,
-        versions=tuple(
-            _describe_version(version, rows, stores, lineage=lineage, samples=samples) for version in rows.versions
-        ),
+        versions=versions,
     )
 
 

@@ -346,6 +346,17 @@ def test_sample_answers_are_stored_without_what_nobody_reads(hubs: list[Stores],
     assert not any(b"secret row" in file.read_bytes() for file in two.settings.home.rglob("*") if file.is_file())
 
 
+@pytest.mark.parametrize("is_with", [False, True])
+def test_bundle_with_sample_answers_has_a_format_that_earlier_hubs_do_not_read(
+    target: Stores, tmp_path: Path, *, is_with: bool
+) -> None:
+    """Without them, earlier hubs read it. They pass over the field, and refuse a file that they do not expect."""
+    publish(target, tmp_path, "legal", samples=SAMPLES, evidence=MEASURED)
+    make_bundle(tmp_path / "x", ["legal"], target, samples=is_with)
+    assert json.loads(read(tmp_path / "x")["bundle.json"])["format"] == (2 if is_with else 1)
+    assert [version.outcome for version in take(tmp_path / "x", target).versions] == ["known"]
+
+
 def replace_samples(source: Path, out: Path, samples: bytes) -> Path:
     """Write a bundle with other sample answers of its first version."""
     members = read(source)
