@@ -26,10 +26,11 @@ from finch_hub.specs.bundles import (
     Origin,
     to_milliseconds,
 )
-from finch_hub.specs.evidence import Evidence, Samples
+from finch_hub.specs.evidence import Evidence
 from finch_hub.storage.bundle_texts import mask_secrets
 from finch_hub.storage.inspection import inspect_version
 from finch_hub.storage.publishing import make_public
+from finch_hub.storage.samples import parse_bundled
 from finch_hub.storage.stores import Stores
 
 
@@ -177,27 +178,27 @@ def _describe_version(
         aliases=tuple(sorted(version.aliases)) if is_whole else (),
         evaluations=rows.evaluations.get(version.reference, ()) if is_whole else (),
         evidence=_bare(rows.evidence.get(version.reference)) if is_whole else None,
-        samples=_find_samples(version.reference, rows, stores) if is_whole and samples else None,
+        samples=_find_samples(version, rows, stores) if is_whole and samples else None,
         created_at=to_milliseconds(version.created_at),
     )
 
 
-def _find_samples(reference: str, rows: BundledRows, stores: Stores) -> BundledFile | None:
+def _find_samples(version: values.AdapterVersion, rows: BundledRows, stores: Stores) -> BundledFile | None:
     """Return the sample answers of a version, None if it has none, or they were purged meanwhile.
 
     Raises:
         InvalidSpec: they are no sample answers, so that no hub would take them.
     """
-    digest = rows.samples.get(reference)
+    digest = rows.samples.get(version.reference)
     if digest is None:
         return None
     try:
         data = stores.artifacts.get(digest)
-        Samples.of_stored(data)
+        parse_bundled(data, len(version.lineage.parents))
     except errors.MissingArtifact:
         return None
     except errors.InvalidSpec as error:
-        where = f"{reference}: sample answers"
+        where = f"{version.reference}: sample answers"
         problems = [
             errors.Problem(where=f"{where}: {p.where}" if p.where else where, what=p.what) for p in error.problems
         ]

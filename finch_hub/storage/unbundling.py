@@ -15,10 +15,10 @@ from finch_hub.registry import bases, unbundled_versions, values
 from finch_hub.registry.unbundled_versions import Place, StoredVersion
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.bundles import BundledBase, BundledVersion, Manifest, UnbundledVersion, UnbundleReport
-from finch_hub.specs.evidence import Samples
 from finch_hub.storage.bundle_texts import mask_secrets
 from finch_hub.storage.changes import Change
 from finch_hub.storage.publishing import Description, WrittenAdapter, require_tree, write_adapter
+from finch_hub.storage.samples import parse_bundled
 from finch_hub.storage.stores import Stores
 
 ReadLayout = Callable[[values.Base], BaseLayout | None]
@@ -170,7 +170,8 @@ class _Gate:
         if version.samples is None:
             return
         try:
-            samples = Samples.of_stored(self._bundle.find(version.samples).read_bytes())
+            data = self._bundle.find(version.samples).read_bytes()
+            samples = parse_bundled(data, len(version.parents))
         except errors.InvalidSpec as error:
             raise errors.RefusedArtifact([_at("sample answers", problem) for problem in error.problems]) from None
         self.samples[version.reference] = samples.to_stored()

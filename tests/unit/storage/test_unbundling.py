@@ -54,6 +54,7 @@ from finch_hub.storage.bundling import make_bundle
 from finch_hub.storage.changes import changing
 from finch_hub.storage.collection import collect
 from finch_hub.storage.inspection import inspect_hub
+from finch_hub.storage.samples import read_samples_of
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unbundling import ReadLayout, take_bundle
 
@@ -344,6 +345,32 @@ def test_sample_answers_are_stored_without_what_nobody_reads(hubs: list[Stores],
     carry(one, two, tmp_path, "legal", samples=True)
     assert read_samples(two, "legal/1") == SAMPLES
     assert not any(b"secret row" in file.read_bytes() for file in two.settings.home.rglob("*") if file.is_file())
+
+
+def test_sample_answers_name_the_version_that_answered_before_as_it_is_named_here(
+    hubs: list[Stores], tmp_path: Path
+) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal")
+    started = SAMPLES[:-1] + b',"start":"legal/1"}'
+    publish(one, tmp_path, "further", parents=("legal/1",), samples=started, evidence=MEASURED)
+    with one.database.write() as session:
+        adapter_names.rename(session, "legal", "law")
+    publish(two, tmp_path, "law", seed=7)
+    publish(two, tmp_path, "legal", seed=8)  # others of these names
+    carry(one, two, tmp_path, "further", samples=True)
+    for stores, name in ((one, "law/1"), (two, "law/2")):
+        with stores.database.read() as session:
+            assert read_samples_of(session, "further/1", stores).start == name
+
+
+def test_sample_answers_of_a_version_without_a_parent_name_none(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal", samples=SAMPLES, evidence=MEASURED)
+    make_bundle(tmp_path / "x", ["legal"], one, samples=True)
+    forged = replace_samples(tmp_path / "x", tmp_path / "y", SAMPLES[:-1] + b',"start":"legal/1"}')
+    with pytest.raises(errors.RefusedArtifact, match=r"legal/1: sample answers: start: .*has no parent"):
+        take(forged, two)
 
 
 @pytest.mark.parametrize("is_with", [False, True])
