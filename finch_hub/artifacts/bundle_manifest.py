@@ -18,6 +18,7 @@ from finch_hub.specs.references import check_adapter_name, check_name
 from finch_hub.specs.value import JsonObject
 
 MAX_BYTES = 2**28
+_MAX_SAMPLES = 2**23  # bytes of the sample answers of a version
 _FILES = frozenset({CONFIG, WEIGHTS})
 _FINGERPRINT = re.compile(r"([0-9]+:)?[0-9a-f]{60,64}")
 _MAX_FIGURE = 1e300  # which no JSON reader and no database makes infinite
@@ -38,7 +39,7 @@ def parse(data: bytes, *, subject: str) -> Manifest:
         raise errors.RefusedArtifact(f"its manifest cannot be read: {str(error)[:200]}", subject=subject) from None
     number = record.get("format")
     if isinstance(number, int) and number > FORMAT:
-        what = f"has format {number}, and this code reads {FORMAT}: a newer Finch Hub made it"
+        what = f"has format {number}, and this code reads none above {FORMAT}: a newer Finch Hub made it"
         raise errors.Incompatible(what, where=subject, fix="update finch-hub on this machine")
     try:
         manifest = Manifest.of_stored(record)
@@ -83,6 +84,8 @@ def find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
             yield errors.Problem(where=where, what=f"its files are not {' and '.join(sorted(_FILES))}")
         if version.files is None and version.samples is not None:
             yield errors.Problem(where=where, what="has sample answers without files")
+        if version.samples is not None and version.samples.size > _MAX_SAMPLES:
+            yield errors.Problem(where=where, what=f"its sample answers have more than {_MAX_SAMPLES:,} bytes")
         yield from _find_wrong_texts(where, version)
         yield from find_wrong_documents(where, version.spec, version.metrics)
     if circle := find_circle({v.reference: {parent.reference for parent in v.parents} for v in versions}):

@@ -94,7 +94,7 @@ def draw_samples(samples: Samples) -> Group:
     """Draw each prompt with its answers."""
     parts: list[RenderableType] = []
     for sample in samples.samples:
-        answers = {samples.start or "base": sample.before, "adapter": sample.after}
+        answers = {f"before, by {samples.start or 'the base'}": sample.before, "after": sample.after}
         fields = {"prompt": sample.prompt, "expected": sample.expected, **answers}
         parts += [draw_fields({name: Lines.of(text) for name, text in fields.items()}), ""]
     if any(sample.is_cut for sample in samples.samples):

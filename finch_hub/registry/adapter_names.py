@@ -198,12 +198,11 @@ def propose(session: Session, name: str) -> Iterator[str]:
 
 
 def count_number(session: Session, name: str, number: int) -> int:
-    """Return the id of an adapter of which a version with a number was made elsewhere. Make it if there is none.
+    """Return the id of an adapter of which a version with a number was made elsewhere.
 
     Raises:
         Deleted: the adapter is deleted.
     """
-    session.execute(insert_new(session, _adapters, "name").values(name=name))
     made = sa.case((_adapters.c.versions_made < number, number), else_=_adapters.c.versions_made)
     change = sa.update(_adapters).where(_adapters.c.name == name).values(versions_made=made)
     row = session.execute(change.returning(_adapters.c.id, _adapters.c.deleted_at)).one()

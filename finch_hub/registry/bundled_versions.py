@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -31,7 +30,6 @@ class BundledRows:
         chosen: references of the versions that were named.
         versions: these and all their ancestors, also deleted ones, by name and number.
         evaluations: evaluations by reference, oldest first.
-        base_evaluations: those of bases alone on data of the versions, by the fingerprint.
         samples: digests of sample answers by reference.
         data_licenses: licenses of training data by digest.
     """
@@ -41,7 +39,6 @@ class BundledRows:
     versions: tuple[values.AdapterVersion, ...]
     adapters: tuple[BundledAdapter, ...]
     evaluations: dict[str, tuple[BundledEvaluation, ...]]
-    base_evaluations: dict[str, tuple[BundledEvaluation, ...]]
     evidence: dict[str, Evidence]
     samples: dict[str, str]
     data_licenses: dict[str, str]
@@ -78,18 +75,11 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
     measured = {reference: evidence.find(session, reference) for reference in names.values()}
     versions = _read_whole(session, rows, ids, measured)
     evaluated = read_evaluations(session, sorted(ids))
-    data = {found.dataset for of_version in evaluated.values() for found in of_version}
-    data |= {digest for row in rows for digest in (row.train_digest, row.validation_digest) if digest is not None}
-    of_bases = {row.base.fingerprint: row.base_id for row in rows}
     trained_on = {row.train_digest for row in rows if row.train_digest is not None}
     return BundledRows(
         data_licenses=datasets.list_licenses(session, sorted(trained_on)),
         evidence={reference: known for reference, (known, _) in measured.items() if not known.is_empty},
         samples={reference: samples for reference, (_, samples) in measured.items() if samples is not None},
-        base_evaluations={
-            fingerprint: read_base_evaluations(session, base_id, sorted(data))
-            for fingerprint, base_id in of_bases.items()
-        },
         hub=deployment.find_id(session),
         chosen=frozenset(chosen.values()),
         versions=tuple(sorted(versions, key=lambda version: (version.name, version.number))),
@@ -157,27 +147,17 @@ def _find_versions(session: Session, name: str) -> dict[int, str]:
 def read_evaluations(session: Session, ids: Sequence[int]) -> dict[int, tuple[BundledEvaluation, ...]]:
     """Return the evaluations of versions, oldest first, by the ids of their rows."""
     found: dict[int, tuple[BundledEvaluation, ...]] = {}
-    for row in session.execute(_select_evaluations(one_of(_evaluations.c.version_id, ids))):
-        found[row.version_id] = (*found.get(row.version_id, ()), _to_bundled(row))
-    return found
-
-
-def read_base_evaluations(session: Session, base_id: int, data: Sequence[str]) -> tuple[BundledEvaluation, ...]:
-    """Return the evaluations of a base alone on some data sets, oldest first."""
-    is_of_base = _evaluations.c.base_id == base_id, _evaluations.c.version_id.is_(None)
-    query = _select_evaluations(*is_of_base, one_of(_evaluations.c.dataset_digest, data))
-    return tuple(map(_to_bundled, session.execute(query)))
-
-
-def _select_evaluations(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    query = sa.select(_evaluations).where(*conditions)
-    return query.order_by(_evaluations.c.created_at, _evaluations.c.dataset_digest, _evaluations.c.evaluator)
-
-
-def _to_bundled(row: sa.Row[Any]) -> BundledEvaluation:
-    return BundledEvaluation(
-        dataset=row.dataset_digest,
-        evaluator=row.evaluator,
-        metrics=read_document(row.metrics),
-        created_at=to_milliseconds(row.created_at),
+    query = (
+        sa.select(_evaluations)
+        .where(one_of(_evaluations.c.version_id, ids))
+        .order_by(_evaluations.c.created_at, _evaluations.c.dataset_digest, _evaluations.c.evaluator)
     )
+    for row in session.execute(query):
+        evaluation = BundledEvaluation(
+            dataset=row.dataset_digest,
+            evaluator=row.evaluator,
+            metrics=read_document(row.metrics),
+            created_at=to_milliseconds(row.created_at),
+        )
+        found[row.version_id] = (*found.get(row.version_id, ()), evaluation)
+    return found

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 TABLES = ("searched_versions", "version_numbers")
 TEXTS = "version_texts"  # of SQLite. PostgreSQL has the words in `searched_versions`.
@@ -179,6 +180,15 @@ def refresh(connection: sa.Connection, first: int, last: int) -> None:
             connection.exec_driver_sql(statement)
     else:
         connection.exec_driver_sql(f"SELECT refresh_searched_versions(ARRAY({ids}))")
+
+
+def share_names(session: Session) -> None:
+    """Keep the names of data sets until the commit. Whoever locks several versions calls this before.
+
+    A change of a name takes this lock, and then those of the versions of its data.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.text(f"SELECT {_NAMING.format(shared='_shared')}"))
 
 
 def find_stale(connection: sa.Connection, first: int, last: int) -> list[int]:

@@ -19,14 +19,15 @@ from finch_hub.registry import (
     audit,
     bases,
     datasets,
+    search_index,
     tables,
     values,
 )
-from finch_hub.registry.bundled_versions import read_base_evaluations, read_evaluations
+from finch_hub.registry.bundled_versions import read_evaluations
 from finch_hub.registry.tables import Adapter, AdapterVersion, Parent
 from finch_hub.registry.types import Columns, insert_new, now, one_of
 from finch_hub.specs.annotations import Tag
-from finch_hub.specs.bundles import BundledBase, BundledEvaluation, BundledVersion, Manifest, Outcome, to_milliseconds
+from finch_hub.specs.bundles import BundledVersion, Manifest, Outcome, to_milliseconds
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject
@@ -173,7 +174,7 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
     """Return the plan of a bundle, which stays true until the commit.
 
     Names are locked before the artifacts, and rows last, as all others do. If the rows lead to further names, since an
-    adapter was renamed meanwhile, the rows are let go first.
+    adapter was renamed or made meanwhile, the rows are let go first.
     """
     artifact_lock.own_name(session, _LOCK)
     held: set[str] = set()
@@ -188,7 +189,7 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
         _lock_adapters(session, held)
         places = plan(session, manifest)
         wanted = {place.name for place in places}
-        if wanted <= held:
+        if wanted <= held and _make_adapters(session, wanted):
             rows.commit()
             return places
         rows.rollback()
@@ -197,6 +198,17 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
 def _lock_adapters(session: Session, names: Collection[str]) -> None:
     query = sa.select(_adapters.c.id).where(one_of(_adapters.c.name, sorted(names))).order_by(_adapters.c.name)
     session.execute(query.with_for_update()).all()
+
+
+def _make_adapters(session: Session, names: Collection[str]) -> bool:
+    """Make the adapters that are missing. Return whether nobody else made one of them meanwhile.
+
+    A job locks no name, and an adapter without a row cannot be locked. Once the row is there, the job waits for it.
+    """
+    known = set(session.scalars(sa.select(_adapters.c.name).where(one_of(_adapters.c.name, sorted(names)))))
+    new = sorted(set(names) - known)
+    insert = insert_new(session, _adapters, "name").returning(_adapters.c.id)
+    return all(session.scalar(insert.values(name=name)) is not None for name in new)
 
 
 def register(
@@ -209,6 +221,7 @@ def register(
         stored: files by the reference in the bundle, for each place that needs files.
         who: name of the user, for the audit.
     """
+    search_index.share_names(session)
     needed = {place.bundled.base for place in places if place.row is None or place.outcome == "completed"}
     absent = (base for base in manifest.bases if base.fingerprint in needed)
     names = {place.name for place in places}
@@ -227,8 +240,6 @@ def register(
         if place.outcome != "known":
             details = {"kind": place.bundled.kind, "bundle": place.bundled.origin.model_dump(mode="json")}
             audit.add(session, who=who, action="version.create", on=place.reference, details=details)
-    for base in manifest.bases:
-        _merge_evaluations(session, base)
     session.expire_all()
     kept = [text for place in places if not place.is_deleted for text in _merge(session, place, ids, who)]
     return [*_list_unnamed_bases(session, manifest), *_merge_descriptions(session, manifest, places), *kept]
@@ -281,10 +292,8 @@ def _complete(session: Session, row_id: int, version: BundledVersion, stored: St
 
 
 def _add_evidence(session: Session, row_id: int, version: BundledVersion, stored: StoredVersion) -> None:
-    """Add the evidence of a version. Its sample answers stay away if data that they quote was purged here."""
+    """Add the evidence of a version, with the digest of its sample answers."""
     samples = None if stored.samples is None else hashlib.sha256(stored.samples).hexdigest()
-    if samples is not None and _is_of_purged(session, version):
-        samples = None
     if stored.evidence is None and samples is None:
         return
     document = stored.evidence if stored.evidence is not None else Evidence(kind=version.kind).to_document()
@@ -292,28 +301,11 @@ def _add_evidence(session: Session, row_id: int, version: BundledVersion, stored
     session.execute(insert.values(version_id=row_id, document=document, samples=samples))
 
 
-def _is_of_purged(session: Session, version: BundledVersion) -> bool:
+def is_of_purged(session: Session, version: BundledVersion) -> bool:
+    """Return whether data of a version was purged here."""
     digests = [digest for digest in (version.train_digest, version.validation_digest) if digest is not None]
     found = (datasets.find_digest(session, digest) for digest in digests)
     return any(dataset is not None and dataset.purged_at is not None for dataset in found)
-
-
-def _merge_evaluations(session: Session, base: BundledBase) -> None:
-    """Add the figures of a base alone that this hub lacks."""
-    base_id = session.scalar(sa.select(_bases.c.id).where(_bases.c.fingerprint == base.fingerprint))
-    if base_id is None or not base.evaluations:
-        return
-    have = set(map(_key, read_base_evaluations(session, base_id, [found.dataset for found in base.evaluations])))
-    for evaluation in base.evaluations:
-        if _key(evaluation) not in have:
-            _add_evaluation(session, evaluation, base_id=base_id, version_id=None)
-            have.add(_key(evaluation))
-
-
-def _add_evaluation(session: Session, evaluation: BundledEvaluation, *, base_id: int, version_id: int | None) -> None:
-    fields = evaluation.model_dump(include={"evaluator", "metrics", "created_at"})
-    new = {"base_id": base_id, "version_id": version_id, "dataset_digest": evaluation.dataset}
-    session.execute(_evaluations.insert().values(**new, **fields))
 
 
 def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> Iterator[str]:
@@ -341,7 +333,9 @@ def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> 
     base_id = session.scalars(sa.select(_versions.c.base_id).where(_versions.c.id == row_id)).one()
     for evaluation in version.evaluations:
         if _key(evaluation) not in have:
-            _add_evaluation(session, evaluation, base_id=base_id, version_id=row_id)
+            fields = evaluation.model_dump(include={"evaluator", "metrics", "created_at"})
+            new = {"base_id": base_id, "version_id": row_id, "dataset_digest": evaluation.dataset}
+            session.execute(_evaluations.insert().values(**new, **fields))
             have.add(_key(evaluation))
     for alias in version.aliases:
         yield from _merge_alias(session, here, alias, who)

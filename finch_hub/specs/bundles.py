@@ -12,8 +12,8 @@ from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.licenses import MAX_LINK, LicenseName
 from finch_hub.specs.value import MAX_INTEGER, Digest, JsonObject, NonNegativeInt, Value
 
-FORMAT = 1
-"""Format of bundles that this version writes, and the newest that it reads."""
+FORMAT = 2
+"""The newest format of bundles that this version reads. A bundle without sample answers has format 1."""
 
 MAX_NUMBER = 10**7
 """Largest number of a version in a bundle. The next version of an adapter has a greater one than all before it."""
@@ -42,7 +42,7 @@ _Moment = Annotated[pydantic.AwareDatetime, pydantic.AfterValidator(_check_momen
 
 
 class BundledEvaluation(Value):
-    """Metrics of a version, or of a bare base, on a data set."""
+    """Metrics of a version on a data set."""
 
     dataset: Digest
     evaluator: str = pydantic.Field(min_length=1, max_length=96)
@@ -51,11 +51,7 @@ class BundledEvaluation(Value):
 
 
 class BundledBase(Value):
-    """A base of versions, without its files and its path.
-
-    Attributes:
-        evaluations: figures of the base alone, on data of the versions.
-    """
+    """A base of versions, without its files and its path."""
 
     fingerprint: _Fingerprint
     name: str = pydantic.Field(max_length=MAX_NAME, pattern=r"^[^/\x00]+$")
@@ -65,7 +61,6 @@ class BundledBase(Value):
     parameters: NonNegativeInt
     license: LicenseName | None = None
     license_link: str | None = pydantic.Field(default=None, max_length=MAX_LINK, pattern=r"^[^\x00]*$")
-    evaluations: tuple[BundledEvaluation, ...] = ()
 
     @property
     def source(self) -> str:

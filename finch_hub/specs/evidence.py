@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pydantic
 
 from finch_hub import errors
+from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.reports import (
     CompositionReport,
     DataReport,
@@ -279,12 +280,25 @@ class Samples(Value):
 
     Attributes:
         max_tokens: number of tokens to which each answer was cut.
-        start: version that the training went on from, which gave the answers before; None if the base did.
+        start: version that the training went on from, which gave the answers before; None if the base did. It has the
+            name that it had then, in the hub of the training.
     """
 
     samples: tuple[Sample, ...]
     max_tokens: int
     start: str | None = None
+
+    @pydantic.field_validator("start")
+    @classmethod
+    def _check_start(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else str(AdapterReference.parse(value))
+        except errors.InvalidReference:
+            raise ValueError("is not the reference of a version") from None
+
+    def to_stored(self) -> bytes:
+        """Return the bytes that are stored. A text is in them only if `Samples` has it, so that purges find it."""
+        return self.model_dump_json(exclude_none=True).encode()
 
 
 def curve_of_events(events: Iterable[tuple[str, Mapping[str, Any]]]) -> LossCurve:

@@ -10,7 +10,6 @@ from pathlib import Path
 from finch_hub import errors
 from finch_hub.artifacts import bundle_manifest
 from finch_hub.artifacts.bundle_file import write_bundle
-from finch_hub.artifacts.inventory import find_artifact
 from finch_hub.formats.atomic_writes import flush_path, scratch_folder, translate_write_errors
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.registry import bundled_versions, values
@@ -31,6 +30,7 @@ from finch_hub.specs.evidence import Evidence
 from finch_hub.storage.bundle_texts import mask_secrets
 from finch_hub.storage.inspection import inspect_version
 from finch_hub.storage.publishing import make_public
+from finch_hub.storage.samples import parse_bundled
 from finch_hub.storage.stores import Stores
 
 
@@ -122,17 +122,18 @@ def _describe_readable(rows: BundledRows, stores: Stores, *, lineage: bool, samp
 
 def _describe(rows: BundledRows, stores: Stores, *, lineage: bool, samples: bool) -> Manifest:
     bases = {version.base.fingerprint: version.base for version in rows.versions}
+    versions = tuple(
+        _describe_version(version, rows, stores, lineage=lineage, samples=samples) for version in rows.versions
+    )
     return Manifest(
-        format=FORMAT,
-        bases=tuple(_describe_base(bases[fingerprint], rows) for fingerprint in sorted(bases)),
+        format=FORMAT if any(version.samples is not None for version in versions) else 1,
+        bases=tuple(_describe_base(bases[fingerprint]) for fingerprint in sorted(bases)),
         adapters=rows.adapters,
-        versions=tuple(
-            _describe_version(version, rows, stores, lineage=lineage, samples=samples) for version in rows.versions
-        ),
+        versions=versions,
     )
 
 
-def _describe_base(base: values.Base, rows: BundledRows) -> BundledBase:
+def _describe_base(base: values.Base) -> BundledBase:
     return BundledBase(
         fingerprint=base.fingerprint,
         name=Path(base.name).name or base.fingerprint,  # a name can be a path of this machine
@@ -142,7 +143,6 @@ def _describe_base(base: values.Base, rows: BundledRows) -> BundledBase:
         parameters=base.parameters,
         license=base.license,
         license_link=base.license_link,
-        evaluations=rows.base_evaluations.get(base.fingerprint, ()),
     )
 
 
@@ -178,16 +178,32 @@ def _describe_version(
         aliases=tuple(sorted(version.aliases)) if is_whole else (),
         evaluations=rows.evaluations.get(version.reference, ()) if is_whole else (),
         evidence=_bare(rows.evidence.get(version.reference)) if is_whole else None,
-        samples=_find_samples(version.reference, rows, stores) if is_whole and samples else None,
+        samples=_find_samples(version, rows, stores) if is_whole and samples else None,
         created_at=to_milliseconds(version.created_at),
     )
 
 
-def _find_samples(reference: str, rows: BundledRows, stores: Stores) -> BundledFile | None:
-    """Return the sample answers of a version, None if it has none, or they were purged meanwhile."""
-    digest = rows.samples.get(reference)
-    stored = None if digest is None else find_artifact(stores.artifacts, "blobs", digest)
-    return None if stored is None else BundledFile(digest=stored.digest, size=stored.size)
+def _find_samples(version: values.AdapterVersion, rows: BundledRows, stores: Stores) -> BundledFile | None:
+    """Return the sample answers of a version, None if it has none, or they were purged meanwhile.
+
+    Raises:
+        InvalidSpec: they are no sample answers, so that no hub would take them.
+    """
+    digest = rows.samples.get(version.reference)
+    if digest is None:
+        return None
+    try:
+        data = stores.artifacts.get(digest)
+        parse_bundled(data, len(version.lineage.parents))
+    except errors.MissingArtifact:
+        return None
+    except errors.InvalidSpec as error:
+        where = f"{version.reference}: sample answers"
+        problems = [
+            errors.Problem(where=f"{where}: {p.where}" if p.where else where, what=p.what) for p in error.problems
+        ]
+        raise errors.InvalidSpec(problems) from None
+    return BundledFile(digest=digest, size=len(data))
 
 
 def _bare(evidence: Evidence | None) -> Evidence | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from finch_hub import errors
 from finch_hub.artifacts.inventory import find_artifact
-from finch_hub.registry import artifact_lock, evidence
+from finch_hub.registry import adapter_versions, artifact_lock, evidence
 from finch_hub.registry.database import Session
 from finch_hub.registry.evidence import StoredSamples
 from finch_hub.specs.evidence import Samples
@@ -26,7 +26,7 @@ def read_samples(digest: str, stores: Stores) -> Samples:
 
 
 def read_samples_of(session: Session, reference: str, stores: Stores) -> Samples:
-    """Return the sample answers of a version.
+    """Return the sample answers of a version, with the name that the version has now that answered before.
 
     Raises:
         NotFound: there is no such version.
@@ -38,7 +38,24 @@ def read_samples_of(session: Session, reference: str, stores: Stores) -> Samples
         if found.samples == "purged":
             why = "they were purged with the data that they quote (train again, with other data)"
         raise errors.Conflict(f"adapter {found.adapter} has no sample answers: {why}")
-    return read_samples(digest, stores)
+    samples = read_samples(digest, stores)
+    parents = adapter_versions.get_row(session, found.adapter, deleted=True).parents
+    if samples.start is None or len(parents) != 1 or parents[0].reference is None:
+        return samples
+    return samples.evolve(start=parents[0].reference)
+
+
+def parse_bundled(data: bytes, num_parents: int) -> Samples:
+    """Return the sample answers of a version in a bundle.
+
+    Raises:
+        InvalidSpec: they are no sample answers, or say that a version answered before which nobody can tell.
+    """
+    samples = Samples.of_stored(data)
+    if samples.start is not None and num_parents != 1:
+        parents = "several parents" if num_parents else "no parent"
+        raise errors.InvalidSpec(f"is {samples.start}, and the version has {parents}", where="start")
+    return samples
 
 
 def purge_samples(texts: RowTexts, stores: Stores, *, before: float) -> int:

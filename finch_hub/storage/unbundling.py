@@ -15,13 +15,11 @@ from finch_hub.registry import bases, unbundled_versions, values
 from finch_hub.registry.unbundled_versions import Place, StoredVersion
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.bundles import BundledBase, BundledVersion, Manifest, UnbundledVersion, UnbundleReport
-from finch_hub.specs.evidence import Samples
 from finch_hub.storage.bundle_texts import mask_secrets
 from finch_hub.storage.changes import Change
 from finch_hub.storage.publishing import Description, WrittenAdapter, require_tree, write_adapter
+from finch_hub.storage.samples import parse_bundled
 from finch_hub.storage.stores import Stores
-
-_MAX_SAMPLES = 2**23  # bytes of the sample answers of a version
 
 ReadLayout = Callable[[values.Base], BaseLayout | None]
 """Returns the modules of a base, None if its files are not on this machine."""
@@ -85,7 +83,11 @@ def _register(
                     what = f"could not register version {reference}: this hub changed meanwhile"
                     raise errors.Unavailable(f"{what} (try again)")
                 require_tree(stored[reference].digest, stores, place.name)
-                if (samples := stored[reference].samples) is not None:
+                samples = stored[reference].samples
+                if samples is not None and unbundled_versions.is_of_purged(session, place.bundled):
+                    # Decided within the lock, which a purge owns. Stored first, the text would be here again.
+                    stored[reference] = replace(stored[reference], samples=None)
+                elif samples is not None:
                     stores.artifacts.put(samples)  # within the lock, so that no collection removes them
         new = sum(place.outcome != "known" for place in places)
         change.details |= {"new": new, "known": len(places) - new}
@@ -163,18 +165,16 @@ class _Gate:
         """Read the sample answers of a version.
 
         Raises:
-            RefusedArtifact: they are no sample answers, or too long.
+            RefusedArtifact: they are no sample answers.
         """
         if version.samples is None:
             return
         try:
-            if version.samples.size > _MAX_SAMPLES:
-                raise errors.InvalidSpec(f"has more than {_MAX_SAMPLES:,} bytes", where="")
             data = self._bundle.find(version.samples).read_bytes()
-            Samples.of_stored(data)
+            samples = parse_bundled(data, len(version.parents))
         except errors.InvalidSpec as error:
             raise errors.RefusedArtifact([_at("sample answers", problem) for problem in error.problems]) from None
-        self.samples[version.reference] = data
+        self.samples[version.reference] = samples.to_stored()
 
     def _write(self, place: Place, folder: Path) -> WrittenAdapter:
         version = place.bundled

@@ -269,8 +269,7 @@ def _sample_answers(
     if samples is None:
         return None
     file = channel.workdir / "samples.json"
-    stored = samples.evolve(start=spec.start).model_dump_json(exclude_none=True)
-    file.write_text(stored, encoding="utf-8")
+    file.write_bytes(samples.evolve(start=spec.start).to_stored())
     return file
 
 

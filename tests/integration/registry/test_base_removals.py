@@ -20,7 +20,7 @@ from finch_hub.specs.references import AdapterReference
 def register(session: Session, base: values.Base) -> None:
     """Add a version as an import and a pull do."""
     held = bases.hold(session, base)
-    create(session, held.id)
+    create(session, held)
 
 
 def restore(session: Session, base: values.Base) -> None:
@@ -28,11 +28,12 @@ def restore(session: Session, base: values.Base) -> None:
 
 
 def unbundle(session: Session, base: values.Base) -> None:
-    create(session, bases.find_or_add(session, BundledBase(**base.model_dump(include=set(BundledBase.model_fields)))))
+    bundled = BundledBase(**base.model_dump(include=set(BundledBase.model_fields)))
+    create(session, base.evolve(id=bases.find_or_add(session, bundled)))
 
 
-def create(session: Session, base_id: int) -> None:
-    fields: dict[str, Any] = {"digest": "1" * 64, "identity": "1" * 64, "base_id": base_id}
+def create(session: Session, base: values.Base) -> None:
+    fields: dict[str, Any] = {"digest": "1" * 64, "identity": "1" * 64, "base": base}
     adapter_versions.create(session, name="new", kind="import", **fields)
 
 

@@ -117,8 +117,11 @@ def test_bars_reach_from_the_lowest_to_the_highest_value(losses: list[float], ba
 def test_samples_show_prompts_and_answers_and_whether_they_were_cut(drawn: Drawn) -> None:
     sample = Sample(prompt="What does it\neat?", expected="Seeds.", before="\x1b[2JStones", after="Seeds", is_cut=True)
     text = drawn(evidence.draw_samples(Samples(samples=(sample,), max_tokens=64)))
-    for shown in ("What does it", "eat?", "Seeds.", r"\x1b[2JStones", "cut after 64 tokens", "base"):
+    for shown in ("What does it", "eat?", "Seeds.", r"\x1b[2JStones", "cut after 64 tokens", "before, by the base"):
         assert shown in text
     further = drawn(evidence.draw_samples(Samples(samples=(sample,), max_tokens=64, start="birds/1")))
-    assert "birds/1" in further
+    assert "before, by birds/1" in further
     assert "base" not in further
+    hiding = drawn(evidence.draw_samples(Samples(samples=(sample,), max_tokens=64, start="expected")))
+    for shown in ("Seeds.", "Stones"):
+        assert shown in hiding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,13 @@ def test_purge_removes_samples_of_its_versions_and_all_that_quote_its_rows(store
     assert [stores.artifacts.has(digest) for digest in digests.values()] == [False, False, False, False, True]
     with stores.database.read() as session:
         assert evidence.find(session, "own/1")[0].notes == ("measured",)
+
+
+@pytest.mark.parametrize("start", ["a secret row", "birds/1\n", "x" * 200])
+def test_who_answered_before_is_a_reference(start: str) -> None:
+    stored = {"samples": [OTHER.model_dump()], "max_tokens": 64, "start": start}
+    with pytest.raises(errors.InvalidSpec, match="start"):
+        Samples.of_stored(json.dumps(stored).encode())
 
 
 def test_purge_that_was_interrupted_is_finished_by_a_second_one(

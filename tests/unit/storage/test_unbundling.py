@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import io
 import json
@@ -23,6 +24,7 @@ from support.safetensors_files import adapter_folder, factors
 from support.services import Databases
 
 from finch_hub import errors
+from finch_hub.artifacts import bundle_manifest
 from finch_hub.artifacts.bundle_file import unpack_bundle
 from finch_hub.artifacts.gate import adapter_identity
 from finch_hub.artifacts.store import blob_path
@@ -52,6 +54,7 @@ from finch_hub.storage.bundling import make_bundle
 from finch_hub.storage.changes import changing
 from finch_hub.storage.collection import collect
 from finch_hub.storage.inspection import inspect_hub
+from finch_hub.storage.samples import read_samples_of
 from finch_hub.storage.stores import Stores
 from finch_hub.storage.unbundling import ReadLayout, take_bundle
 
@@ -298,7 +301,7 @@ def test_ancestors_without_files_are_completed_later(hubs: list[Stores], tmp_pat
 
 
 MEASURED = Evidence(kind="train", notes=("measured",))
-SAMPLES = b'{"samples":[{"prompt":"A?","expected":"B.","before":"C.","after":"B."}],"max_tokens":64}'
+SAMPLES = b'{"samples":[{"prompt":"A?","expected":"B.","before":"C.","after":"B.","is_cut":false}],"max_tokens":64}'
 
 
 def read_samples(stores: Stores, reference: str) -> bytes | None:
@@ -331,30 +334,112 @@ def test_sample_answers_of_data_that_was_purged_here_stay_away(hubs: list[Stores
     carry(one, two, tmp_path, "legal", samples=True)
     assert registry.resolve(two.database, "legal/1").state == "unchecked"
     assert read_samples(two, "legal/1") is None
+    assert not two.artifacts.has(hashlib.sha256(SAMPLES).hexdigest())
+    assert not any(b'"expected":"B."' in file.read_bytes() for file in two.settings.home.rglob("*") if file.is_file())
+
+
+def test_sample_answers_are_stored_without_what_nobody_reads(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    more = SAMPLES.replace(b'"prompt"', b'"prompt":"a secret row","prompt"')  # a reader takes the last
+    publish(one, tmp_path, "legal", samples=more, evidence=MEASURED)
+    carry(one, two, tmp_path, "legal", samples=True)
+    assert read_samples(two, "legal/1") == SAMPLES
+    assert not any(b"secret row" in file.read_bytes() for file in two.settings.home.rglob("*") if file.is_file())
+
+
+def test_sample_answers_name_the_version_that_answered_before_as_it_is_named_here(
+    hubs: list[Stores], tmp_path: Path
+) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal")
+    started = SAMPLES[:-1] + b',"start":"legal/1"}'
+    publish(one, tmp_path, "further", parents=("legal/1",), samples=started, evidence=MEASURED)
+    with one.database.write() as session:
+        adapter_names.rename(session, "legal", "law")
+    publish(two, tmp_path, "law", seed=7)
+    publish(two, tmp_path, "legal", seed=8)  # others of these names
+    carry(one, two, tmp_path, "further", samples=True)
+    for stores, name in ((one, "law/1"), (two, "law/2")):
+        with stores.database.read() as session:
+            assert read_samples_of(session, "further/1", stores).start == name
+
+
+def test_sample_answers_of_a_version_without_a_parent_name_none(hubs: list[Stores], tmp_path: Path) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal", samples=SAMPLES, evidence=MEASURED)
+    make_bundle(tmp_path / "x", ["legal"], one, samples=True)
+    forged = replace_samples(tmp_path / "x", tmp_path / "y", SAMPLES[:-1] + b',"start":"legal/1"}')
+    with pytest.raises(errors.RefusedArtifact, match=r"legal/1: sample answers: start: .*has no parent"):
+        take(forged, two)
+
+
+@pytest.mark.parametrize("is_with", [False, True])
+def test_bundle_with_sample_answers_has_a_format_that_earlier_hubs_do_not_read(
+    target: Stores, tmp_path: Path, *, is_with: bool
+) -> None:
+    """Without them, earlier hubs read it. They pass over the field, and refuse a file that they do not expect."""
+    publish(target, tmp_path, "legal", samples=SAMPLES, evidence=MEASURED)
+    make_bundle(tmp_path / "x", ["legal"], target, samples=is_with)
+    assert json.loads(read(tmp_path / "x")["bundle.json"])["format"] == (2 if is_with else 1)
+    assert [version.outcome for version in take(tmp_path / "x", target).versions] == ["known"]
+
+
+def replace_samples(source: Path, out: Path, samples: bytes) -> Path:
+    """Write a bundle with other sample answers of its first version."""
+    members = read(source)
+    manifest = json.loads(members["bundle.json"])
+    file = {"digest": hashlib.sha256(samples).hexdigest(), "size": len(samples)}
+    del members[f"blobs/{manifest['versions'][0]['samples']['digest']}"]
+    manifest["versions"][0]["samples"] = file
+    text = json.dumps(manifest).encode()
+    return write(out, members | {"bundle.json": text, f"blobs/{file['digest']}": samples})
 
 
 @pytest.mark.parametrize("samples", [b"{", b'{"samples":[{}],"max_tokens":64}'])
-def test_wrong_sample_answers_are_refused(hubs: list[Stores], tmp_path: Path, samples: bytes) -> None:
+def test_wrong_sample_answers_neither_leave_a_hub_nor_come_into_one(
+    hubs: list[Stores], tmp_path: Path, samples: bytes
+) -> None:
     one, two, _ = hubs
     publish(one, tmp_path, "legal", samples=samples, evidence=MEASURED)
-    with pytest.raises(errors.RefusedArtifact, match="legal/1: sample answers"):
-        carry(one, two, tmp_path, "legal", samples=True)
+    publish(one, tmp_path, "tone", samples=SAMPLES, evidence=MEASURED)
+    with pytest.raises(errors.Damaged, match="legal/1: sample answers"):
+        make_bundle(tmp_path / "wrong", ["legal"], one, samples=True)
+    assert not (tmp_path / "wrong").exists()
+    make_bundle(tmp_path / "x", ["tone"], one, samples=True)
+    with pytest.raises(errors.RefusedArtifact, match="tone/1: sample answers"):
+        take(replace_samples(tmp_path / "x", tmp_path / "y", samples), two)
     assert rows(two)["adapter_versions"] == []
 
 
-def test_figures_of_the_base_alone_come_once_on_data_of_the_versions(hubs: list[Stores], tmp_path: Path) -> None:
+def test_too_long_sample_answers_neither_leave_a_hub_nor_come_into_one(
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, _ = hubs
+    publish(one, tmp_path, "legal", samples=SAMPLES, evidence=MEASURED)
+    make_bundle(tmp_path / "x", ["legal"], one, samples=True)
+    monkeypatch.setattr(bundle_manifest, "_MAX_SAMPLES", len(SAMPLES) - 1)
+    with pytest.raises(errors.RefusedArtifact, match="legal/1: its sample answers have more than"):
+        take(tmp_path / "x", two)
+    with pytest.raises(errors.Damaged, match="legal/1: its sample answers have more than"):
+        make_bundle(tmp_path / "y", ["legal"], one, samples=True)
+
+
+def test_figures_of_the_base_alone_stay_in_their_hub(hubs: list[Stores], tmp_path: Path) -> None:
     one, two, _ = hubs
     publish(one, tmp_path, "legal")
     base = registry.add_base(one.database)
     with one.database.write() as session:
-        for text in ("rows", "others"):
-            digest = registry.digest(text)
-            evaluations.add(session, base_id=base.id, dataset=digest, evaluator="loss", metrics={"loss": 2.0})
-    for _ in range(2):
-        carry(one, two, tmp_path, "legal")
-        with two.database.read() as session:
-            (found,) = evaluations.find(session)
-        assert (found.adapter, found.dataset, found.metrics) == (None, registry.digest("rows"), {"loss": 2.0})
+        evaluations.add(
+            session, base_id=base.id, dataset=registry.digest("rows"), evaluator="loss", metrics={"loss": 2.0}
+        )
+    make_bundle(tmp_path / "x", ["legal"], one)
+    members = read(tmp_path / "x")
+    manifest = json.loads(members["bundle.json"])
+    assert "evaluations" not in manifest["bases"][0]
+    given = {"dataset": registry.digest("rows"), "evaluator": "loss", "metrics": {"loss": 0.1}}
+    manifest["bases"][0]["evaluations"] = [given | {"created_at": "2026-01-01T00:00:00Z"}]  # as an earlier hub wrote
+    take(write(tmp_path / "y", members | {"bundle.json": json.dumps(manifest).encode()}), two)
+    assert rows(two)["evaluations"] == []
 
 
 def test_base_and_adapter_of_one_name_get_two(hubs: list[Stores], tmp_path: Path) -> None:
@@ -428,6 +513,60 @@ def test_rename_of_an_adapter_waits_for_the_bundle_that_adds_to_it(
     assert [place.reference for place in places] == ["legal/2"]
 
 
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_training_of_a_new_adapter_waits_for_the_bundle_that_makes_it(
+    hubs: list[Stores], tmp_path: Path, *, is_refused: bool
+) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    manifest = read_manifest(one, tmp_path, "legal")
+    base = registry.add_base(two.database, "other")
+
+    def train() -> str:
+        with two.database.write() as session:
+            fields: dict[str, Any] = {"digest": registry.digest("t"), "identity": registry.digest("i"), "kind": "train"}
+            return adapter_versions.create(session, name="legal", base=base, **fields).reference
+
+    with ThreadPoolExecutor(1) as threads, contextlib.suppress(InterruptedError), two.database.write() as session:
+        places = unbundled_versions.lock(session, manifest)
+        trained = threads.submit(train)
+        concurrent.futures.wait([trained], timeout=1)
+        assert not trained.done()
+        if is_refused:
+            raise InterruptedError
+        unbundled_versions.register(session, manifest, places, {}, who="ana")
+    assert [place.reference for place in places] == ["legal/1"]
+    assert trained.result() == ("legal/1" if is_refused else "legal/2")
+    assert [row["name"] for row in rows(two)["adapters"]] == ["legal"]
+
+
+def test_bundle_waits_for_the_training_that_makes_its_adapter(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    registry.add_base(one.database, "team", rename=True)
+    publish(one, tmp_path, "team")
+    make_bundle(tmp_path / "x", ["legal", "team"], one)
+    base = registry.add_base(two.database, "team")
+    with ThreadPoolExecutor(1) as threads:
+        with two.database.write() as session:
+            for name in ("legal", "team-lora"):
+                fields: dict[str, Any] = {"digest": registry.digest(name), "identity": registry.digest(name)}
+                adapter_versions.create(session, name=name, base=base, kind="train", **fields)
+            taken = threads.submit(take, tmp_path / "x", two)
+            concurrent.futures.wait([taken], timeout=1)
+        assert [v.reference for v in taken.result().versions] == ["legal/2", "team-lora-2/1"]
+
+
+def test_refused_bundle_leaves_no_adapter(hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    make_bundle(tmp_path / "x", ["legal"], one)
+    monkeypatch.setattr(unbundled_versions, "register", lambda *_, **__: (_ for _ in ()).throw(errors.Conflict("no")))
+    with pytest.raises(errors.Conflict):
+        take(tmp_path / "x", two)
+    assert rows(two)["adapters"] == []
+
+
 def test_bundle_waits_for_the_rename_of_its_adapter(hubs: list[Stores], tmp_path: Path) -> None:
     two, one, _ = hubs
     for seed in range(2):
@@ -447,6 +586,45 @@ def test_bundle_waits_for_the_rename_of_its_adapter(hubs: list[Stores], tmp_path
             taken = threads.submit(take_rows)
             concurrent.futures.wait([taken], timeout=1)
         assert taken.result() == ["law/1", "law/2"]
+
+
+@pytest.mark.parametrize("is_bundle_first", [True, False])
+def test_bundle_and_name_of_its_data_wait_for_each_other(
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_bundle_first: bool
+) -> None:
+    """The bundle completes a version and adds another one. A change of the name locks the versions of the data."""
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    publish(one, tmp_path, "legal", seed=1, parents=("legal/1",))
+    carry(one, two, tmp_path, "legal/2", lineage=False)
+    publish(one, tmp_path, "legal", seed=2)
+    make_bundle(tmp_path / "x", ["legal"], one)
+    complete = unbundled_versions._complete
+    named: list[concurrent.futures.Future[object]] = []
+
+    def name_data() -> None:
+        with two.database.write() as session:
+            datasets.add(session, digest=registry.digest("rows"), format="messages", examples=1, name="rows")
+
+    def complete_slowly(*args: Any) -> None:
+        complete(*args)
+        named.append(threads.submit(name_data))
+        concurrent.futures.wait(named, timeout=1)
+
+    with ThreadPoolExecutor(1) as threads:
+        if is_bundle_first:
+            monkeypatch.setattr(unbundled_versions, "_complete", complete_slowly)
+            report = take(tmp_path / "x", two)
+            named[0].result()
+        else:
+            with two.database.write() as session:
+                datasets.add(session, digest=registry.digest("rows"), format="messages", examples=1, name="rows")
+                taken = threads.submit(take, tmp_path / "x", two)
+                concurrent.futures.wait([taken], timeout=1)
+            report = taken.result()
+    assert [version.outcome for version in report.versions] == ["completed", "known", "added"]
+    with two.database.read() as session:
+        assert datasets.find_named(session, "rows") is not None
 
 
 def test_bundles_and_trainings_of_one_adapter_take_different_numbers(
