@@ -143,26 +143,26 @@ def check_edited(text: str, card: Card) -> str:
     return check_card(body)
 
 
-def describe_files(folder: Path) -> CardFiles:
-    """Return what a card tells of the files of an adapter.
-
-    Raises:
-        Incompatible: it is no adapter that this version supports.
-    """
+def describe_files(folder: Path) -> CardFiles | None:
+    """Return what a card tells of the files of an adapter, None if this version cannot read them."""
     from finch_hub.formats.adapter_folder import StoredAdapter
     from finch_hub.formats.operations import find_limits
 
-    with StoredAdapter(folder) as adapter:
-        return CardFiles(
-            parts=tuple(find_limits(adapter)),
-            is_folded=not any(adapter.config.get(field) for field in ("use_rslora", "rank_pattern", "alpha_pattern")),
-            has_head=any(path.rpartition(".")[2] == "lm_head" for path in adapter.modules),
-        )
+    scaled = ("use_rslora", "rank_pattern", "alpha_pattern")
+    try:
+        with StoredAdapter(folder) as adapter:
+            return CardFiles(
+                parts=tuple(find_limits(adapter)),
+                is_folded=not any(adapter.config.get(field) for field in scaled),
+                has_head=any(path.rpartition(".")[2] == "lm_head" for path in adapter.modules),
+            )
+    except (errors.InvalidInput, errors.NotFound):
+        return None
 
 
 def _read_files(tree: str, stores: Stores) -> CardFiles | None:
-    """Return what a card tells of stored files, None if they are gone or cannot be read."""
+    """Return what a card tells of stored files, None if they are gone or damaged."""
     try:
         return describe_files(stores.artifacts.fetch_tree(tree))
-    except (errors.MissingArtifact, errors.InvalidInput, errors.NotFound):
+    except (errors.MissingArtifact, errors.RefusedArtifact):
         return None
