@@ -13,6 +13,7 @@ from finch_hub.specs.licenses import MAX_LINK, choose_license
 _MAX_FRONT = 2**16  # bytes of metadata that are read
 _FIELD = re.compile(r"(license|license_name|license_link)[ \t]*:[ \t]*(.*)")
 _ITEM = re.compile(r"[ \t]*-[ \t]+(.*)")
+_NOT_PLAIN = tuple("[{&*!|>#")
 _GGUF = {"license": "general.license", "license_name": "general.license.name", "license_link": "general.license.link"}
 
 
@@ -59,18 +60,24 @@ def read_front_text(text: str) -> dict[str, str]:
         if waiting is not None and (item := _ITEM.fullmatch(line)):
             fields[waiting] = "" if waiting in fields else _bare(item[1])  # of several licenses, none is chosen
             continue
+        if waiting is not None and re.fullmatch(r"[ \t]*(#.*)?", line):
+            continue
         field = _FIELD.fullmatch(line)
-        waiting = field[1] if field and not field[2].strip() else None
+        waiting = field[1] if field and re.fullmatch(r"(#.*)?", field[2].strip()) else None
         if field and waiting is None:
             fields[field[1]] = _bare(field[2])
     return fields
 
 
 def _bare(value: str) -> str:
-    """Return a plain value of YAML, without quotes, brackets of a list of one, and a comment."""
+    """Return a plain value of YAML, without quotes, brackets of a list of one, and a comment.
+
+    It is empty for every other one: null, blocks, lists, objects, tags and references.
+    """
     value = value.strip()
     if value.startswith("[") and value.endswith("]") and "," not in value:
         value = value[1:-1].strip()
     if quoted := re.match(r"\"([^\"]*)\"|'([^']*)'", value):
         return quoted[1] or quoted[2] or ""
-    return re.split(r"\s#", value)[0].strip()
+    value = re.split(r"\s#", value)[0].strip()
+    return "" if value[:1] in _NOT_PLAIN or value.lower() in ("null", "~", "none") else value

@@ -95,18 +95,18 @@ def _edit(hub: Hub, reference: str) -> Card | None:
         _open_editor(file)
         text = _read(name)
         changed = None if text == before.body else hub.adapters.edit_card(reference, text, expected=before.revision)
-    except BaseException:
-        if file.read_bytes() == before.body.encode():
-            file.unlink()
+    except BaseException as error:
+        if not file.is_file() or file.read_bytes() == before.body.encode():
+            file.unlink(missing_ok=True)
         else:
-            output.tell(f"Your text is in {file}. To use it: {_name_again(reference, file)}")
+            again = output.name_command("adapters", "card", reference, "--from", str(file))
+            if isinstance(error, errors.Conflict):
+                look = output.name_command("adapters", "card", reference)
+                again = f"first put what `{look}` shows now into it, then {again}"
+            output.tell(f"Your text is in {file}. To use it: {again}")
         raise
     file.unlink()
     return changed
-
-
-def _name_again(reference: str, file: Path) -> str:
-    return output.name_command("adapters", "card", reference, "--from", str(file))
 
 
 def _has_terminal() -> bool:

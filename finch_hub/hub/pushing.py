@@ -15,7 +15,7 @@ from finch_hub import errors
 from finch_hub.artifacts import hugging_face
 from finch_hub.artifacts.config_cleaning import MAX_BYTES, canonical_json
 from finch_hub.artifacts.hugging_face import RepositoryReference
-from finch_hub.formats.card_files import write_card_files
+from finch_hub.formats.card_files import PICTURE, write_card_files
 from finch_hub.formats.finch_record import RECORD, parse_record, read_record, write_record
 from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
@@ -111,8 +111,11 @@ def write_files(
     record = redact_values(record, clean)
     write_record(admitted.folder, KIND, {"adapter": record, "identity": admitted.identity})
     card = cards.read_card(version, stores, repository=(repository, name_tag(version)))
-    shown = "" if samples is None else f"\n\n{format_samples(samples)}"
-    write_card_files(admitted.folder, clean(f"{card.text.rstrip()}{shown}\n"), card.picture)
+    parts = [card.text.removesuffix(card.body), card.body]
+    if samples is not None:  # an edited text may end within a block of code, which would take them in
+        parts.insert(2 if card.edited_at is None else 1, f"{format_samples(samples)}\n")
+    text = "\n".join(part.strip("\n") + "\n" for part in parts)
+    write_card_files(admitted.folder, clean(text), card.picture)
     return admitted.folder
 
 
@@ -142,7 +145,7 @@ def push_files(
     tagged = RepositoryReference(name=name, revision=tag)
     if info is None:
         api.create_repo(name, private=private or None)
-        commit = _commit(api, version, name, files, parent=None)
+        commit = _commit(api, version, name, files, before=None)
         api.create_tag(name, tag=tag, revision=commit)
         return _describe(version, tagged, commit, is_new=True, is_main=True)
     _check_repository(info, private=private)
@@ -159,7 +162,7 @@ def push_files(
             api.delete_branch(name, branch=f"finch-{tag}")
         is_main = not _is_another(changed, info, files)
         if is_new := main and not is_main:
-            _commit(api, version, name, files, parent=info.sha)
+            _commit(api, version, name, files, before=info)
         return _describe(version, tagged, str(there.sha), is_new=is_new, is_main=is_main or is_new, differs=differs)
     is_main, commit = True, str(info.sha)  # an earlier push ended before its tag
     if changed:
@@ -171,7 +174,7 @@ def push_files(
         newest = max([0 if held is None else held.number, *map(_read_number, tags)])
         is_main = main or newest <= version.number
         if is_main:
-            commit = _commit(api, version, name, files, parent=info.sha)
+            commit = _commit(api, version, name, files, before=info)
     if is_main:
         api.create_tag(name, tag=tag, revision=commit)
     else:
@@ -209,18 +212,29 @@ def _read_number(tag: str) -> int:
 
 
 def _commit(
-    api: HfApi, version: values.AdapterVersion, name: str, files: Path, *, parent: str | None, branch: str | None = None
+    api: HfApi,
+    version: values.AdapterVersion,
+    name: str,
+    files: Path,
+    *,
+    before: ModelInfo | None,
+    branch: str | None = None,
 ) -> str:
-    from huggingface_hub import CommitOperationAdd
+    """Add files to those of a commit, without the curve of the version before."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     hugging_face.avoid_missing_xet(name)
+    operations: list[CommitOperationAdd | CommitOperationDelete]
+    operations = [CommitOperationAdd(file.name, str(file)) for file in sorted(files.iterdir())]
+    if before is not None and PICTURE in hugging_face.list_files(before) and not (files / PICTURE).exists():
+        operations.append(CommitOperationDelete(PICTURE))
     made = api.create_commit(
         name,
-        [CommitOperationAdd(file.name, str(file)) for file in sorted(files.iterdir())],
+        operations,
         commit_message=f"Add {version.reference}",
         commit_description=f"Identity {version.identity}, pushed by Finch Hub.",
         revision=branch,
-        parent_commit=parent,
+        parent_commit=None if before is None else before.sha,
     )
     return str(made.oid)
 
@@ -232,7 +246,7 @@ def _tag_beside_main(api: HfApi, version: values.AdapterVersion, name: str, file
     there = api.model_info(name, revision=branch, files_metadata=True)
     commit = str(there.sha)
     if _find_changed(there, files):
-        commit = _commit(api, version, name, files, parent=there.sha, branch=branch)
+        commit = _commit(api, version, name, files, before=there, branch=branch)
     api.create_tag(name, tag=tag, revision=commit)
     api.delete_branch(name, branch=branch)
     return commit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -292,24 +293,34 @@ def remove_tags(session: Session, reference: str, *texts: str) -> values.Adapter
 
 
 def edit_card(
-    session: Session, reference: str, text: str, *, expected: str | None = None, is_written: bool = False
+    session: Session,
+    reference: str,
+    text: str,
+    *,
+    expected: str | None = None,
+    is_written: bool = False,
+    edited_at: datetime | None = None,
 ) -> values.AdapterVersion:
     """Replace the text of a version's model card.
 
     Args:
         expected: revision that the card must have now; None checks nothing.
         is_written: whether the text is the written one again, and not that of a user.
+        edited_at: when the user edited it; None for now.
 
     Raises:
         NotFound: the version does not exist.
         Conflict: the card was edited since.
     """
     row = get_row(session, reference)
-    current = name_revision(row.card if row.card_edited_at is not None else None)
+    # It waits for another edit, and sees what that did. Tags and evaluations of the version do not wait.
+    query = sa.select(_versions.c.card, _versions.c.card_edited_at).where(_versions.c.id == row.id)
+    there = session.execute(query.with_for_update(key_share=True)).one()
+    current = name_revision(there.card if there.card_edited_at is not None else None)
     if expected is not None and expected != current:
         fix = "look at the card, and edit it again"
         raise errors.Conflict(f"the card of {row.adapter.name}/{row.number} was edited meanwhile ({fix})")
-    return _conclude_change(session, row, card=text, card_edited_at=None if is_written else now())
+    return _conclude_change(session, row, card=text, card_edited_at=None if is_written else edited_at or now())
 
 
 def edit_notes(session: Session, reference: str, notes: str) -> values.AdapterVersion:

@@ -69,13 +69,18 @@ def add(
     if license_given:
         changes |= licensed
     elif base.license is not None:
-        is_unknown = bases.c.fingerprint == base.fingerprint, bases.c.license.is_(None)
-        session.execute(sa.update(bases).where(*is_unknown).values(licensed))
+        set_license(session, base.fingerprint, base.license, base.license_link)
     # It waits for a removal that is not committed, so the next statement sees what that did.
     session.execute(sa.update(bases).where(bases.c.fingerprint == base.fingerprint).values(changes))
     is_removed = bases.c.fingerprint == base.fingerprint, bases.c.removed_at.is_not(None)
     session.execute(sa.update(bases).where(*is_removed).values(removed_at=None, **base.model_dump()))
     return get(session, base.fingerprint)
+
+
+def set_license(session: Session, fingerprint: str, license: str, link: str | None) -> None:  # noqa: A002
+    """Record the license of a base of which none is known."""
+    is_unknown = bases.c.fingerprint == fingerprint, bases.c.license.is_(None)
+    session.execute(sa.update(bases).where(*is_unknown).values(license=license, license_link=link))
 
 
 def find_or_add(session: Session, base: BundledBase, *, adapters: Collection[str] = ()) -> int:

@@ -77,12 +77,14 @@ class StoredVersion:
     """Files of a version that passed the gate and are stored, and what the gate found.
 
     Attributes:
+        card: text of the written card for searches.
         samples: its sample answers, which the caller stores.
     """
 
     digest: str
     state: values.VersionState
     metrics: JsonObject
+    card: str
     evidence: JsonObject | None
     samples: bytes | None = None
 
@@ -242,12 +244,15 @@ def register(
             audit.add(session, who=who, action="version.create", on=place.reference, details=details)
     session.expire_all()
     kept = [text for place in places if not place.is_deleted for text in _merge(session, place, ids, who)]
-    return [*_list_unnamed_bases(session, manifest), *_merge_descriptions(session, manifest, places), *kept]
+    named = [*_list_unnamed_bases(session, manifest), *_merge_licenses(session, manifest)]
+    return [*named, *_merge_descriptions(session, manifest, places), *kept]
 
 
 def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, StoredVersion]) -> int:
     version, files = place.bundled, stored.get(place.bundled.reference)
     adapter_id = adapter_names.count_number(session, place.name, place.number)
+    is_edited = version.card_edited_at is not None and not _is_of_purged(session, version)
+    written = files.card if files else ""
     row = AdapterVersion(
         adapter_id=adapter_id,
         number=place.number,
@@ -263,8 +268,8 @@ def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, S
         seed=version.seed,
         versions=version.versions,
         environment=version.environment,
-        card=version.card,
-        card_edited_at=version.card_edited_at,
+        card=version.card if is_edited else written,
+        card_edited_at=version.card_edited_at if is_edited else None,
         notes=version.notes,
         owner=version.owner,
         preset=version.spec.get("preset"),
@@ -288,6 +293,8 @@ def _complete(session: Session, row_id: int, version: BundledVersion, stored: St
     changes: Columns = {"digest": stored.digest, "state": stored.state, "metrics": stored.metrics}
     changes |= {"deleted_at": None, "restored_at": now()}  # a collection that runs looks for it
     session.execute(sa.update(_versions).where(_versions.c.id == row_id).values(**changes))
+    is_written = _versions.c.id == row_id, _versions.c.card_edited_at.is_(None)
+    session.execute(sa.update(_versions).where(*is_written).values(card=stored.card))
     _add_evidence(session, row_id, version, stored)
 
 
@@ -325,10 +332,14 @@ def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> 
         adapter_versions.edit_notes(session, here.reference, version.notes)
     elif version.notes != here.notes and version.notes:
         yield f"the notes of {here.reference}"
-    if version.card_edited_at is not None and here.card_edited_at is None:
-        adapter_versions.edit_card(session, here.reference, version.card)
-    elif version.card_edited_at is not None and version.card != here.card:
-        yield f"the card of {here.reference}"
+    if version.card_edited_at is not None and version.card != here.card:
+        if _is_of_purged(session, version):
+            yield f"no edited card of {here.reference}, since it may quote data that was purged here"
+        elif here.card_edited_at is None:
+            adapter_versions.edit_card(session, here.reference, version.card, edited_at=version.card_edited_at)
+        else:
+            yield f"the card of {here.reference}"
+    yield from _merge_data_license(session, version, here, row_id)
     have = set(map(_key, read_evaluations(session, [row_id]).get(row_id, ())))
     base_id = session.scalars(sa.select(_versions.c.base_id).where(_versions.c.id == row_id)).one()
     for evaluation in version.evaluations:
@@ -339,6 +350,27 @@ def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> 
             have.add(_key(evaluation))
     for alias in version.aliases:
         yield from _merge_alias(session, here, alias, who)
+
+
+def _merge_data_license(
+    session: Session, version: BundledVersion, here: values.AdapterVersion, row_id: int
+) -> Iterator[str]:
+    """Record the license of the training data if this hub knows none. Yield another one."""
+    given, origin = version.origin.data_license, here.spec.get("bundle")
+    digest = version.train_digest
+    data = None if digest is None else datasets.find_digest(session, digest)
+    known = data.license if data is not None else None
+    if known is None and isinstance(origin, dict):
+        known = origin.get("data_license")
+    if given is None or given == known:
+        return
+    if known is not None:
+        yield f"license {known} of the data of {here.reference} (the bundle has {given})"
+    elif data is not None:
+        datasets.set_license(session, data.digest, given)
+    elif isinstance(origin, dict):
+        spec = {**here.spec, "bundle": {**origin, "data_license": given}}
+        session.execute(sa.update(_versions).where(_versions.c.id == row_id).values(spec=spec))
 
 
 def _key(evaluation: Any) -> tuple[Any, ...]:
@@ -370,6 +402,19 @@ def _list_unnamed_bases(session: Session, manifest: Manifest) -> Iterator[str]:
         known = here.get(base.fingerprint)
         if known is not None and known.hub_id is None and base.public_id is not None:
             yield f"base {known.name} without an id (the bundle has {base.public_id}; `bases add --id` gives it one)"
+
+
+def _merge_licenses(session: Session, manifest: Manifest) -> Iterator[str]:
+    """Record the licenses of bases of which this hub knows none. Yield other ones."""
+    here = {base.fingerprint: base for base in bases.find(session)}
+    for base in manifest.bases:
+        known = here.get(base.fingerprint)
+        if known is None or base.license is None or base.license == known.license:
+            continue
+        if known.license is None:
+            bases.set_license(session, base.fingerprint, base.license, base.license_link)
+        else:
+            yield f"license {known.license} of base {known.name} (the bundle has {base.license})"
 
 
 def _merge_descriptions(session: Session, manifest: Manifest, places: Sequence[Place]) -> Iterator[str]:

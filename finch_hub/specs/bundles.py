@@ -116,6 +116,7 @@ class BundledVersion(Value):
     Attributes:
         files: its files by name; None for an ancestor whose files are not in the bundle.
         aliases: names of aliases that point at it.
+        card: its card if a user edited it, otherwise empty: every hub writes it anew.
         card_edited_at: when a user edited its card; None if the card is written from the rest.
         evidence: what was measured when it was made.
         samples: its sample answers, if they were asked for. They quote rows.

@@ -21,12 +21,30 @@ class CardBase(Value):
     Attributes:
         label: what others know it by: its repository id, or its name.
         hub_id: its repository id on the Hugging Face Hub; None if it has none.
+        revision: revision of that repository; None if it is not known.
+        architecture: class of the model; None if it is not known.
     """
 
     label: str
     hub_id: str | None = None
+    revision: str | None = None
+    architecture: str | None = None
     license: str | None = None
     license_link: str | None = None
+
+
+class CardFiles(Value):
+    """What other systems must know of the files of a version.
+
+    Attributes:
+        parts: what it has beyond low-rank updates of linear modules.
+        is_folded: whether its scales are alpha / rank with one rank and alpha, without rsLoRA and patterns.
+        has_head: whether it adapts the language-model head.
+    """
+
+    parts: tuple[str, ...] = ()
+    is_folded: bool = True
+    has_head: bool = False
 
 
 class CardParent(Value):
@@ -43,7 +61,7 @@ class CardFacts(Value):
         reference: reference of the version; None before it has a number.
         description: what users say that the adapter is for.
         spec: specification of the job that made it.
-        config: its `adapter_config.json`; empty if it is not at hand.
+        files: what its files need of others; None if they are not at hand.
         data_license: license of the training data; None if it is not known.
         state: state of the version.
         repository: repository that the card is written for, with its revision; None for a folder.
@@ -55,7 +73,7 @@ class CardFacts(Value):
     base: CardBase
     description: str = ""
     spec: JsonObject = pydantic.Field(default_factory=dict)
-    config: JsonObject = pydantic.Field(default_factory=dict)
+    files: CardFiles | None = CardFiles()
     metrics: JsonObject = pydantic.Field(default_factory=dict)
     parents: tuple[CardParent, ...] = ()
     train_digest: str | None = None

@@ -170,7 +170,7 @@ def _describe_version(
         metrics=version.metrics,
         parents=tuple(BundledParent(reference=p.reference, weight=p.weight) for p in made_from.parents),
         **made_from.model_dump(exclude={"parents"}),
-        card=version.card,
+        card="" if version.card_edited_at is None else version.card,
         card_edited_at=None if version.card_edited_at is None else to_milliseconds(version.card_edited_at),
         notes=version.notes,
         owner=version.owner,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,9 @@ from finch_hub import errors
 from finch_hub.artifacts.cards import metadata, model_card
 from finch_hub.formats.card_files import CARD, PICTURE, write_card_files
 from finch_hub.formats.folder_removal import remove_folder
-from finch_hub.formats.peft_names import CONFIG
 from finch_hub.registry import adapter_names, datasets, evidence
-from finch_hub.specs.bases import is_hub_id
 from finch_hub.specs.bundles import Origin
-from finch_hub.specs.cards import Card, CardBase, CardFacts, CardParent, check_card, name_revision
+from finch_hub.specs.cards import Card, CardBase, CardFacts, CardFiles, CardParent, check_card, name_revision
 from finch_hub.texts.visible_text import to_block
 
 if TYPE_CHECKING:
@@ -26,17 +23,25 @@ if TYPE_CHECKING:
 
 
 def read_card(
-    version: AdapterVersion, stores: Stores, *, base: str | None = None, repository: tuple[str, str] | None = None
+    version: AdapterVersion,
+    stores: Stores,
+    *,
+    base: str | None = None,
+    repository: tuple[str, str] | None = None,
+    is_folded: bool = False,
 ) -> Card:
     """Return the card of a version.
 
     Args:
         base: name of the base in the card; None takes that by which others know it.
         repository: repository that the card is written for, with its revision.
+        is_folded: whether the card is written for files in which the scales are folded.
     """
     facts = find_facts(version, stores, base=base, repository=repository)
+    if is_folded and facts.files is not None:
+        facts = facts.evolve(files=facts.files.evolve(is_folded=True))
     is_edited = version.card_edited_at is not None
-    body = _show_edited(version.card) if is_edited else model_card.write_body(facts)
+    body = f"{to_block(version.card.rstrip())}\n" if is_edited else model_card.write_body(facts)
     return Card(
         adapter=version.reference,
         text=stores.redactor.clean("\n".join([*metadata.make_front(facts), body])),
@@ -62,7 +67,7 @@ def find_facts(
         base=describe_base(version.base, base),
         description=description,
         spec=version.spec,
-        config=_read_config(version.digest, stores),
+        files=_read_files(version.digest, stores),
         metrics=version.metrics,
         **describe_lineage(version.lineage),
         data_license=data_license,
@@ -73,11 +78,12 @@ def find_facts(
 
 
 def describe_base(base: BaseDescription, name: str | None = None) -> CardBase:
-    """Return what a card tells of a base, under its own or under another name."""
-    is_id = name is not None and "/" in name and is_hub_id(name)
+    """Return what a card tells of a base, under its own or under another name. The metadata have its own id always."""
     return CardBase(
         label=name or base.label,
-        hub_id=name if is_id else base.hub_id,
+        hub_id=base.hub_id,
+        revision=base.revision if base.source == base.hub_id else None,
+        architecture=base.architecture,
         license=base.license,
         license_link=base.license_link,
     )
@@ -130,22 +136,33 @@ def check_edited(text: str, card: Card) -> str:
     front, body = metadata.split_front(text)
     if front is None:
         return text
-    if front.strip() != (metadata.split_front(card.text)[0] or "").strip():
+    is_own = front.strip() == (metadata.split_front(card.text)[0] or "").strip()
+    if not is_own or metadata.split_front(body)[0] is not None:
         fix = "leave them out; the license of a base is set with `finch-hub bases add SOURCE --license ID`"
         raise errors.InvalidInput("the metadata between the lines --- are written from what is known", fix=fix)
     return check_card(body)
 
 
-def _show_edited(text: str) -> str:
-    """Return the text of a user as it may be shown. Before cards had metadata of their own, an edit had them too."""
-    return to_block(metadata.split_front(text)[1].rstrip("\n")) + "\n"
+def describe_files(folder: Path) -> CardFiles | None:
+    """Return what a card tells of the files of an adapter, None if this version cannot read them."""
+    from finch_hub.formats.adapter_folder import StoredAdapter
+    from finch_hub.formats.operations import find_limits
 
-
-def _read_config(tree: str, stores: Stores) -> JsonObject:
-    """Return the config of an adapter, empty if it is gone."""
+    scaled = ("use_rslora", "rank_pattern", "alpha_pattern")
     try:
-        entry = stores.artifacts.tree(tree).get(CONFIG)
-        config = json.loads(stores.artifacts.get(entry.digest)) if entry is not None else {}
-    except (errors.MissingArtifact, errors.RefusedArtifact, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
+        with StoredAdapter(folder) as adapter:
+            return CardFiles(
+                parts=tuple(find_limits(adapter)),
+                is_folded=not any(adapter.config.get(field) for field in scaled),
+                has_head=any(path.rpartition(".")[2] == "lm_head" for path in adapter.modules),
+            )
+    except (errors.InvalidInput, errors.NotFound):
+        return None
+
+
+def _read_files(tree: str, stores: Stores) -> CardFiles | None:
+    """Return what a card tells of stored files, None if they are gone or damaged."""
+    try:
+        return describe_files(stores.artifacts.fetch_tree(tree))
+    except (errors.MissingArtifact, errors.RefusedArtifact):
+        return None

@@ -170,7 +170,7 @@ def write_adapter(
         kind=description.kind,
         base=cards.describe_base(described),
         spec=record["spec"],
-        config=json.loads((into / CONFIG).read_bytes()),
+        files=cards.describe_files(into),
         metrics=metrics,
         **cards.describe_lineage(description.lineage),
         data_license=_find_data_license(description, stores),

@@ -55,6 +55,7 @@ def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layou
                     digest=stores.artifacts.put_tree(adapter.folder),
                     state=adapter.state,
                     metrics=adapter.metrics,
+                    card=adapter.card,
                     evidence=adapter.evidence,
                     samples=gate.samples.get(reference),
                 )

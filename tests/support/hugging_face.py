@@ -45,10 +45,11 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
     others: list[Commit] = field(default_factory=list)
 
-    def commit(self, files: dict[str, bytes], message: str = "", branch: str = "main") -> str:
-        """Add files to the newest ones of a branch, and return the commit."""
+    def commit(self, files: dict[str, bytes | None], message: str = "", branch: str = "main") -> str:
+        """Add files to the newest ones of a branch, without those that are None, and return the commit."""
         parent = self.find(branch)
-        tree = {**(parent.files if parent else {}), **files}
+        changed = {**(parent.files if parent else {}), **files}
+        tree = {name: data for name, data in changed.items() if data is not None}
         text = "".join(f"{name} {hashlib.sha1(data).hexdigest()}\n" for name, data in sorted(tree.items()))
         oid = hashlib.sha1(f"{len(self.commits) + len(self.others)} {text}".encode()).hexdigest()
         (self.commits if branch == "main" else self.others).append(Commit(oid, tree, message))
@@ -86,7 +87,7 @@ class HuggingFace:
     def add(self, name: str, files: dict[str, bytes], **options: Any) -> Repository:
         """Make a repository with one commit of these files."""
         made = self.repositories[name] = Repository(**options)
-        made.commit(files)
+        made.commit({**files})
         return made
 
 
@@ -245,9 +246,12 @@ class _Handler(BaseHTTPRequestHandler):
         header = lines[0]["value"]
         if header.get("parentCommit") not in (None, newest.oid):
             raise _Refusal(412)
-        files: dict[str, bytes] = {}
+        files: dict[str, bytes | None] = {}
         for line in lines[1:]:
             value = line["value"]
+            if line["key"] == "deletedFile":
+                files[value["path"]] = None
+                continue
             is_large = line["key"] == "lfsFile"
             files[value["path"]] = self._hub.large[value["oid"]] if is_large else base64.b64decode(value["content"])
         oid = repository.commit(files, header["summary"], branch)

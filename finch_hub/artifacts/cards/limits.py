@@ -59,8 +59,9 @@ def _of_data(data: DataReport) -> Iterator[str]:
 def _of_figures(facts: CardFacts, evidence: Evidence) -> Iterator[str]:
     if facts.kind == "train" and "loss_after" in facts.metrics:
         among = evidence.training.evaluations if evidence.training is not None else 0
-        best = f", the best of {among:,} evaluations" if among > 1 else ""
-        yield f"The rows of `loss_after` also chose the checkpoint{best}, so the figure is a little too low."
+        if among > 1:
+            best = f"the best of {among:,} evaluations"
+            yield f"The rows of `loss_after` also chose the checkpoint, {best}, so the figure is a little too low."
     elif "loss_after" not in facts.metrics and not evidence.retention:
         yield "Its quality on held-out rows was not measured."
 

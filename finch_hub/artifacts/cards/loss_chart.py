@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from finch_hub.specs.evidence import LossCurve
+from finch_hub.specs.evidence import MAX_POINTS, LossCurve
 
 _WIDTH, _HEIGHT = 720, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 48
 _INK, _GRID, _TRAIN, _HELD_OUT = "#57606a", "#d0d7de", "#8250df", "#1a7f37"
 _FONT = 'font-family="sans-serif" font-size="12"'
+
+_MAX_LOSS = 1e300  # the difference of two losses is finite
 
 _Point = tuple[int, float]
 
@@ -67,7 +69,7 @@ def describe_curve(curve: LossCurve) -> str:
     """Return what the drawing shows, for those who do not see it."""
     parts = []
     for name, losses in (("training", curve.train_loss), ("held-out", curve.held_out_loss)):
-        finite = [loss for loss in losses if math.isfinite(loss)]
+        finite = [loss for loss in losses if _is_shown(loss)]
         if len(finite) > 1:
             parts.append(f"{name} loss from {finite[0]:.3f} to {finite[-1]:.3f}, at best {min(finite):.3f}")
     steps = max((*curve.steps, *curve.evaluated_steps), default=0)
@@ -75,7 +77,15 @@ def describe_curve(curve: LossCurve) -> str:
 
 
 def _finite(points: Iterable[_Point]) -> list[_Point]:
-    return [(step, loss) for step, loss in points if math.isfinite(loss)]
+    """Return the points that can be drawn. A curve of a bundle can have any number of them."""
+    found = [(step, loss) for step, loss in points if _is_shown(loss)]
+    if len(found) <= MAX_POINTS:
+        return found
+    return [found[round(place * (len(found) - 1) / (MAX_POINTS - 1))] for place in range(MAX_POINTS)]
+
+
+def _is_shown(loss: float) -> bool:
+    return abs(loss) < _MAX_LOSS  # neither NaN nor infinite
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "middle") -> str:

@@ -13,6 +13,8 @@ from finch_hub.texts.visible_text import to_json
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _FRONT = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
+_FIELD = re.compile(r"^[\w-]+[ \t]*:(?=\s|\Z)", re.MULTILINE)
+_MAX_LOSS = 1e15  # the last power of ten that JSON has without an exponent
 _ADDRESS = re.compile(r"https?://[\w.~:/?#@!$&'*+,;=%-]+", re.ASCII)
 
 
@@ -20,14 +22,16 @@ def make_front(facts: CardFacts) -> list[str]:
     """Return the metadata of an adapter, with the lines around them."""
     front: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
     tags = ["lora", "transformers", "finch-hub"]
-    if is_repository(facts.base.label) and "/" in facts.base.label:
-        front |= {"base_model": facts.base.label, "base_model_relation": "adapter"}
-        tags.insert(2, f"base_model:adapter:{facts.base.label}")
+    base = facts.base.hub_id
+    if base is not None and is_repository(base):
+        front |= {"base_model": base, "base_model_relation": "adapter"}
+        tags.insert(2, f"base_model:adapter:{base}")
     if facts.base.license is not None:
         front |= make_metadata(facts.base.license, find_license_address(facts))
     front["tags"] = tags
     loss = facts.metrics.get("loss_after")
-    if isinstance(loss, int | float):
+    # YAML reads neither NaN nor the exponent of a large number as a number.
+    if isinstance(loss, int | float) and not isinstance(loss, bool) and abs(loss) < _MAX_LOSS:
         measured = [{"type": "loss", "name": "held-out loss (nats per token)", "value": round(loss, 4)}]
         task = {"type": "text-generation"}
         dataset = {"name": "held-out examples", "type": (facts.validation_digest or "")[:16] or "held-out"}
@@ -59,6 +63,11 @@ def find_license_address(facts: CardFacts) -> str | None:
 
 
 def split_front(text: str) -> tuple[str | None, str]:
-    """Return the metadata of a card, None if it has none, and the text that follows."""
+    """Return the metadata of a card, None if it has none, and the text that follows.
+
+    A text between two rules, without a field, is no metadata.
+    """
     found = _FRONT.match(text)
-    return (None, text) if found is None else (found[1], text[found.end() :].lstrip("\n"))
+    if found is None or not _FIELD.search(found[1]):
+        return None, text
+    return found[1], text[found.end() :].lstrip("\n")

@@ -39,9 +39,13 @@ def write_body(facts: CardFacts) -> str:
 
 
 def write_searched_text(facts: CardFacts) -> str:
-    """Return the card without the parts that all cards have, so that a search finds what is of this version."""
+    """Return the card without the parts that all cards have, so that a search finds what is of this version.
+
+    The description is not in it: searches look at that of the adapter, and a purge would not know the escaped text.
+    """
     own = [_write_head, _write_system, _write_data, _write_figures, _write_retention, _write_parents, _write_licenses]
-    return "\n".join([*make_front(facts), *(line for write in own for line in write(facts))])
+    facts = facts.evolve(description="")
+    return "\n".join(line for write in own for line in write(facts))
 
 
 def draw_picture(facts: CardFacts) -> str | None:
@@ -85,11 +89,9 @@ def _write_figures(facts: CardFacts) -> Iterator[str]:
     yield from ("## Metrics", "", "| measured | value |", "|---|---|")
     yield from (f"| {format_text(k)} | {_format_value(v)} |" for k, v in shown.items())
     yield ""
-    if "loss_after" in shown:
-        yield from (
-            "`loss_before` is of the base alone, and `loss_after` of the adapter, on the same held-out rows.",
-            "",
-        )
+    if "loss_before" in shown and "loss_after" in shown:
+        start = ", ".join(format_code(parent.reference) for parent in facts.parents) or "the base alone"
+        yield from (f"`loss_before` is of {start}, and `loss_after` of the adapter, on the same held-out rows.", "")
     curve = facts.evidence.curve if facts.evidence is not None else None
     if curve is not None and draw_picture(facts) is not None:
         yield from (f"![Loss by step: {describe_curve(curve)}]({PICTURE})", "")

@@ -11,6 +11,8 @@ from finch_hub.formats.vllm_limits import find_rank, name_options
 from finch_hub.specs.cards import CardFacts
 from finch_hub.texts.visible_text import to_json, to_line
 
+# Of the models for which `engine.export.gguf` knows the names.
+_OLLAMA_CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _QUESTION = "Your question"
 _PEFT = """```python
 from peft import PeftModel
@@ -18,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base = {base}{base_remark}
 adapter = {adapter}{adapter_remark}
-tokenizer = AutoTokenizer.from_pretrained(base)
-model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", device_map="auto")
+tokenizer = AutoTokenizer.from_pretrained(base{base_revision})
+model = AutoModelForCausalLM.from_pretrained(base{base_revision}, dtype="auto", device_map="auto")
 model = PeftModel.from_pretrained(model, adapter{revision})
 
 messages = {messages}
@@ -37,10 +39,11 @@ def write_usage(facts: CardFacts) -> list[str]:
 
 
 def _write_peft(facts: CardFacts) -> Iterator[str]:
-    is_public = facts.base.hub_id is not None
+    revision = _find_base_revision(facts)
     code = _PEFT.format(
         base=_literal(facts.base.label),
-        base_remark="" if is_public else "  # the folder of the base model",
+        base_revision="" if revision is None else f", revision={_literal(revision)}",
+        base_remark="" if facts.base.label == facts.base.hub_id else "  # the folder of the base model",
         adapter=_literal(_find_place(facts)),
         adapter_remark="" if facts.repository is not None else "  # the folder of this card",
         revision="" if facts.repository is None else f", revision={_literal(facts.repository[1])}",
@@ -53,18 +56,26 @@ def _write_peft(facts: CardFacts) -> Iterator[str]:
 def _write_vllm(facts: CardFacts) -> Iterator[str]:
     rank = facts.metrics.get("rank")
     served = find_rank(rank) if isinstance(rank, int) and rank > 0 else None
-    if _find_parts(facts) or served is None:
-        reason = _find_parts(facts) or "a rank above its largest"
+    if facts.files is None:
+        yield from ("Whether vLLM and Ollama load it is not known, since its files are not at hand.", "")
+        return
+    if facts.files.parts or served is None:
+        reason = " and ".join(facts.files.parts) or "a rank above its largest"
         yield from (f"vLLM cannot serve it, since it has {reason}. Merge it into its base with `finch-hub merge`.", "")
         return
-    name, place = _name_served(facts), _find_place(facts)
-    if _needs_export(facts):
-        place = f"{_name_folder(facts)}-vllm"
-        yield from ("vLLM reads neither rsLoRA nor patterns of ranks. Export it first:", "")
+    name, place = _name_served(facts), f"./{_name_folder(facts)}"
+    if not facts.files.is_folded:
+        place = f"./{_name_folder(facts)}-vllm"
+        yield from ("vLLM reads neither rsLoRA nor patterns of ranks. Export it first, from a hub that has it:", "")
         yield from _shell(["finch-hub", "export", _refer(facts), "--format", "vllm", "--out", place])
     else:
         yield from ("With vLLM:", "")
-    serve = ["vllm", "serve", facts.base.label, *name_options(served), "--lora-modules", f"{name}={place}"]
+        if facts.repository is not None:
+            repository, tag = facts.repository
+            yield from _shell(["hf", "download", repository, "--revision", tag, "--local-dir", place])
+    revision = _find_base_revision(facts)
+    pinned = [] if revision is None else ["--revision", revision]
+    serve = ["vllm", "serve", facts.base.label, *pinned, *name_options(served), "--lora-modules", f"{name}={place}"]
     body: dict[str, Any] = {"model": name, "messages": _make_messages(facts)}
     body["chat_template_kwargs"] = {"enable_thinking": _is_thinking(facts)}
     address = "http://localhost:8000/v1/chat/completions"
@@ -73,10 +84,17 @@ def _write_vllm(facts: CardFacts) -> Iterator[str]:
 
 
 def _write_ollama(facts: CardFacts) -> Iterator[str]:
-    if part := _find_parts(facts):
-        yield from (f"Ollama cannot load it, since it has {part}.", "")
+    if facts.files is None:
+        return
+    if facts.files.parts:
+        yield from (f"Ollama cannot load it, since it has {' and '.join(facts.files.parts)}.", "")
+        return
+    if facts.base.architecture not in (None, *_OLLAMA_CLASSES):
+        yield from ("Ollama cannot load it, since there is no export for the architecture of its base.", "")
         return
     folder, name = f"{_name_folder(facts)}-ollama", _name_served(facts)
+    if facts.files.has_head:
+        yield from ("Ollama loads it only if its base does not tie the head to the embeddings.", "")
     yield from ("With Ollama, from a hub that has the adapter and its base:", "")
     yield from _shell(
         ["finch-hub", "export", _refer(facts), "--format", "ollama", "--out", folder],
@@ -90,8 +108,8 @@ def _shell(*commands: list[str]) -> list[str]:
 
 
 def _literal(value: object) -> str:
-    """Return a text, or messages, as Python and JSON write them, on one line."""
-    return to_json(json.dumps(value, ensure_ascii=False))
+    """Return a text, or messages, as Python writes them, on one line."""
+    return to_line(json.dumps(value, ensure_ascii=False))
 
 
 def _make_messages(facts: CardFacts) -> list[dict[str, str]]:
@@ -120,17 +138,5 @@ def _refer(facts: CardFacts) -> str:
     return facts.reference or facts.name
 
 
-def _find_parts(facts: CardFacts) -> str:
-    """Return the part of an adapter that other systems do not load, nothing if there is none."""
-    config = facts.config
-    if config.get("use_dora"):
-        return "DoRA magnitudes"
-    if config.get("bias") not in (None, "none"):
-        return "trained biases"
-    if config.get("modules_to_save"):
-        return "whole modules of the base"
-    return "updates of Conv1D modules" if config.get("fan_in_fan_out") else ""
-
-
-def _needs_export(facts: CardFacts) -> bool:
-    return any(facts.config.get(field) for field in ("use_rslora", "rank_pattern", "alpha_pattern"))
+def _find_base_revision(facts: CardFacts) -> str | None:
+    return facts.base.revision if facts.base.label == facts.base.hub_id else None

@@ -51,7 +51,7 @@ def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> Export
         version = adapter_versions.resolve_usable(session, spec.adapter)
     parameters = complete_parameters(format_, spec.parameters, version)
     named = getattr(parameters, "base_model", None) if format_.base_model is not None else None
-    card = cards.read_card(version, stores, base=named)
+    card = cards.read_card(version, stores, base=named, is_folded=spec.format == "vllm")
     return ExportOrder(
         spec=spec.evolve(parameters=parameters.model_dump(mode="json")),
         adapter=cards.lay_out(workdir / "adapter", card, stores.artifacts.fetch_tree(version.digest)),

@@ -25,9 +25,18 @@ TERMS = "https://birds.example/terms"
         ("---\ntitle: x\n---\nlicense: mit\n", (None, None)),
         ("# Birds\n\nlicense: mit\n", (None, None)),
         ("---\nlicense: \x1b[2J\n---\n", (None, None)),
+        ("---\nlicense:\n\n# of the weights\n- mit\n---\n", ("mit", None)),
+        ("---\nlicense: # of the weights\n- mit\n---\n", ("mit", None)),
+        ("---\nlicense: 'none'\n---\n", ("none", None)),
+        *(
+            (f"---\nlicense: {value}\n---\n", (None, None))
+            for value in (
+                "null", "~", "None", "|", ">-", "[mit, apache-2.0]", "{a: b}", "&a mit", "*a", "!!str mit", "# none"
+            )
+        ),
         ("", (None, None)),
     ],
-)
+)  # fmt: skip
 def test_license_is_read_from_the_metadata_of_the_card(
     tmp_path: Path, card: str, known: tuple[str | None, str | None]
 ) -> None:

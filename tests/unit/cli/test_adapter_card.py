@@ -109,8 +109,20 @@ def test_text_of_a_refused_edit_is_kept_for_the_user(
     assert "the card of medical/1 was edited meanwhile" in refused.err
     (kept,) = (tmp_path / "texts").iterdir()
     assert kept.read_text() == "# Mine\n"
-    assert f"finch-hub adapters card medical --from {kept}" in refused.err
+    again = "first put what `finch-hub adapters card medical` shows now into it, then "
+    assert f"{again}finch-hub adapters card medical --from {kept}" in refused.err.replace("\n", " ")
     assert run("adapters", "card", "medical").out.endswith("\nof another\n")
+
+
+@pytest.mark.usefixtures("terminal")
+def test_file_that_the_editor_removed_changes_nothing(
+    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add_version(database, "medical")
+    set_editor(monkeypatch, "import os, sys; os.remove(sys.argv[1])")
+    refused = run("adapters", "card", "medical", "--edit")
+    assert (refused.status, refused.out) == (3, "")
+    assert "there is no file" in refused.err
 
 
 @pytest.mark.usefixtures("terminal")

@@ -146,6 +146,10 @@ def test_sample_answers_are_in_the_card_only_if_they_are_asked_for(birds: Hub, r
     assert "    <b>Stones</b>\n" in shown
     assert "Before, by `base`:" in shown or "Before, by base:" in shown
     assert "Sample answers" not in birds.adapters.get("birds").card
+    birds.adapters.edit_card("birds", "# Birds\n\n```\nnever closed\n")
+    birds.repositories.push("birds", "ana/edited", samples=True)
+    card = remote.repositories["ana/edited"].commits[-1].files["README.md"].decode()
+    assert card.index("---\n\n## Sample answers") < card.index("# Birds\n\n```"), "the open block takes nothing in"
 
 
 def test_card_that_the_hub_refuses_is_said_with_its_reason(
@@ -157,7 +161,10 @@ def test_card_that_the_hub_refuses_is_said_with_its_reason(
     assert remote.repositories["ana/birds"].tags == {}
 
 
-def test_card_in_a_repository_names_it_and_has_the_curve(birds: Hub, remote: HuggingFace) -> None:
+def test_card_in_a_repository_names_it_and_has_the_curve(
+    birds: Hub, remote: HuggingFace, tiny_folder: Path, tmp_path: Path
+) -> None:
+    retrained = save_adapter(tiny_folder, tmp_path / "retrained", r=2, lora_alpha=8, target_modules=["q_proj"])
     curve = LossCurve.of_points([(1, 3.0, 1e-3), (2, 2.0, 1e-3)], [])
     document = Evidence(kind="train", curve=curve).to_document()
     with birds._stores.database.write() as session:
@@ -173,6 +180,11 @@ def test_card_in_a_repository_names_it_and_has_the_curve(birds: Hub, remote: Hug
     assert "## What it is for\n\nNames birds.\n" in card
     assert 'license: "mit"\n' in card
     assert "](loss.svg)" in card
+    with birds._stores.database.write() as session:
+        session.execute(sa.delete(tables.Evidence.__table__))
+    birds.import_adapter(retrained, name="birds", base="tiny")
+    birds.repositories.push("birds/2", "ana/birds")
+    assert "loss.svg" not in remote.repositories["ana/birds"].commits[-1].files, "that of the version before"
 
 
 def test_quantized_version_is_pushed_in_a_form_that_peft_reads_and_comes_back_as_what_it_was(

@@ -25,6 +25,11 @@ def find(fact: str, **fields: Any) -> bool:
     return any(fact in limit for limit in list_limits(CardFacts(**{**known, "evidence": evidence, **fields})))
 
 
+def test_one_evaluation_chose_nothing() -> None:
+    facts = CardFacts(name="birds", kind="train", base=CardBase(label="tiny"), metrics={"loss_after": 1.0})
+    assert not [limit for limit in list_limits(facts) if "chose the checkpoint" in limit]
+
+
 @pytest.mark.parametrize(
     ("fact", "with_it", "without_it"),
     [

@@ -36,6 +36,8 @@ def test_chart_of_a_curve_has_the_same_bytes_everywhere() -> None:
         ([(1, 0.0, 0.0), (2, 0.0, 0.0)], []),
         ([(1, 1e-7, 0.0), (2, 1e6, 0.0)], [(2, 1e9, 0.0)]),
         ([], [(0, 5.0, 0.0), (7, -1.0, 0.0)]),
+        ([(1, 9e299, 0.0), (2, -9e299, 0.0)], []),
+        ([(1, 1e308, 0.0), (2, -1e308, 0.0)], [(1, 2.0, 0.0), (2, 1.0, 0.0)]),
         ([(10**9, 1.0, 0.0), (10**9 + 1, 2.0, 0.0)], [(3, 1.5, 0.0)]),
     ],
 )
@@ -60,3 +62,8 @@ def test_curve_without_two_points_has_no_chart() -> None:
 def test_description_has_the_ends_and_the_best_of_each_line() -> None:
     expected = "training loss from 4.000 to 1.061, at best 1.061 and held-out loss from 2.000 to 1.400, at best 1.400"
     assert describe_curve(CURVE) == f"{expected}, in 49 steps"
+
+
+def test_chart_has_a_bounded_number_of_points() -> None:
+    curve = LossCurve.of_points([(0, 2.0, 0.0)] * 100_000, [(n, 2.0 + n, 0.0) for n in range(100_000)])
+    assert len(draw_loss_chart(curve) or "") < 40_000

@@ -12,6 +12,7 @@ from finch_hub.artifacts.cards.metadata import split_front
         ("---\na: 1\n---", "a: 1", ""),
         ("# x\n---\na: 1\n---\n", None, "# x\n---\na: 1\n---\n"),
         ("---\nno end\n", None, "---\nno end\n"),
+        ("---\nA note.\n---\n# x\n", None, "---\nA note.\n---\n# x\n"),
         ("", None, ""),
     ],
 )

@@ -174,8 +174,30 @@ def test_text_for_searches_has_no_words_that_all_cards_have() -> None:
     facts = make_facts(evidence=TRAINED, spec={"system": "Be a gardener."}, metrics={"loss_after": 1.25})
     text = write_searched_text(facts)
     assert "Be a gardener." in text
-    assert not [word for word in ("vllm", "Ollama", "import", "safety") if word in text]
-    assert len(text) < len(write_card(facts)) / 1.5
+    assert not [word for word in ("vllm", "Ollama", "import", "safety", "transformers", "peft") if word in text]
+    assert "`birds/finch-1b`" in text
+    described = write_searched_text(facts.evolve(description="In nest *3*."))
+    assert described == text, "searches look at the description itself, and a purge does not know it escaped"
+
+
+@pytest.mark.parametrize("loss", [True, math.nan, math.inf, 1e17, 10**400])
+def test_loss_that_yaml_would_not_read_as_a_number_is_left_out(loss: float) -> None:
+    assert "model-index" not in front_matter(make_card(metrics={"loss_after": loss}))
+
+
+def test_card_says_what_the_first_loss_is_of() -> None:
+    both = {"loss_before": 2.0, "loss_after": 1.0}
+    assert "`loss_before` is of the base alone, " in make_card(metrics=both)
+    assert "`loss_before` is of `seeds/1`, " in make_card(metrics=both, parents=PARENTS[:1])
+    assert "`loss_before`" not in make_card(metrics={"loss_after": 1.0})
+
+
+def test_name_in_an_export_is_not_put_into_the_metadata() -> None:
+    renamed = make_facts().base.evolve(label="models/smol")
+    card = write_card(make_facts().evolve(base=renamed))
+    assert front_matter(card)["base_model"] == "birds/finch-1b"
+    assert "A LoRA adapter for `models/smol`" in card
+    assert front_matter(write_card(make_facts().evolve(base=renamed.evolve(hub_id="gpt2"))))["base_model"] == "gpt2"
 
 
 HOSTILE = (
