@@ -88,6 +88,12 @@ def set_license(session: Session, digest: str, license: str) -> values.Dataset: 
     return get(session, digest)
 
 
+def lock_rows(session: Session, digests: Collection[str]) -> None:
+    """Lock the rows of data sets until the commit, in the order of their digests."""
+    rows = sa.select(datasets.c.digest).where(one_of(datasets.c.digest, digests)).order_by(datasets.c.digest)
+    session.execute(rows.with_for_update())
+
+
 def list_licenses(session: Session, digests: Collection[str]) -> dict[str, str]:
     """Return the licenses of those data sets that have one, by digest."""
     is_known = one_of(datasets.c.digest, digests), datasets.c.license.is_not(None)

@@ -223,6 +223,9 @@ def register(
         stored: files by the reference in the bundle, for each place that needs files.
         who: name of the user, for the audit.
     """
+    # Who names a data set locks its row before the names, too.
+    digests = {version.train_digest for version in manifest.versions if version.train_digest is not None}
+    datasets.lock_rows(session, sorted(digests))
     search_index.share_names(session)
     needed = {place.bundled.base for place in places if place.row is None or place.outcome == "completed"}
     absent = (base for base in manifest.bases if base.fingerprint in needed)
@@ -251,7 +254,7 @@ def register(
 def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, StoredVersion]) -> int:
     version, files = place.bundled, stored.get(place.bundled.reference)
     adapter_id = adapter_names.count_number(session, place.name, place.number)
-    is_edited = version.card_edited_at is not None and not _is_of_purged(session, version)
+    is_edited = version.card_edited_at is not None and not is_of_purged(session, version)
     written = files.card if files else ""
     row = AdapterVersion(
         adapter_id=adapter_id,
@@ -333,7 +336,7 @@ def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> 
     elif version.notes != here.notes and version.notes:
         yield f"the notes of {here.reference}"
     if version.card_edited_at is not None and version.card != here.card:
-        if _is_of_purged(session, version):
+        if is_of_purged(session, version):
             yield f"no edited card of {here.reference}, since it may quote data that was purged here"
         elif here.card_edited_at is None:
             adapter_versions.edit_card(session, here.reference, version.card, edited_at=version.card_edited_at)

@@ -589,12 +589,19 @@ def test_bundle_waits_for_the_rename_of_its_adapter(hubs: list[Stores], tmp_path
         assert taken.result() == ["law/1", "law/2"]
 
 
+@pytest.mark.parametrize("is_known", [True, False])
 @pytest.mark.parametrize("is_bundle_first", [True, False])
 def test_bundle_and_name_of_its_data_wait_for_each_other(
-    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_bundle_first: bool
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_bundle_first: bool, is_known: bool
 ) -> None:
     """The bundle completes a version and adds another one. A change of the name locks the versions of the data."""
     two, one, _ = hubs
+    for stores in (one, two) if is_known else ():
+        stores.artifacts.put(b"rows")
+        with stores.database.write() as session:
+            data = datasets.add(session, digest=registry.digest("rows"), format="messages", examples=1)
+            if stores is one:
+                datasets.set_license(session, data.digest, "mit")
     publish(one, tmp_path, "legal")
     publish(one, tmp_path, "legal", seed=1, parents=("legal/1",))
     carry(one, two, tmp_path, "legal/2", lineage=False)
