@@ -878,7 +878,7 @@ def test_exchange_twice_equals_once_and_keeps_lineage(tmp_path_factory: pytest.T
                 continue
             report = carry(source, target, folder, *names)
             for version in report.versions:
-                if version.state is not None:
+                if version.state is not None and version.bundled in names:  # not an ancestor that is deleted there
                     assert graph(target, version.reference) == graph(source, version.bundled)
             before = [rows(hub) for hub in hubs]
             again = carry(source, target, folder, *names)
