@@ -199,8 +199,8 @@ def _translate_status(status: int, answer: str, action: str) -> errors.FinchErro
         fix = "set HF_TOKEN to a valid token, or run `hf auth login`"
         return errors.AccessDenied(f"could not {action}: the server rejected the token ({fix})")
     if status == 403:
-        fix = "use a token with write access to the owner's repositories"
-        return errors.AccessDenied(f"could not {action}: the token may not do this ({fix})")
+        fix = "use a token that may read it, and write to it if you push"
+        return errors.AccessDenied(f"could not {action}: the token may not do this{said} ({fix})")
     if status in (409, 412):
         return errors.Conflict(f"could not {action}: the repository changed meanwhile (try again)")
     if status == 429:
@@ -271,7 +271,8 @@ def _find_odd_setting() -> errors.InvalidSpec | None:
             what = "is a SOCKS proxy, and the package socksio is not installed"
             return errors.InvalidSpec(what, where=where, fix="install it, or use an HTTP proxy")
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-        if (place := os.environ.get(name)) and not Path(place).exists():
+        places = os.environ.get(name, "").split(os.pathsep)  # of folders, there may be several
+        if any(places) and not any(Path(place).exists() for place in places if place):
             return errors.InvalidSpec("names a place that does not exist", where=name, fix="correct or unset it")
     return None
 

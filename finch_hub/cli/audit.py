@@ -67,12 +67,16 @@ def audit(
 def _describe(entry: AuditEntry) -> str:
     job = [f"job {entry.job_id}"] if entry.job_id is not None else []
     name = entry.on.partition("@")[0] if entry.action.startswith("alias.") else None
-    details = [
-        f"{field.replace('_', ' ')} {f'{name}/{value}' if name and isinstance(value, int) else format_value(value)}"
-        for field, value in entry.details.items()
-    ]
+    details = [f"{field.replace('_', ' ')} {_name(name, value)}" for field, value in entry.details.items()]
     reason = [" ".join(entry.reason.split())] if entry.reason is not None else []
     return "; ".join([*job, *details, *reason]) or "-"
+
+
+def _name(adapter: str | None, value: object) -> str:
+    """Return a value of an entry. Numbers in entries of aliases are those of versions, and 0 is none."""
+    if adapter is None or not isinstance(value, int):
+        return format_value(value)
+    return f"{adapter}/{value}" if value else "none"
 
 
 def _repeat(who: str | None, action: str | None, on: str | None, since: datetime | None) -> list[str]:

@@ -221,7 +221,7 @@ class Adapters:
 
     def tag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Add tags to the version, as `name` or `name=value`. A tag that it has takes the new value."""
-        names = tuple(self._clean(name, "a tag") for name in names)
+        names = tuple(map(self._clean_tag, names))
         with changing(self._stores, "version.tag", reference, tags=names) as change, change.write() as session:
             return _named(change, adapter_versions.add_tags(session, reference, *names))
 
@@ -466,6 +466,14 @@ class Adapters:
             return has_tree(self._stores.artifacts, tree)
         except errors.RefusedArtifact:  # its list of files is damaged
             return False
+
+    def _clean_tag(self, text: str) -> str:
+        """Return a tag to be stored without a secret in its value, and warn if it had one."""
+        clean = self._clean(text, "a tag")
+        if clean.partition("=")[0] != text.partition("=")[0]:
+            what = "the name of a tag looks like a secret, or is one of this environment"
+            raise errors.InvalidReference(what, fix="choose another name")
+        return clean
 
     def _clean(self, text: str, place: str) -> str:
         """Return a text to be stored without secrets, and warn if it had one."""

@@ -70,11 +70,15 @@ def warn_unnamed(base: values.Base) -> None:
     warnings.warn(errors.FinchWarning(what), stacklevel=3)
 
 
-def warn_unusable(version: values.AdapterVersion) -> None:
-    """Warn if a version has a state that keeps it from use, as it will have where it is pulled."""
-    if version.state != "ready":
-        what = f"{version.reference} is {version.state}: a pull takes over its state"
-        warnings.warn(errors.FinchWarning(what), stacklevel=3)
+def warn_unusable(version: values.AdapterVersion, pushed: PushedVersion) -> None:
+    """Warn if a version has a state that keeps it from use. Whether a pull takes it over depends on the files there."""
+    if version.state == "ready":
+        return
+    again = f"`hf repos tag delete {pushed.repository} {pushed.tag}`, and push it again"
+    what = f"{version.reference} is {version.state}: a pull takes over its state"
+    if RECORD in pushed.differs:
+        what = f"{version.reference} is {version.state}, which the files there do not say (run {again})"
+    warnings.warn(errors.FinchWarning(what), stacklevel=3)
 
 
 def write_files(

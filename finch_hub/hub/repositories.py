@@ -81,13 +81,16 @@ class Repositories:
         action = f"push {version.reference} to {place.name}"
         hugging_face.require_login(action)
         pushing.warn_unnamed(version.base)
-        pushing.warn_unusable(version)
         from huggingface_hub import HfApi
 
         with scratch_folder(self._stores.settings.home / "push") as scratch:
             files = pushing.write_files(version, place.name, self._stores, scratch, samples=samples)
             with translate_errors(action, place):
-                return pushing.push_files(HfApi(), version, place.name, files, names=names, private=private, main=main)
+                pushed = pushing.push_files(
+                    HfApi(), version, place.name, files, names=names, private=private, main=main
+                )
+            pushing.warn_unusable(version, pushed)
+            return pushed
 
     def pull(self, repository: str, *, name: str, base: str | None = None) -> PulledVersion:
         """Pull an adapter as a new version, after the checks of an import. A second pull of a commit makes none.

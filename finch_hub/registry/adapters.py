@@ -150,7 +150,8 @@ def _touch_versions() -> sa.Update:
     is_changed = _versions.c.number.in_([sa.bindparam("new"), sa.bindparam("old")])
     of_adapter = _versions.c.adapter_id == sa.bindparam("of_adapter")
     # All who lock several versions lock them by their ids.
-    ids = sa.select(_versions.c.id).where(of_adapter, is_changed).order_by(_versions.c.id).with_for_update()
+    ids = sa.select(_versions.c.id).where(of_adapter, is_changed).order_by(_versions.c.id)
+    ids = ids.with_for_update(key_share=True)  # nobody who refers to a version has to wait
     return sa.update(_versions).where(_versions.c.id.in_(ids)).values(updated_at=now())
 
 

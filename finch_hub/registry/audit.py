@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, get_args
@@ -35,7 +36,9 @@ _NAMES = (tables.Adapter.__table__.c.name, tables.Base.__table__.c.name, tables.
 _SUBJECTS = (
     *(*_NAMES, tables.FormerName.__table__.c.name, tables.Base.__table__.c.fingerprint),
     *(tables.Dataset.__table__.c.digest, jobs.c.id, tables.Worker.__table__.c.id),
+    *(tables.Base.__table__.c.source, tables.Base.__table__.c.public_id),
 )
+_DIGEST = re.compile(r"[0-9a-f]{8,63}")  # the beginning of one
 _MAX_NEAR = 1000  # names of each kind that are compared with a wrong one
 _OWNER = sa.select(jobs.c.owner).where(jobs.c.id == sa.bindparam("of_job")).scalar_subquery()
 
@@ -160,8 +163,11 @@ def _require_subject(session: Session, on: str, names: Sequence[str]) -> None:
         NotFound: there is no such adapter, base, data set, job or worker; offers similar names.
     """
     is_subject = _audit.c.subject_name.in_(names)
+    digest = tables.Dataset.__table__.c.digest
+    is_digest = sa.and_(digest >= on, digest < f"{on}g") if _DIGEST.fullmatch(on) else sa.false()
     places = (
         sa.select(_audit.c.id).where(is_subject),
+        sa.select(digest).where(is_digest),
         *(sa.select(column).where(column.in_([*names, on])) for column in _SUBJECTS),
     )
     if any(session.scalar(place.limit(1)) is not None for place in places):

@@ -109,6 +109,12 @@ def find_or_add(session: Session, base: BundledBase, *, adapters: Collection[str
     return int(session.scalars(sa.select(bases.c.id).where(is_same)).one())
 
 
+def lock_rows(session: Session, fingerprints: Collection[str]) -> None:
+    """Lock the rows of bases until the commit, in one order, to change them."""
+    rows = sa.select(bases.c.id).where(one_of(bases.c.fingerprint, sorted(fingerprints))).order_by(bases.c.id)
+    session.execute(rows.with_for_update(key_share=True))
+
+
 def hold(session: Session, base: values.Base) -> values.Base:
     """Keep a base from being removed until the commit of a version for it, and return it as it is now.
 

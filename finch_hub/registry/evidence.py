@@ -64,11 +64,10 @@ def find(session: Session, reference: str) -> tuple[Evidence, str | None]:
         state = "stored" if row.samples else "purged" if row.samples_purged_at else "none"
     reference = f"{version.adapter.name}/{version.number}"
     environment = read_document(version.environment)
-    evidence = (
-        (found or Evidence(kind=version.kind))
-        .name_parents(_list_parents(session, version.id))
-        .evolve(adapter=reference, environment=environment, samples=state, absence=absence)
-    )
+    known = found or Evidence(kind=version.kind)
+    if known.composition is not None:  # of which the reports name parents
+        known = known.name_parents(_list_parents(session, version.id))
+    evidence = known.evolve(adapter=reference, environment=environment, samples=state, absence=absence)
     return evidence, None if row is None else row.samples
 
 

@@ -175,9 +175,10 @@ def _count_made(session: Session, name: str) -> int:
 def lock(session: Session, manifest: Manifest) -> list[Place]:
     """Return the plan of a bundle, which stays true until the commit.
 
-    Names are locked before the artifacts, and rows last, as all others do. If the rows lead to further names, since an
-    adapter was renamed or made meanwhile, the rows are let go first.
+    Names are locked before the artifacts, and rows last: those of bases, data sets and adapters, as all others do. If
+    the rows lead to further names, since an adapter was renamed or made meanwhile, the rows are let go first.
     """
+    digests = sorted({version.train_digest for version in manifest.versions if version.train_digest is not None})
     artifact_lock.own_name(session, _LOCK)
     held: set[str] = set()
     wanted = {base.name for base in manifest.bases}
@@ -188,6 +189,8 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
         held |= wanted
         rows = session.begin_nested()
         artifact_lock.share(session)
+        bases.lock_rows(session, [base.fingerprint for base in manifest.bases])
+        datasets.lock_rows(session, digests)
         _lock_adapters(session, held)
         places = plan(session, manifest)
         wanted = {place.name for place in places}
@@ -223,9 +226,6 @@ def register(
         stored: files by the reference in the bundle, for each place that needs files.
         who: name of the user, for the audit.
     """
-    # Who names a data set locks its row before the names, too.
-    digests = {version.train_digest for version in manifest.versions if version.train_digest is not None}
-    datasets.lock_rows(session, sorted(digests))
     search_index.share_names(session)
     needed = {place.bundled.base for place in places if place.row is None or place.outcome == "completed"}
     absent = (base for base in manifest.bases if base.fingerprint in needed)
@@ -254,7 +254,8 @@ def register(
 def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, StoredVersion]) -> int:
     version, files = place.bundled, stored.get(place.bundled.reference)
     adapter_id = adapter_names.count_number(session, place.name, place.number)
-    is_edited = version.card_edited_at is not None and not is_of_purged(session, version)
+    is_purged = is_of_purged(session, version)
+    is_edited = version.card_edited_at is not None and not is_purged
     written = files.card if files else ""
     row = AdapterVersion(
         adapter_id=adapter_id,
@@ -273,7 +274,7 @@ def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, S
         environment=version.environment,
         card=version.card if is_edited else written,
         card_edited_at=version.card_edited_at if is_edited else None,
-        notes=version.notes,
+        notes="" if is_purged else version.notes,
         owner=version.owner,
         preset=version.spec.get("preset"),
         created_at=version.created_at,
@@ -331,12 +332,15 @@ def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> 
         for tag in given
         if tag.name in tags and tags[tag.name] != tag
     )
-    if version.notes and not here.notes:
+    is_purged = is_of_purged(session, version)
+    if is_purged and version.notes and version.notes != here.notes:
+        yield f"no notes of {here.reference}, since they may quote data that was purged here"
+    elif version.notes and not here.notes:
         adapter_versions.edit_notes(session, here.reference, version.notes)
     elif version.notes != here.notes and version.notes:
         yield f"the notes of {here.reference}"
     if version.card_edited_at is not None and version.card != here.card:
-        if is_of_purged(session, version):
+        if is_purged:
             yield f"no edited card of {here.reference}, since it may quote data that was purged here"
         elif here.card_edited_at is None:
             adapter_versions.edit_card(session, here.reference, version.card, edited_at=version.card_edited_at)
@@ -363,14 +367,15 @@ def _merge_data_license(
     digest = version.train_digest
     data = None if digest is None else datasets.find_digest(session, digest)
     known = data.license if data is not None else None
-    if known is None and isinstance(origin, dict):
-        known = origin.get("data_license")
+    recorded = origin.get("data_license") if isinstance(origin, dict) else None
+    if given is not None and data is not None and known is None and recorded in (None, given):
+        datasets.set_license(session, data.digest, given)
+        known = given
+    known = known or recorded
     if given is None or given == known:
         return
     if known is not None:
         yield f"license {known} of the data of {here.reference} (the bundle has {given})"
-    elif data is not None:
-        datasets.set_license(session, data.digest, given)
     elif isinstance(origin, dict):
         spec = {**here.spec, "bundle": {**origin, "data_license": given}}
         session.execute(sa.update(_versions).where(_versions.c.id == row_id).values(spec=spec))

@@ -285,8 +285,14 @@ def _list_numbers(config: type[Value]) -> frozenset[str]:
     return frozenset(name for name, field in config.model_fields.items() if is_number(field.annotation))
 
 
+# Metrics of jobs, which are known before there are versions with them. Plugins add others.
+_METRICS = frozenset(
+    {f"{name}_{when}" for name in ("loss", "accuracy", "perplexity") for when in ("before", "after")}
+    | {"rank", "bytes", "steps", "epochs", "tokens", "seconds", "train_loss", "trainable_parameters"}
+    | {"mean_retention", "worst_retention", "relative_error", "bytes_before", "loss_unquantized"}
+)
 _GROUPS = {
-    "metric": ("metric", frozenset[str]()),
+    "metric": ("metric", _METRICS),
     "lora": ("number of LoRA settings", _list_numbers(LoRAConfig)),
     "training": ("number of training settings", _list_numbers(TrainingConfig)),
 }

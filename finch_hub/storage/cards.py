@@ -67,7 +67,7 @@ def find_facts(
         base=describe_base(version.base, base),
         description=description,
         spec=version.spec,
-        files=_read_files(version.digest, stores),
+        files=_read_files(version.digest, stores) if version.card_edited_at is None else None,
         metrics=version.metrics,
         **describe_lineage(version.lineage),
         data_license=data_license,
@@ -161,8 +161,8 @@ def describe_files(folder: Path) -> CardFiles | None:
 
 
 def _read_files(tree: str, stores: Stores) -> CardFiles | None:
-    """Return what a card tells of stored files, None if they are gone or damaged."""
+    """Return what a card tells of stored files, None if they are gone, damaged or out of reach."""
     try:
         return describe_files(stores.artifacts.fetch_tree(tree))
-    except (errors.MissingArtifact, errors.RefusedArtifact):
+    except (errors.MissingArtifact, errors.RefusedArtifact, errors.Unavailable):
         return None

@@ -42,7 +42,8 @@ VERSIONS = sa.table(
 # How a card begins that was written by this version or an earlier one, and what a purge leaves of it.
 WRITTEN = ('---\nlibrary_name: "peft"%', "# %\n\nA LoRA adapter for %, made by Finch Hub (%", "(purged)")
 FRONT = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*(?:\n+|\Z)", re.DOTALL)
-FIELD = re.compile(r"^[\w-]+[ \t]*:(?=\s|\Z)", re.MULTILINE)
+FIELD = re.compile(r"[\w-]+[ \t]*:(?=\s|\Z)")
+LINE = re.compile(r"[\w-]+[ \t]*:(\s.*)?|[ \t]+\S.*|- .*|#.*")
 
 
 def upgrade() -> None:
@@ -70,7 +71,8 @@ def upgrade() -> None:
     edited = connection.execute(sa.select(VERSIONS.c.id, VERSIONS.c.card).where(*is_edited)).all()
     for version in edited:
         front = FRONT.match(version.card)
-        if front is None or not FIELD.search(front[1]):
+        lines = [] if front is None else front[1].split("\n")
+        if front is None or not FIELD.match(lines[0]) or not all(map(LINE.fullmatch, lines)):
             continue
         body = version.card[front.end() :]
         changes = {"card": body} if body.strip() else {"card_edited_at": None}

@@ -149,7 +149,7 @@ def add_version(
     files = folder / f"files-{name}-{text}"
     write_adapter(files)
     config = json.loads((files / "adapter_config.json").read_text())
-    (files / "adapter_config.json").write_text(json.dumps(config | {"revision": f"{name} {text}"}))
+    (files / "adapter_config.json").write_text(json.dumps(config | {"revision": text or name}))
     (files / "README.md").write_text(text)
     parents = tuple(values.ParentVersion(reference=str(p), weight=0.5) for p in lineage.pop("parents", ()))
     with stores.database.write() as session:

@@ -13,7 +13,8 @@ from finch_hub.texts.visible_text import to_json
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _FRONT = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
-_FIELD = re.compile(r"^[\w-]+[ \t]*:(?=\s|\Z)", re.MULTILINE)
+_FIELD = re.compile(r"[\w-]+[ \t]*:(?=\s|\Z)")
+_LINE = re.compile(r"[\w-]+[ \t]*:(\s.*)?|[ \t]+\S.*|- .*|#.*")  # of metadata; a text has empty lines and sentences
 _MAX_LOSS = 1e15  # the last power of ten that JSON has without an exponent
 _ADDRESS = re.compile(r"https?://[\w.~:/?#@!$&'*+,;=%-]+", re.ASCII)
 
@@ -65,9 +66,10 @@ def find_license_address(facts: CardFacts) -> str | None:
 def split_front(text: str) -> tuple[str | None, str]:
     """Return the metadata of a card, None if it has none, and the text that follows.
 
-    A text between two rules, without a field, is no metadata.
+    A text between two rules is no metadata.
     """
     found = _FRONT.match(text)
-    if found is None or not _FIELD.search(found[1]):
+    lines = [] if found is None else found[1].split("\n")
+    if found is None or not _FIELD.match(lines[0]) or not all(map(_LINE.fullmatch, lines)):
         return None, text
     return found[1], text[found.end() :].lstrip("\n")

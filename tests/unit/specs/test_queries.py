@@ -65,7 +65,7 @@ def test_terms_are_read_in_their_order() -> None:
     ("text", "what"),
     [
         ("bse:x", "column 1 (bse:x): there is no filter 'bse' (did you mean base"),
-        ("shape:x", "column 1 (shape:x): there is no filter 'shape' (known: name,"),
+        ("zzz:x", "column 1 (zzz:x): there is no filter 'zzz' (known: name,"),
         ("metrics<2", "column 1 (metrics<2): there is no filter 'metrics' (did you mean metric.NAME?"),
         ("a zzz:x", "column 3 (zzz:x): there is no filter 'zzz' (known: name, base, preset,"),
         ("state:redy", "'redy' is not a state (known: ready, quarantined, below_retention, unchecked)"),

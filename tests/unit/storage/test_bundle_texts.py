@@ -42,7 +42,6 @@ def test_texts_without_secrets_stay() -> None:
         ("owner", "https://u:SECRETpw1@h/", "owner", "https://***@h/"),
         ("tags", ("password=SECRETpw1",), "tags", ("password=***",)),
         ("tags", ("ghp_abcdefghijklmnopqrstuvwxyz0123456789", "gold"), "tags", ("gold",)),
-        ("spec", {"system": "password=SECRETpw1"}, "system prompt", {"system": "password=***"}),
         ("spec", {"parameters": {"password": "SECRETpw1"}}, "settings", {"parameters": {"password": "***"}}),
         ("metrics", {"note": "password=SECRETpw1"}, "metrics", {"note": "password=***"}),
     ],
@@ -51,6 +50,13 @@ def test_each_text_is_masked_and_named(field: str, value: object, place: str, ex
     with pytest.warns(errors.FinchWarning, match=f"^masked secrets in the {place} of birds/1$"):
         clean = mask_secrets(make(**{field: value}), Redactor())
     assert getattr(clean.versions[0], field) == expected
+
+
+def test_system_prompt_stays_as_the_adapter_was_trained_with_it() -> None:
+    prompt = 'Answer with JSON such as {"user": "ana", "password": "string"}.'
+    with pytest.warns(errors.FinchWarning, match=r"^what looks like a secret stays in the system prompt of birds/1, "):
+        clean = mask_secrets(make(spec={"system": prompt}), Redactor())
+    assert clean.versions[0].spec == {"system": prompt}
 
 
 def test_many_places_are_counted() -> None:

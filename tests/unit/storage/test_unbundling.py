@@ -926,7 +926,7 @@ def test_secrets_in_texts_of_users_neither_leave_a_hub_nor_come_into_one(
         adapter_versions.edit_notes(session, reference, f"see https://ana:{SECRET}@h/")
         adapter_versions.edit_card(session, reference, f"password={SECRET}")
         adapter_names.describe(session, "leaky", f"password={SECRET}")
-        changed = {"owner": f"https://a:{SECRET}@h", "spec": {"system": f"password={SECRET}", "base": {"source": "x"}}}
+        changed = {"owner": f"https://a:{SECRET}@h", "spec": {"system": "Be kind.", "base": {"source": "x"}}}
         session.execute(sa.update(tables.AdapterVersion).values(changed))
     with pytest.warns(errors.FinchWarning, match=r"masked secrets in the description of leaky, the card of leaky/1, "):
         make_bundle(tmp_path / "clean.bundle", [reference], one)
@@ -936,7 +936,7 @@ def test_secrets_in_texts_of_users_neither_leave_a_hub_nor_come_into_one(
         patch.setattr(bundling, "mask_secrets", lambda manifest, redactor: manifest)
         make_bundle(tmp_path / "raw.bundle", [reference], one)
     assert SECRET.encode() in (tmp_path / "raw.bundle").read_bytes()
-    with pytest.warns(errors.FinchWarning, match="the system prompt of leaky/1"):
+    with pytest.warns(errors.FinchWarning, match="masked secrets in the description of leaky"):
         take(tmp_path / "raw.bundle", two)
     with two.database.read() as session:
         version = adapter_versions.resolve(session, reference)
@@ -946,7 +946,7 @@ def test_secrets_in_texts_of_users_neither_leave_a_hub_nor_come_into_one(
         ]
     assert version.tags == ("gold", "password=***")
     assert (version.notes, version.owner) == ("see https://***@h/", "https://***@h")
-    assert version.spec["system"] == "password=***"
+    assert version.spec["system"] == "Be kind."
     assert SECRET not in f"{version} {rows}"
     for file in two.artifacts.fetch_tree(version.digest).iterdir():
         assert SECRET.encode() not in file.read_bytes()
