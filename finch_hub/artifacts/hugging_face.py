@@ -199,7 +199,7 @@ def _translate_status(status: int, answer: str, action: str) -> errors.FinchErro
         fix = "set HF_TOKEN to a valid token, or run `hf auth login`"
         return errors.AccessDenied(f"could not {action}: the server rejected the token ({fix})")
     if status == 403:
-        fix = "use a token that may read it, and write to it if you push"
+        fix = "use a token that may read it; a push needs write access"
         return errors.AccessDenied(f"could not {action}: the token may not do this{said} ({fix})")
     if status in (409, 412):
         return errors.Conflict(f"could not {action}: the repository changed meanwhile (try again)")

@@ -39,7 +39,7 @@ def mask_secrets(manifest: Manifest, redactor: Redactor) -> Manifest:
             prompts.append(version.reference)
         versions.append(version.model_copy(update=changed))
     if places:
-        more = f" and {len(places) - _MAX_NAMED:,} more texts" if len(places) > _MAX_NAMED else ""
+        more = f" and {len(places) - _MAX_NAMED:,} more" if len(places) > _MAX_NAMED else ""
         text = f"masked secrets in {', '.join(places[:_MAX_NAMED])}{more}"
         warnings.warn(errors.FinchWarning(text), stacklevel=2)
     if prompts:

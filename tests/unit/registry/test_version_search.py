@@ -190,10 +190,11 @@ def test_number_that_no_version_has_is_refused(filled: Database, query: str, sor
         find(filled, query, sort=sort)
 
 
-def test_number_of_settings_is_known_without_versions(database: Database) -> None:
+def test_number_of_settings_and_of_jobs_is_known_without_versions(database: Database) -> None:
     assert find(database, "lora.r=16 training.epochs>2", sort="-lora.alpha").versions == ()
-    with pytest.raises(errors.NotFound, match=r"there is no metric 'loss_after'$"):
-        find(database, "metric.loss_after<2")
+    assert find(database, "metric.loss_after<2", sort="-metric.worst_retention").versions == ()
+    with pytest.raises(errors.NotFound, match=r"there is no metric 'of_a_plugin'$"):
+        find(database, "metric.of_a_plugin<2")
 
 
 def test_words_are_no_language_of_the_database(filled: Database) -> None:

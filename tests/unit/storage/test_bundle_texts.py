@@ -65,8 +65,8 @@ def test_many_places_are_counted() -> None:
     )
     manifest = make(
         **dict.fromkeys(("card", "notes", "owner"), "password=SECRETpw1"), tags=("password=SECRETpw1",),
-        spec={"system": "password=SECRETpw1"}, metrics={"a": "password=SECRETpw1"}, evaluations=(evaluation,),
+        spec={"note": "password=SECRETpw1"}, metrics={"a": "password=SECRETpw1"}, evaluations=(evaluation,),
     )  # fmt: skip
-    with pytest.warns(errors.FinchWarning, match="and 2 more texts$"):
+    with pytest.warns(errors.FinchWarning, match="and 2 more$"):
         clean = mask_secrets(manifest, Redactor())
     assert "SECRETpw1" not in clean.model_dump_json()
