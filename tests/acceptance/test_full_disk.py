@@ -56,10 +56,12 @@ def store_output(hub: Hub, made: Path) -> None:
     stores = hub._stores
     spec = ExportSpec(adapter="wrens", format="peft", out=str(made))
     job = registry.claimed(stores.database, job_id=registry.submit(stores.database, spec=spec).id)
-    order = export.prepare(spec, job, stores, made)
+    work = made.with_name("work")
+    order = export.prepare(spec, job, stores, work)
     report = export.execute(order, Channel(io.BytesIO())).report.model_dump(mode="json")
     stored = outputs.store_output(made, job, stores.artifacts)
     registry.succeed(stores.database, job, report=report, output=stored.model_dump(mode="json"))
+    shutil.rmtree(work)
 
 
 def find_faults(prepared: Path, place: Path, action: str, sizes: Sequence[int]) -> list[str]:
