@@ -140,7 +140,8 @@ _IS_ENDLESS = announcements.c.due_at > once(later(LONGEST_WAIT_SECONDS))
 
 def _may_call(name: str, caller: str) -> tuple[sa.ColumnElement[bool], ...]:
     # A clock that jumped may leave a lease that ends much later than any other.
-    is_held = table.c.called_until.between(now(), later(2 * LEASE_SECONDS))
+    until = table.c.called_until
+    is_held = sa.and_(until > now(), until <= later(2 * LEASE_SECONDS))  # a lease that ends now has ended
     return table.c.name == name, sa.or_(table.c.called_until.is_(None), ~is_held, table.c.caller == caller)
 
 
