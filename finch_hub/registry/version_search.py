@@ -7,7 +7,7 @@ read in the order that is wanted, until a page is full.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -41,6 +41,10 @@ _COLUMNS = {
 # The plan of one search does not suit another one, and all indexes are better than reading every row.
 _SETTINGS = {"plan_cache_mode": "force_custom_plan", "enable_seqscan": "off", "random_page_cost": "1.1", "jit": "off"}
 
+# Of conditions that no index serves, PostgreSQL expects that hardly any row meets them. It would read and sort all rows
+# in place of a page of those that are in order.
+_IN_ORDER = {"enable_sort": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+
 Statement = sa.Select[Any]
 
 
@@ -65,8 +69,7 @@ def find(
     scope = f"versions\n{query}\n{order}"
     key = _read_key(scope, after, order)
     if not _is_sqlite(session):
-        settings = (sa.func.set_config(name, value, True) for name, value in _SETTINGS.items())
-        session.execute(sa.select(*settings))
+        _set(session, _SETTINGS)
     if order.field not in _COLUMNS:
         require_number(session, order.field)
     filters = build_filters(session, terms)
@@ -88,13 +91,13 @@ def _build(
     """Return the statement that finds the versions, and what it is to be sorted by."""
     listed = [(item, item.ids) for item in filters if item.ids is not None]
     if len(listed) == 1 and _is_in_order(listed[0][0], order):
-        return _read_in_order(filters, listed[0][0], order)
+        return _read_in_order(session, filters, listed[0][0], order)
     sizes = [_measure(session, item, ids) for item, ids in listed]
     least = min(zip(sizes, range(len(listed)), strict=True), default=None)
     if least is not None and least[0] < 1 and not _is_in_order(listed[least[1]][0], order):
         return _read_few(filters, *listed[least[1]], order)
     ordered = [(size, place) for place, size in enumerate(sizes) if _is_in_order(listed[place][0], order)]
-    return _read_in_order(filters, listed[min(ordered)[1]][0] if ordered else None, order)
+    return _read_in_order(session, filters, listed[min(ordered)[1]][0] if ordered else None, order)
 
 
 def _is_in_order(item: Filter, order: Sort) -> bool:
@@ -148,13 +151,15 @@ def _read_few(
 
 
 def _read_in_order(
-    filters: Sequence[Filter], first: Filter | None, order: Sort
+    session: Session, filters: Sequence[Filter], first: Filter | None, order: Sort
 ) -> tuple[Statement, tuple[sa.ColumnElement[Any], ...]]:
     """Read the versions in the wanted order, from an index, and pass over those that a filter leaves out.
 
     Args:
         first: a filter whose versions are together in an index of that order.
     """
+    if not _is_sqlite(session):
+        _set(session, _IN_ORDER)
     keys = _list_keys(order)
     if order.field in _COLUMNS:
         sought = {id(item) for item in filters if item is first or item.order == order.field}
@@ -178,6 +183,11 @@ def _list_keys(order: Sort) -> tuple[sa.ColumnElement[Any], ...]:
     if order.field not in _COLUMNS:
         return numbers.c.value, numbers.c.version_id
     return tuple(entries.c[name] for name in _COLUMNS[order.field])
+
+
+def _set(session: Session, settings: Mapping[str, str]) -> None:
+    """Change settings of PostgreSQL until the end of the transaction."""
+    session.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
 
 
 def _is_sqlite(session: Session) -> bool:
