@@ -11,6 +11,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import resource
 import selectors
 import signal
@@ -43,6 +44,7 @@ _END_SECONDS = 10.0  # that a killed process may take to end
 _READ_BYTES = 2**16
 _LEAST_MEMORY = 2**18  # bytes without which an allocator gets no more
 _FULL_SECONDS = 3
+_REQUEST_BYTES = 2**22  # of memory that a library asks for at once, and is refused
 
 
 class Limits(NamedTuple):
@@ -244,11 +246,13 @@ def serve(number: int, order: Mapping[str, Any]) -> None:
             return
         except MemoryError:
             _send(messages, _MEMORY)
-        except errors.FinchError as error:
-            _send(messages, _ERROR, json.dumps(error.to_json()))
         except Exception as error:
             if is_disk_full(error):
                 _send(messages, _FULL)
+            elif _had_no_memory():  # libraries raise nearly anything then
+                _send(messages, _MEMORY)
+            elif isinstance(error, errors.FinchError):
+                _send(messages, _ERROR, json.dumps(error.to_json()))
             else:  # a bug, which the parent raises as one
                 _send(messages, _ERROR, json.dumps(f"{type(error).__name__}: {error}"))
         else:
@@ -287,6 +291,17 @@ def _limit_memory(budget: int) -> None:
     limit = pages * resource.getpagesize() + budget
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _had_no_memory() -> bool:
+    """Return whether this process has had all the memory that its limit allows, though it may have freed it since."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    peak = re.search(r"^VmPeak:\s*(\d+) kB$", status, re.MULTILINE)
+    return limit != resource.RLIM_INFINITY and peak is not None and limit - int(peak[1]) * 1024 < _REQUEST_BYTES
 
 
 def _watch_memory(limit: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import contextlib
 import os
 import signal
 import sys
@@ -52,6 +53,16 @@ def exhaust() -> Iterator[str]:
             kept.append(bytearray(2**17))
         except MemoryError:
             continue
+
+
+def fail_without_memory(number: int) -> Iterator[str]:
+    yield "1"
+    with contextlib.suppress(MemoryError):
+        kept = []
+        while True:
+            kept.append(bytearray(2**17))
+    kept.clear()  # as the part of a model that is freed with its frame
+    raise [SystemError("returned NULL without setting an exception"), RuntimeError("std::bad_alloc"), *ERRORS][number]
 
 
 def wait() -> Iterator[str]:
@@ -176,6 +187,14 @@ def test_reader_that_goes_on_without_memory_is_ended() -> None:
     values = parse(exhaust, limits=Limits(memory=2**24))
     assert next(values) == "1"
     with pytest.raises(errors.InvalidDataset, match="takes more than 16 MiB of memory to read"):
+        next(values)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_any_error_of_a_reader_without_memory_is_told_as_that(number: int) -> None:
+    values = parse(fail_without_memory, number, limits=Limits(memory=2**26))
+    assert next(values) == "1"
+    with pytest.raises(errors.InvalidDataset, match="takes more than 64 MiB of memory to read"):
         next(values)
 
 
