@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finch_hub.engine.training.adapter import LoRAAdapter
     from finch_hub.hub.facade import Hub
     from finch_hub.hub.jobs import JobHandle
+    from finch_hub.hub.versions import Version
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.settings import Settings
     from finch_hub.specs.backups import BackupReport, RestoreReport
@@ -76,6 +77,7 @@ __all__ = [
     "TrainingReport",
     "UnbundleReport",
     "Value",
+    "Version",
     "errors",
 ]
 
@@ -87,6 +89,7 @@ _MODULES = {
         "engine.training.adapter": ["LoRAAdapter"],
         "hub.facade": ["Hub"],
         "hub.jobs": ["JobHandle"],
+        "hub.versions": ["Version"],
         "registry.values": ["AdapterVersion"],
         "settings": ["Settings"],
         "specs.backups": ["BackupReport", "RestoreReport"],

@@ -27,11 +27,12 @@ from finch_hub.registry import (
     workers,
 )
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState, OutputSpec
+from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState, OutputSpec, find_target
 from finch_hub.specs.value import Value
 from finch_hub.storage import outputs
 from finch_hub.storage.changes import changing
 from finch_hub.storage.store_sweep import OUTPUT_SECONDS
+from finch_hub.texts.summaries import Summarized
 from finch_hub.workers.runs import kinds
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ _ENSURE_SECONDS = 10.0
 _PAGE_SIZE = 500
 
 
-class JobHandle(Generic[ResultT_co, ReportT_co]):
+class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
     """Handle of a submitted job, typed by what the job makes and by its report.
 
     The handles of `Hub.train`, `Hub.compose` and `Hub.quantize` are a `JobHandle[AdapterVersion, …]`. Jobs of other
@@ -60,8 +61,12 @@ class JobHandle(Generic[ResultT_co, ReportT_co]):
     def __init__(self, job: Job, stores: Stores, dispatcher: Dispatcher) -> None:
         self._job, self._stores, self._dispatcher = job, stores, dispatcher
 
-    def __repr__(self) -> str:
-        return f"<JobHandle {self.id} {self._job.kind} {self._job.state}>"
+    def _list_fields(self) -> Mapping[str, object]:
+        job = self._job
+        made = (job.result or {}).get("adapter")
+        fields = {"id": job.id, "kind": job.kind, "state": job.state, "adapter": made or find_target(job.spec)}
+        fields |= {"worker": job.worker, "depends_on": job.depends_on or None, "reason": job.reason}
+        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def id(self) -> str:
@@ -327,10 +332,36 @@ class JobHandle(Generic[ResultT_co, ReportT_co]):
 
 
 class Jobs:
-    """The jobs of the hub."""
+    """The jobs of the hub. `jobs[id]` looks a job up, and a loop over the jobs yields their ids, newest first."""
 
     def __init__(self, stores: Stores, dispatcher: Dispatcher) -> None:
         self._stores, self._dispatcher = stores, dispatcher
+
+    def __getitem__(self, job_id: str) -> JobHandle:
+        """Return the job with this id.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        return self.get(job_id)
+
+    def __contains__(self, job_id: object) -> bool:
+        try:
+            return isinstance(job_id, str) and self.get(job_id) is not None
+        except errors.NotFound:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return (handle.id for handle in self.iterate())
+
+    def iterate(
+        self, *, states: Collection[JobState] | None = None, kind: str | None = None, owner: str | None = None
+    ) -> Iterator[JobHandle]:
+        """Yield the jobs, newest first, page by page."""
+        found = self.find(states=states, kind=kind, owner=owner, limit=_PAGE_SIZE)
+        while found:
+            yield from (JobHandle(job, self._stores, self._dispatcher) for job in found)
+            found = self.find(states=states, kind=kind, owner=owner, limit=_PAGE_SIZE, before=found[-1].id)
 
     def get(self, job_id: str) -> JobHandle:
         """Return the job with this id.
