@@ -5,11 +5,14 @@ Names are imported on first use, so ``import finch_hub`` costs almost nothing.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
+from finch_hub import progress as _progress
 
 if sys.platform == "win32":
     raise ImportError(
@@ -106,6 +109,17 @@ _MODULES = {
     }.items()
     for name in names
 }
+
+
+@contextlib.contextmanager
+def _open_view() -> Iterator[_progress.Show]:
+    from finch_hub.display.sessions import open_client_view
+
+    with open_client_view(None) as view:
+        yield view.show
+
+
+_progress.use_view(_open_view)
 
 
 def __getattr__(name: str) -> Any:

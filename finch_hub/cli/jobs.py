@@ -207,6 +207,8 @@ def _draw_job(
     is_unattended: bool,
     report_problem: str | None,
 ) -> RenderableType:
+    from finch_hub.hub import waiting
+
     result = job.result or {}
     cancelling = ", cancellation requested" if job.cancel_requested and not job.finished_at else ""
     fields = {
@@ -225,7 +227,7 @@ def _draw_job(
         "attempts used up": job.attempts or None,
         "attempts": tables.Lines(f"{a.fence} on {a.worker}: {a.outcome or 'running'}" for a in attempts) or None,
         "queue": queue,
-        "waits": following.NO_WORKER if is_unattended else following.describe_wait(wait),
+        "waits": waiting.NO_WORKER if is_unattended else waiting.describe_wait(wait),
         "cannot run on": tables.Lines(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
     }
     return tables.draw_fields(fields)
