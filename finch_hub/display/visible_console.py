@@ -17,7 +17,8 @@ class VisibleConsole(Console):
     """
 
     def __init__(self, *, stderr: bool, width: int | None) -> None:
-        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+        # In a notebook, rich would add an output to the cell for each text, also for a captured one.
+        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, force_jupyter=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text as it is drawn."""
