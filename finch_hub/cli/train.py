@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("data")
 @click.option("--adapter", required=True, help="Name of the adapter. Each run makes a new version of it.")
-@click.option("--base", help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --from]")
-@click.option("--from", "start", metavar="REFERENCE", help="Version of an adapter to train further, as name/3.")
+@click.option("--base", help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --start]")
+@options.renamed_option(
+    "--start", former="--from", metavar="REFERENCE", help="Version of an adapter to train further, as name/3."
+)
 @click.option("--revision", help="Revision of a Hugging Face model.")
 @click.option("--preset", help="Preset plugin. `finch-hub plugins list --kind preset` lists them.")
 @click.option(
@@ -42,8 +44,10 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Seed of order, dropout and split.")
 @options.settings_option("--set", "settings", "Other LoRAConfig or TrainingConfig field. Lists are JSON, as in [8,9].")
 @click.option("--priority", type=int, default=0, show_default=True, help="Priority. Higher ones start first.")
-@options.after
-@click.option("--key", "idempotency_key", help="Idempotency key: a second submission returns the first job.")
+@options.depends_on
+@options.renamed_option(
+    "--idempotency-key", former="--key", help="Idempotency key: a second submission returns the first job."
+)
 @click.option("--together", is_flag=True, help="Train in one step with other queued jobs that set this option.")
 @options.requirement_options
 @following.job_command
@@ -69,7 +73,7 @@ def train(
     """Train an adapter on a data set.
 
     DATA is the name of a stored data set, a JSON Lines, CSV or Parquet file, a folder of them, or - for standard input.
-    With --from, the adapter of a version is trained further: the new version has its base, its shape and its prompts.
+    With --start, the adapter of a version is trained further: the new version has its base, its shape and its prompts.
     Rows have prompt and completion, messages, Alpaca, ShareGPT or text fields.
     """
     modules: tuple[str, ...] | str | None = None

@@ -409,7 +409,7 @@ def _list_unnamed_bases(session: Session, manifest: Manifest) -> Iterator[str]:
     for base in manifest.bases:
         known = here.get(base.fingerprint)
         if known is not None and known.hub_id is None and base.public_id is not None:
-            yield f"base {known.name} without an id (the bundle has {base.public_id}; `bases add --id` gives it one)"
+            yield f"base {known.name} without an id (the bundle has {base.public_id}; `bases add --public-id` gives it one)"
 
 
 def _merge_licenses(session: Session, manifest: Manifest) -> Iterator[str]:
