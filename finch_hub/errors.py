@@ -303,7 +303,9 @@ class IllegalTransition(Conflict):
 
     def __init__(self, job_id: str, old: str, new: str) -> None:
         self.job_id, self.old, self.new = job_id, old, new
-        super().__init__(f"job {job_id} cannot become {new}: its state is {old}")
+        change = {"queued": "retried"}.get(new, new)
+        state = f"has {old} already" if old in ("succeeded", "failed") else f"is {old}"
+        super().__init__(f"job {job_id} cannot be {change}: it {state}")
 
 
 class StaleFence(Conflict):

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 @options.settings_option("--vary", "varied", "Other setting, with a JSON list of values to try.")
 @options.settings_option("--set", "settings", "Other setting of all points. Lists are JSON, as in [8,9].")
 @click.option("--priority", type=int, default=0, show_default=True, help="Priority. Higher ones start first.")
-@click.option("--alone", is_flag=True, help="Train no two points in one step, so that each replays to the same bytes.")
+@click.option(
+    "--together/--no-together",
+    default=True,
+    show_default=True,
+    help="Train points in one step where possible. Their bytes are those of a training alone only up to rounding.",
+)
 @options.requirement_options
 @click.option("--detach", is_flag=True, help="Submit the jobs and print the id of the sweep only.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -40,7 +45,6 @@ def sweep(
     reading: dict[str, Any],
     varied: tuple[str, ...],
     settings: tuple[str, ...],
-    alone: bool,
     requirements: Requirements,
     detach: bool,
     quiet: bool,
@@ -64,8 +68,8 @@ def sweep(
             data,
             adapter=adapter,
             validation=options.parse_validation(validation),
-            requirements=requirements,
-            together=not alone,
+            requirements=requirements.evolve(together=False),  # of all points, whether they can or not
+            together=requirements.together,
             progress=progress.RowCounter(),
             **source,
             **reading,

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Seed of order, dropout and split.")
 @options.settings_option("--set", "settings", "Other LoRAConfig or TrainingConfig field. Lists are JSON, as in [8,9].")
 @click.option("--priority", type=int, default=0, show_default=True, help="Priority. Higher ones start first.")
-@options.after
-@click.option("--key", "idempotency_key", help="Idempotency key: a second submission returns the first job.")
+@options.depends_on
+@options.renamed_option(
+    "--idempotency-key", former="--key", help="Idempotency key: a second submission returns the first job."
+)
 @click.option("--together", is_flag=True, help="Train in one step with other queued jobs that set this option.")
 @options.requirement_options
 @following.job_command

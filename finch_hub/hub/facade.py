@@ -391,6 +391,7 @@ class Hub:
         *,
         format: str = "peft",  # noqa: A002
         parameters: Mapping[str, object] | None = None,
+        replace: bool = False,
     ) -> JobHandle:
         """Submit the export of an adapter to another system's format, in a new folder.
 
@@ -400,6 +401,7 @@ class Hub:
             adapter: reference of the version.
             out: path of the new folder, on this machine.
             format: name of an export format plugin.
+            replace: whether to replace an earlier export of the format at `out`.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
@@ -408,8 +410,8 @@ class Hub:
         """
         from finch_hub.hub import exporting
 
-        stores = self._stores
-        spec = exporting.check_export(adapter, out, format_name=format, parameters=parameters or {}, stores=stores)
+        settings = {**(parameters or {}), **({"replace": True} if replace else {})}
+        spec = exporting.check_export(adapter, out, format_name=format, parameters=settings, stores=self._stores)
         return self._submit(spec)
 
     def evaluate(

@@ -65,7 +65,7 @@ def warn_unnamed(base: values.Base) -> None:
     """Warn if a base has no id on the Hugging Face Hub, so that the card can name none."""
     if base.hub_id is not None:
         return
-    add = f"finch-hub bases add {base.name} --id OWNER/NAME"
+    add = f"finch-hub bases add {base.name} --public-id OWNER/NAME"
     what = f"base {base.name} has no id on the Hugging Face Hub, so the card names none (give it with `{add}`)"
     warnings.warn(errors.FinchWarning(what), stacklevel=3)
 

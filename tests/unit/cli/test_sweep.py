@@ -33,7 +33,7 @@ def test_sweep_submits_each_combination(run: Run, data: Path, tiny_folder: Path)
     table = run("jobs", "sweep", sweep_id).out
     assert f"Sweep {sweep_id} of birds" in table
     assert table.count("queued") == 8
-    again = run(*words, "--detach", "--alone", "--json").json
+    again = run(*words, "--detach", "--no-together", "--json").json
     assert again["id"] == sweep_id
     assert len(run("jobs", "list", "--json").json) == 8
 

@@ -82,7 +82,7 @@ CHANGES: dict[str, tuple[audit.Action, str, Change]] = {
     "Bases.remove": ("base.remove", "unused", lambda hub, _: hub.bases.remove("unused")),
     "Datasets.add": ("dataset.add", "owls", lambda hub, _: hub.datasets.add([("Which?", "An owl.")], name="owls")),
     "Datasets.purge": ("dataset.purge", "birds", lambda hub, _: hub.datasets.purge("birds")),
-    "Jobs.prune": ("jobs.prune", "jobs", lambda hub, _: hub.jobs.prune(beyond=0)),
+    "Jobs.prune": ("jobs.prune", "jobs", lambda hub, _: hub.jobs.prune(keep=0)),
     "JobHandle.cancel": ("job.cancel", "ID", lambda hub, _: hub.jobs.get(hub.jobs.find()[0].id).cancel()),
     "Workers.drain": ("worker.drain", "gpu-1", lambda hub, _: hub.workers.drain("gpu-1")),
     "Workers.stop": ("worker.stop", "gpu-1", lambda hub, _: hub.workers.stop("gpu-1")),

@@ -292,7 +292,9 @@ def test_repository_of_a_model_or_a_public_one_is_refused(birds: Hub, remote: Hu
 def test_base_without_an_id_is_warned_of(hub: Hub, remote: HuggingFace, tiny_folder: Path, saved: Path) -> None:
     hub.bases.add(tiny_folder, name="tiny")
     hub.import_adapter(saved, name="birds", base="tiny")
-    with pytest.warns(errors.FinchWarning, match="base tiny has no id.*finch-hub bases add tiny --id OWNER/NAME"):
+    with pytest.warns(
+        errors.FinchWarning, match="base tiny has no id.*finch-hub bases add tiny --public-id OWNER/NAME"
+    ):
         hub.repositories.push("birds", "ana/birds")
     assert b"base_model:" not in remote.repositories["ana/birds"].commits[-1].files["README.md"]
 
