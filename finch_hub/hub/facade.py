@@ -294,7 +294,9 @@ class Hub:
             for number, point in enumerate(checked, 1)
         ]
         submitted = submission.submit(new, checked[0].examples, stores=self._stores, dispatcher=dispatcher)
-        handle = sweeping.SweepHandle(sweep_id, dict(enumerate(submitted, 1)), self._stores, dispatcher)
+        handle = sweeping.SweepHandle(
+            sweep_id, dict(enumerate(submitted, 1)), self._stores, dispatcher, shows=self._shows
+        )
         handle.resume()
         return handle
 
@@ -306,7 +308,7 @@ class Hub:
         """
         from finch_hub.hub.sweeping import find_sweep
 
-        return find_sweep(sweep_id, self._stores, self._dispatcher)
+        return find_sweep(sweep_id, self._stores, self._dispatcher, shows=self._shows)
 
     def compose(
         self,

@@ -32,6 +32,7 @@ from finch_hub.specs.events import Event
 from finch_hub.specs.evidence import LossCurve
 from finch_hub.specs.former_names import accept_former_names
 from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState, OutputSpec, find_target
+from finch_hub.specs.options import is_in_command
 from finch_hub.specs.value import Value
 from finch_hub.storage import outputs
 from finch_hub.storage.changes import changing
@@ -381,6 +382,8 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
         try:
             yield
         except KeyboardInterrupt:
+            if is_in_command():  # which says it in its words
+                raise
             call = f'hub.jobs["{self.id}"]'
             print(
                 f"\nStopped waiting for job {self.id}. It continues in the background.\n"
