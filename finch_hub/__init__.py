@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from finch_hub.settings import Settings
     from finch_hub.specs.backups import BackupReport, RestoreReport
     from finch_hub.specs.bundles import BundleReport, UnbundleReport
-    from finch_hub.specs.events import Event
+    from finch_hub.specs.events import Event, NewEvent
     from finch_hub.specs.examples import Example, Message
     from finch_hub.specs.generation import GenerationConfig
-    from finch_hub.specs.jobs import Job, JobState, Requirements
+    from finch_hub.specs.jobs import BaseModelSource, Job, JobState, Requirements
     from finch_hub.specs.lora import LoRAConfig
     from finch_hub.specs.reading import ReadingConfig
     from finch_hub.specs.reports import (
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdapterVersion",
     "BackupReport",
+    "BaseModelSource",
     "BundleReport",
     "CompositionReport",
     "ConflictReport",
@@ -64,6 +65,7 @@ __all__ = [
     "LoRAConfig",
     "MergeReport",
     "Message",
+    "NewEvent",
     "QuantizationReport",
     "ReadingConfig",
     "ReproductionReport",
@@ -89,10 +91,10 @@ _MODULES = {
         "settings": ["Settings"],
         "specs.backups": ["BackupReport", "RestoreReport"],
         "specs.bundles": ["BundleReport", "UnbundleReport"],
-        "specs.events": ["Event"],
+        "specs.events": ["Event", "NewEvent"],
         "specs.examples": ["Example", "Message"],
         "specs.generation": ["GenerationConfig"],
-        "specs.jobs": ["Job", "JobState", "Requirements"],
+        "specs.jobs": ["BaseModelSource", "Job", "JobState", "Requirements"],
         "specs.lora": ["LoRAConfig"],
         "specs.reading": ["ReadingConfig"],
         "specs.reports": [name for name in __all__ if name.endswith("Report") and name not in _OTHER_REPORTS],

@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from finch_hub.specs.bundles import BundleReport, UnbundleReport
     from finch_hub.specs.collections import CollectionReport
     from finch_hub.specs.inspections import InspectionReport
-    from finch_hub.specs.reports import ConflictReport
+    from finch_hub.specs.reports import (
+        CompositionReport,
+        ConflictReport,
+        EvaluationReport,
+        ExportReport,
+        MergeReport,
+        QuantizationReport,
+        ReproductionReport,
+        TrainingReport,
+    )
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
 
@@ -151,7 +160,7 @@ class Hub:
         idempotency_key: str | None = None,
         progress: Progress | None = None,
         **overrides: Unpack[TrainOptions],
-    ) -> JobHandle:
+    ) -> JobHandle[AdapterVersion, TrainingReport]:
         """Submit the training of one adapter. Its result is a new version of `adapter`.
 
         Args:
@@ -295,7 +304,7 @@ class Hub:
         depends_on: Sequence[str] = (),
         idempotency_key: str | None = None,
         **options: Unpack[ComposeOptions],
-    ) -> JobHandle:
+    ) -> JobHandle[AdapterVersion, CompositionReport]:
         """Submit the composition of adapters of one base. Its result is a new version of `adapter`.
 
         Args:
@@ -339,7 +348,7 @@ class Hub:
 
     def merge(
         self, adapters: Sequence[str], out: str | Path, *, weights: Sequence[float] | None = None, replace: bool = False
-    ) -> JobHandle:
+    ) -> JobHandle[MergeReport, MergeReport]:
         """Submit the merge of adapters into their base. Its result is a model folder.
 
         A worker of this machine writes the folder itself. Otherwise `JobHandle.result` or `JobHandle.save` fetch it.
@@ -358,7 +367,9 @@ class Hub:
 
         return self._submit(exporting.check_merge(adapters, out, weights=weights, replace=replace, stores=self._stores))
 
-    def quantize(self, adapter: str, **options: Unpack[QuantizeOptions]) -> JobHandle:
+    def quantize(
+        self, adapter: str, **options: Unpack[QuantizeOptions]
+    ) -> JobHandle[AdapterVersion, QuantizationReport]:
         """Submit the quantization of the version that `adapter` refers to. Its result is a new version.
 
         Raises:
@@ -368,7 +379,7 @@ class Hub:
         """
         return self._submit(QuantizeSpec(adapter=self.adapters.get_usable(adapter).reference, **options))
 
-    def reproduce(self, adapter: str) -> JobHandle:
+    def reproduce(self, adapter: str) -> JobHandle[ReproductionReport, ReproductionReport]:
         """Submit the reproduction of a version. Its result is a `ReproductionReport`, and no version is made.
 
         The training, composition or quantization is repeated with the specification, data, base, seed, threads, number
@@ -392,7 +403,7 @@ class Hub:
         format: str = "peft",  # noqa: A002
         parameters: Mapping[str, object] | None = None,
         replace: bool = False,
-    ) -> JobHandle:
+    ) -> JobHandle[ExportReport, ExportReport]:
         """Submit the export of an adapter to another system's format, in a new folder.
 
         A worker of this machine writes the folder itself. Otherwise `JobHandle.result` or `JobHandle.save` fetch it.
@@ -425,7 +436,7 @@ class Hub:
         system: str | None = None,
         progress: Progress | None = None,
         **options: Unpack[ReadingOptions],
-    ) -> JobHandle:
+    ) -> JobHandle[EvaluationReport, EvaluationReport]:
         """Submit the evaluation of a base and its adapters on a data set. Its result is an `EvaluationReport`.
 
         Args:
@@ -649,7 +660,7 @@ class Hub:
         *,
         requirements: Requirements | None = None,
         **fields: Any,
-    ) -> JobHandle:
+    ) -> JobHandle[Any, Any]:
         from finch_hub.hub import submission
         from finch_hub.hub.jobs import JobHandle
         from finch_hub.registry.values import NewJob

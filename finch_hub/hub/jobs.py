@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, cast
+
+from typing_extensions import TypeVar  # PEP 696: a parameter with a default, which Python 3.11 lacks
 
 from finch_hub import errors
 from finch_hub.formats.output_paths import find_output
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from finch_hub.workers.runs.job_kind import JobKind
 
 T = TypeVar("T")
+ResultT_co = TypeVar("ResultT_co", bound=Value, default=Value, covariant=True)
+ReportT_co = TypeVar("ReportT_co", bound=Value, default=Value, covariant=True)
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
@@ -47,8 +51,13 @@ _PAGE_SIZE = 500
 _DAY_SECONDS = 86_400
 
 
-class JobHandle:
-    """Handle of a submitted job."""
+class JobHandle(Generic[ResultT_co, ReportT_co]):
+    """Handle of a submitted job, typed by what the job makes and by its report.
+
+    The handles of `Hub.train`, `Hub.compose` and `Hub.quantize` are a `JobHandle[AdapterVersion, …]`. Jobs of other
+    kinds make no version, so that their report is their result, as in `JobHandle[MergeReport, MergeReport]`. The kind
+    of a job that is looked up by its id is not known to a type checker.
+    """
 
     def __init__(self, job: Job, stores: Stores, dispatcher: Dispatcher) -> None:
         self._job, self._stores, self._dispatcher = job, stores, dispatcher
@@ -100,7 +109,7 @@ class JobHandle:
                 raise TimeoutError(f"job {self.id} is still {job.state} after {timeout:g} s")
         raise AssertionError("unreachable: the states have no end")
 
-    def result(self, timeout: float | None = None) -> values.AdapterVersion | Value:
+    def result(self, timeout: float | None = None) -> ResultT_co:
         """Wait for the job and return the adapter version that it made, or its report if it makes none.
 
         The output of a merge or an export is then where its submitter wanted it. If a worker elsewhere made it and this
@@ -117,9 +126,9 @@ class JobHandle:
             with contextlib.suppress(errors.MissingArtifact):  # it was fetched before
                 self.save()
         if result.adapter is None:
-            return self._kind.report.of_stored(result.report)
+            return cast("ResultT_co", self._kind.report.of_stored(result.report))
         with self._stores.database.read() as session:
-            return adapter_versions.resolve(session, result.adapter)
+            return cast("ResultT_co", adapter_versions.resolve(session, result.adapter))
 
     def version(self) -> values.AdapterVersion | None:
         """Return the adapter version that the job made, None if it made none, or if the version was deleted."""
@@ -177,12 +186,12 @@ class JobHandle:
         job = self.refresh()
         return job.state is JobState.SUCCEEDED and JobResult.of_stored(job.result).output is not None
 
-    def report(self, timeout: float | None = None) -> Value:
+    def report(self, timeout: float | None = None) -> ReportT_co:
         """Wait for the job and return its report, of the type that its kind has in `finch_hub.specs.reports`.
 
         It raises the same errors as `result`.
         """
-        return self._kind.report.of_stored(self._wait_for_result(timeout).report)
+        return cast("ReportT_co", self._kind.report.of_stored(self._wait_for_result(timeout).report))
 
     def events(
         self, *, after: int = 0, follow: bool = False, while_waiting: Callable[[], None] | None = None
@@ -220,7 +229,7 @@ class JobHandle:
                 pass
         return self._job
 
-    def retry(self) -> JobHandle:
+    def retry(self) -> Self:
         """Submit the failed or cancelled job again as a new job of its owner.
 
         Raises:
@@ -231,7 +240,7 @@ class JobHandle:
         with self._stores.database.write() as session:
             job = jobs.retry(session, self.id, owner_unfinished=self._stores.settings.owner_unfinished)
         self._dispatcher.dispatch(job)
-        return JobHandle(job, self._stores, self._dispatcher)
+        return type(self)(job, self._stores, self._dispatcher)
 
     def attempts(self) -> list[values.Attempt]:
         """Return the attempts to run the job, in order."""

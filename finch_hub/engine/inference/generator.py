@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Final, Literal, TypedDict, Unpack, overload
+from typing import Final, Literal, TypedDict, TypeVar, Unpack, overload
 
 from finch_hub import errors, settings
 from finch_hub.engine.bases.base import Base, load_base
@@ -31,6 +31,8 @@ from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import Value
 from finch_hub.texts.counts import format_count
+
+PromptT = TypeVar("PromptT", bound=Prompt)
 
 
 class _Active(enum.Enum):
@@ -229,12 +231,12 @@ class GeneratorModel:
 
     @overload
     def generate(
-        self, prompt: list[str] | list[Prompt], *, stream: Literal[False] = ..., **options: Unpack[BatchOptions]
+        self, prompt: list[PromptT], *, stream: Literal[False] = ..., **options: Unpack[BatchOptions]
     ) -> list[str]: ...
 
     def generate(
         self,
-        prompt: Prompt | list[str] | list[Prompt],
+        prompt: Prompt | list[PromptT],
         *,
         adapter: AdapterChoice | Sequence[str | None] = ACTIVE,
         system: str | None = None,
