@@ -86,6 +86,8 @@ EXERCISED_IN = {
     "specs/collections": "unit/storage/test_collection.py",
     "hub/importing": "unit/hub/test_adapters.py",
     "specs/inspections": "unit/storage/test_inspection.py",
+    "display/charts/bars": "unit/display/charts/test_data.py",
+    "display/charts/matrix": "unit/display/charts/test_retention.py",
     "display/inspections": "unit/cli/test_fsck.py",
     "registry/consistency": "unit/storage/test_inspection.py",
     "specs/evaluation": "unit/engine/inference/test_evaluators.py",
