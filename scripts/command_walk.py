@@ -163,18 +163,18 @@ class CommandWalk:
         self.run("adapters", "pull", "walk/imported", "--name", "pulled", status=(7,))
         self.run("adapters", "rename", "imported", "team/imported")
         self.run("adapters", "check", "imported/1")
-        self.run("adapters", "delete", "imported/1")
+        self.run("adapters", "delete", "imported/1", "--yes")
         self.run("adapters", "restore", "imported/1")
         self.run("adapters", "purge", "imported/1", "--yes")
         self.run("audit", "--on", "imported")
-        self.run("datasets", "purge", "finches")
+        self.run("datasets", "purge", "finches", "--yes")
         self.run("fsck")
         self.run("db", "reindex")
         self.run("gc", "--dry-run")
         self.run("gc")
-        self.run("bases", "remove", "tiny-gguf", status=(4,))  # its adapter needs it
-        self.run("adapters", "delete", "gguf/1")
-        self.run("bases", "remove", "tiny-gguf")
+        self.run("bases", "remove", "tiny-gguf", "--yes", status=(4,))  # its adapter needs it
+        self.run("adapters", "delete", "gguf/1", "--yes")
+        self.run("bases", "remove", "tiny-gguf", "--yes")
 
     def _queue(self) -> None:
         command = ("train", "bee.jsonl", "--adapter", "late", "--base", "tiny", "--queue", "unserved", "--detach")
@@ -186,7 +186,7 @@ class CommandWalk:
         self.run("jobs", "save", job, status=(6,))
         self.run("jobs", "cancel", self.run("jobs", "retry", job, "--detach").strip())
         _expect(len(self.read("jobs", "list", "--state", "cancelled")) == 2, "two jobs are cancelled")
-        self.run("jobs", "prune", "--keep", "1")
+        self.run("jobs", "prune", "--keep", "1", "--yes")
 
     def _serve(self) -> None:
         self.run("worker", "stop")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     "--system", help="System prompt of rows that have none.  [default: the one that each adapter was trained with]"
 )
 @options.reading_options
+@options.config_option
 @following.job_command
 def evaluate(
     hub: Hub,

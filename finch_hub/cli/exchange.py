@@ -40,8 +40,8 @@ def push(reference: str, repository: str, private: bool, main: bool, samples: bo
             f"These files differ there: {', '.join(pushed.differs)} (to replace them, run `{again}`, and push)"
         )
     output.emit(pushed, as_json, lambda: [*lines, pushed.address])
-    pulled = f"{pushed.repository}@{pushed.tag}"
-    output.suggest("Pull it in another hub", "adapters", "pull", pulled, "--name", "NAME", as_json=as_json)
+    pulled, name = f"{pushed.repository}@{pushed.tag}", pushed.version.partition("/")[0]
+    output.suggest("Pull it in another hub", "adapters", "pull", pulled, "--name", name, as_json=as_json)
 
 
 @click.command()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.option("--replace", is_flag=True, help="Replace an earlier export of the same format.")
 @click.option("--format", "format_name", default="peft", show_default=True, help="Export format plugin.")
 @options.settings_option("--parameter", "parameters", "Format parameter.")
+@options.config_option
 @following.job_command
 def export(hub: Hub, adapter: str, out: str, replace: bool, format_name: str, parameters: tuple[str, ...]) -> JobHandle:
     """Export an adapter to another system's format."""
@@ -31,6 +32,7 @@ def export(hub: Hub, adapter: str, out: str, replace: bool, format_name: str, pa
 @click.option("--out", required=True, type=click.Path(), help="Path of the new folder.")
 @click.option("--replace", is_flag=True, help="Replace an earlier merge.")
 @click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in the same order.")
+@options.config_option
 @following.job_command
 def merge(hub: Hub, adapters: tuple[str, ...], out: str, replace: bool, weights: tuple[float, ...] | None) -> JobHandle:
     """Merge adapters into their base as a standalone model.

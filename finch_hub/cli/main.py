@@ -77,6 +77,18 @@ class Commands(click.Group):
             raise click.exceptions.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
         return super().resolve_command(ctx, args)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the words, which may print the help."""
+        with command_output.end_if_closed():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command. Click itself would exit with 1 when the reader of its output leaves."""
+        with command_output.end_if_closed():
+            return super().invoke(ctx)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
         with formatter.section("Commands"):
@@ -107,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return output.refuse(error)
     except (KeyboardInterrupt, click.exceptions.Abort):
         return output.INTERRUPTED
+    except command_output.ClosedOutput:
+        return output.CLOSED_OUTPUT
     except Exception as error:  # whatever a command raises, users see no traceback
         return output.fail(error)
     return result if isinstance(result, int) else 0

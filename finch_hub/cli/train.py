@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--rank", type=options.Rank(), help='Rank of the adapter. "auto" finds it by held-out loss.')
 @click.option("--alpha", type=float, help="Numerator of the update's scale, alpha / rank.")
 @click.option("--dropout", type=float, help="Probability of dropping an input in training.")
-@click.option("--target-modules", metavar="NAME,…", help="Modules to adapt: names, all-linear, attention or mlp.")
+@click.option("--target-modules", metavar="NAME,…", help="Modules: names, a pattern, all-linear, attention or mlp.")
 @click.option("--seed", type=int, help="Seed of order, dropout and split.")
 @options.settings_option("--set", "settings", "Other LoRAConfig or TrainingConfig field. Lists are JSON, as in [8,9].")
 @click.option("--priority", type=int, default=0, show_default=True, help="Priority. Higher ones start first.")
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--together", is_flag=True, help="Train in one step with other queued jobs that set this option.")
 @options.requirement_options
+@options.config_option
 @following.job_command
 def train(
     hub: Hub,
@@ -66,8 +68,12 @@ def train(
     modules: tuple[str, ...] | str | None = None
     if target_modules is not None:
         names = tuple(name.strip() for name in target_modules.split(","))
+        is_pattern = re.search(r"[\\^$*+?()\[\]{}|]", target_modules) is not None
         modules = names[0] if names in (("all-linear",), ("attention",), ("mlp",)) else names
-    reserved = {option.name for option in click.get_current_context().command.params if option.name}
+        modules = target_modules if is_pattern else modules
+    context = click.get_current_context()
+    reserved = {option.name for option in context.command.params if option.name}
+    in_config = context.meta.get(options.SETTINGS_OF_CONFIG, ())
     return hub.train(
         data,
         adapter=adapter,
@@ -79,10 +85,10 @@ def train(
         system=system,
         requirements=requirements,
         priority=priority,
-        depends_on=depends_on,
+        depends_on=[hub.jobs.get(job).id for job in depends_on],
         idempotency_key=idempotency_key,
         progress=progress.RowCounter(),
         **reading,
         **options.drop_unset(target_modules=modules, **overrides),
-        **options.parse_settings(settings, "--set", reserved=reserved),
+        **options.parse_settings([*in_config, *settings], "--set", reserved=reserved),
     )

@@ -335,13 +335,16 @@ class Jobs:
         self._stores, self._dispatcher = stores, dispatcher
 
     def get(self, job_id: str) -> JobHandle:
-        """Return the job with this id.
+        """Return the job with this id, the one whose id begins so, or your newest one for "last".
 
         Raises:
             NotFound: there is no such job.
+            InvalidReference: the ids of several jobs begin so.
         """
+        owner = self._stores.settings.owner_name
         with self._stores.database.read() as session:
-            return JobHandle(jobs.get(session, job_id), self._stores, self._dispatcher)
+            job = jobs.get(session, jobs.find_id(session, job_id, owner=owner))
+        return JobHandle(job, self._stores, self._dispatcher)
 
     def find(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 
 from finch_hub import errors
 from finch_hub.cli import main, output
+from finch_hub.display.visible_console import VisibleConsole
 from finch_hub.workers.messaging.dispatcher import UnreachableBrokerWarning
 
 from .conftest import Run
@@ -293,3 +296,33 @@ def test_secrets_are_in_no_warning_log_line_or_internal_error(
     assert printed.count("refused ***") == 3
     assert secret not in printed
     assert "pass1word" not in printed
+
+
+@pytest.mark.parametrize(
+    "words", [("--help",), ("train", "--help"), ("plugins", "list"), ("plugins", "list", "--json")]
+)
+def test_reader_that_leaves_ends_the_command_quietly(home: Path, words: tuple[str, ...]) -> None:
+    """As `finch-hub … | head -1` does. The exit code is that of `cat`, `ls` and `git`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [sys.executable, "-m", "finch_hub.cli.main", *words],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (141, "")
+
+
+def test_no_color_is_honored(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for value, is_colored in (("1", False), ("", True)):
+        monkeypatch.setenv("NO_COLOR", value)
+        stream = io.StringIO()
+        console = VisibleConsole(stderr=False, width=80)
+        console.file = stream
+        console.print("text", style="red")
+        assert ("\x1b[31m" in stream.getvalue()) == is_colored
