@@ -116,9 +116,11 @@ class CommandWalk:
         rows = self.write_rows("finch", "It eats seeds")
         self.run("datasets", "add", rows, "--name", "finches", "--license", "cc-by-4.0")
         self.run("datasets", "show", "finches")
+        self.run("datasets", "preview", "finches", "--base", "tiny")
         bees = self.write_rows("bee", "It flies")
         self.run("datasets", "list")
         options = ("--base", "tiny", "--epochs", "1")
+        self.run("train", "finches", "--adapter", "finch", *options, "--dry-run")
         self.run("train", "finches", "--adapter", "finch", *options, "--set", "samples=1")
         self.run(
             "train", bees, "--adapter", "bee", *options, "--rank", "4", "--time-limit", "10m", "--memory-bytes", "1G"
@@ -128,6 +130,10 @@ class CommandWalk:
     def _use(self) -> None:
         answers = self.run("generate", "Why?", "--adapter", "base", "--adapter", "finch", "--max-new-tokens", "4")
         _expect("finch" in answers, f"generate names the adapter, but printed {answers}")
+        prompts = self._folder / "prompts.txt"
+        prompts.write_text("Why?\nWhere?\n", encoding="utf-8")
+        self.run("compare", "finch", "--prompts", prompts, "--max-new-tokens", "4")
+        self.run("chat", "finch", "--with", "base", "--max-new-tokens", "4")
         self.run("eval", "bee.jsonl", "--adapter", "finch", "--adapter", "bee")
         self.run("compose", "finch", "bee", "--plan", "--probe")
         self.run("compose", "finch", "bee", "--adapter", "both", "--evaluations", "4", "--weights", "1,0.5")

@@ -10,7 +10,7 @@ import click
 
 from finch_hub.cli import options, output
 from finch_hub.cli.bases import SMALL_BASE
-from finch_hub.display import progress, tables
+from finch_hub.display import previews, progress, tables
 
 if TYPE_CHECKING:
     from finch_hub.hub.datasets import AddedDataset
@@ -24,7 +24,7 @@ _MAX_SHOWN = 20  # versions that a purge names
 
 @click.group()
 def datasets() -> None:
-    """Check, list and purge data sets."""
+    """Preview, check, list and purge data sets."""
 
 
 @datasets.command()
@@ -67,6 +67,44 @@ def add(
         output.suggest("Train an adapter on it", *words, as_json=as_json)
     else:
         output.suggest("Add a base to train an adapter for", "bases", "add", SMALL_BASE, as_json=as_json)
+
+
+@datasets.command()
+@click.argument("data", type=click.Path(allow_dash=True))
+@click.option("--base", required=True, help="Base model that is to see the rows.")
+@click.option("--revision", help="Revision of a Hugging Face model.")
+@click.option("--system", help="System prompt of the examples that have none.")
+@click.option("--max-length", type=click.IntRange(8), help="Tokens to which rows are cut.  [default: as in a training]")
+@click.option("--limit", type=click.IntRange(1, 1000), default=3, show_default=True, help="Maximum number of rows.")
+@options.reading_options
+@output.json_option
+def preview(
+    data: str,
+    base: str,
+    revision: str | None,
+    system: str | None,
+    max_length: int | None,
+    limit: int,
+    reading: ReadingOptions,
+    as_json: bool,
+) -> None:
+    """Show the first rows as a base sees them: what is learned, and what is dropped.
+
+    DATA is a file, a folder of files, a stored data set, or - for standard input. Nothing is stored. Without colors,
+    [[double brackets]] mark what is learned and ~~tildes~~ what is dropped.
+    """
+    with output.open_hub() as hub:
+        found = hub.datasets.preview(
+            data,
+            base=base,
+            revision=revision,
+            system=system,
+            max_length=max_length,
+            limit=limit,
+            progress=progress.RowCounter(),
+            **reading,
+        )
+    output.emit(found, as_json, lambda: previews.draw_data_preview(found))
 
 
 @datasets.command("list")

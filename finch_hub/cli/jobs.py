@@ -241,10 +241,11 @@ def _describe_queue(hub: Hub, job: Job) -> str:
     return f"{status.queued:,} queued, {status.running:,} running{own}"
 
 
-def _describe_attempt(attempt: Attempt) -> str:
+def _describe_attempt(attempt: Attempt, *, known: str | None) -> str:
+    """Describe an attempt, with its reason unless that is the known one of the job."""
     ended = attempt.ended_at
     took = f" after {tables.format_duration((ended - attempt.started_at).total_seconds())}" if ended else ""
-    reason = f": {attempt.reason}" if attempt.reason else ""
+    reason = f": {attempt.reason}" if attempt.reason and attempt.reason != known else ""
     began = tables.format_value(attempt.started_at)
     return f"{attempt.fence} on {attempt.worker} from {began}: {attempt.outcome or 'running'}{took}{reason}"
 
@@ -288,7 +289,7 @@ def _draw_job(
         "ended": job.finished_at,
         "depends on": job.depends_on or None,
         "attempts used up": job.attempts or None,
-        "attempts": tables.Lines(map(_describe_attempt, attempts)) or None,
+        "attempts": tables.Lines(_describe_attempt(a, known=job.reason) for a in attempts) or None,
         "needs": _describe_requirements(job) or None,
         "priority": job.priority or None,
         "retry of": job.retry_of,

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from finch_hub.plugins.descriptors import Preset
     from finch_hub.storage.stores import Stores
 
+Look = Callable[[TrainSpec, Sequence[Example], Sequence[Example]], None]
+"""Called with a specification, its training examples and those that are held out."""
 _SHARE = re.compile(r"[0-9]*[.,][0-9]+|[0-9.,]+ ?%")
 
 
@@ -61,10 +63,14 @@ def check_training(
     requirements: Requirements,
     progress: Progress | None,
     stores: Stores,
+    look: Look | None = None,
 ) -> tuple[TrainSpec, tuple[StoredExamples, ...], Requirements]:
     """Check a request for a training, store its examples and return its specification; see `Hub.train`.
 
     Nothing is stored if the request has problems. The requirements are returned with the estimated memory.
+
+    Args:
+        look: called with the specification and the examples, which are not stored then.
     """
     collector = ProblemCollector("this training")
     with collector.collect(), stores.database.read() as session:
@@ -131,28 +137,31 @@ def check_training(
                 collector.add(errors.Problem(where="rank", what=what, fix="add validation examples or set a number"))
         collector.raise_problems()
         read = report or ReadingReport(rows=len(train))
-        stored = tuple(store_examples(part, stores, read, made_of=made_of) for part in (train, held_out) if part)
+        store = functools.partial(store_examples, stores=stores, report=read, made_of=made_of, keeps=look is None)
+        stored = tuple(store(part) for part in (train, held_out) if part)
         longest = max(map(_max_tokens, itertools.chain(train, held_out)))
         thinking = any(has_reasoning(message) for example in train for message in example.messages)
-    if system is None and started is not None:
-        system = started.version.spec.get("system")
-    if system is None and chosen is not None:
-        system = chosen.system
-    if started is not None:
-        thinking = thinking or bool(started.version.spec.get("thinking"))
-    spec = TrainSpec(
-        adapter=adapter,
-        base=source,
-        train=stored[0].digest,
-        validation=stored[1].digest if len(stored) > 1 else None,
-        start=started.reference if started is not None else None,
-        preset=preset,
-        system=system,
-        lora=lora,
-        training=training,
-        thinking=thinking,
-        reading=report,
-    )
+        if system is None and started is not None:
+            system = started.version.spec.get("system")
+        if system is None and chosen is not None:
+            system = chosen.system
+        if started is not None:
+            thinking = thinking or bool(started.version.spec.get("thinking"))
+        spec = TrainSpec(
+            adapter=adapter,
+            base=source,
+            train=stored[0].digest,
+            validation=stored[1].digest if len(stored) > 1 else None,
+            start=started.reference if started is not None else None,
+            preset=preset,
+            system=system,
+            lora=lora,
+            training=training,
+            thinking=thinking,
+            reading=report,
+        )
+        if look is not None:
+            look(spec, train, held_out)
     shape = weight_shapes.read_base_shape(folder, layout) if folder is not None and layout is not None else None
     if shape is not None and not requirements.memory_bytes:
         cuda = requirements.device != "cpu"

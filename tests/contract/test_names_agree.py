@@ -28,13 +28,15 @@ from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import Value
 
 METHODS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "train": (Hub.train,),
+    "train": (Hub.train, Hub.preview_training),
     "compose": (Hub.compose, Hub.plan),
     "merge": (Hub.merge,),
     "eval": (Hub.evaluate,),
     "quantize": (Hub.quantize,),
     "export": (Hub.export,),
     "generate": (Hub.generator, GeneratorModel.generate),
+    "chat": (Hub.generator, GeneratorModel.generate),
+    "compare": (Hub.generator, GeneratorModel.generate),
     "adapters list": (Adapters.overview,),
     "adapters find": (Adapters.find,),
     "adapters versions": (Adapters.versions,),
@@ -52,6 +54,7 @@ METHODS: dict[str, tuple[Callable[..., Any], ...]] = {
     "bases add": (Bases.add,),
     "datasets add": (Datasets.add,),
     "datasets list": (Datasets.find,),
+    "datasets preview": (Datasets.preview,),
     "audit": (Audit.find,),
     "gc": (Hub.collect,),
     "backup": (Hub.back_up,),
@@ -59,10 +62,14 @@ METHODS: dict[str, tuple[Callable[..., Any], ...]] = {
     "unbundle": (Hub.unbundle,),
 }
 # Options about the output of any command, and NAME=VALUE pairs whose names are those of fields.
-EVERYWHERE = {"json", "quiet", "detach", "set", "yes"}
+EVERYWHERE = {"json", "quiet", "detach", "set", "yes", "config"}
 # Options that choose another method, or that are about the command itself.
 OF_THE_COMMAND: dict[str, set[str]] = {
+    "chat": {"with"},
+    "compare": {"prompts", "output"},
     "compose": {"plan"},
+    "train": {"dry-run"},
+    "worker stop": {"wait"},
     "adapters alias": {"delete"},
     "adapters card": {"edit", "from", "reset"},
     "adapters list": {"deleted"},
