@@ -43,7 +43,9 @@ class CommandWalk:
         started = time.monotonic()
         command = [str(word) for word in (self._program, *words)]
         environment = self._environment | {"FINCH_HOME": str(self._folder / home)}
-        done = subprocess.run(command, cwd=self._folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=self._folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
         line = " ".join(command[1:])
         print(f"{time.monotonic() - started:6.1f} s  finch-hub {line}", flush=True)
         if done.returncode not in status:
@@ -102,6 +104,7 @@ class CommandWalk:
         self.run("db", "upgrade")
         self.run("db", "check")
         self.run("plugins", "list")
+        self.run("completion", "bash")
         self.run("plugins", "show", "strategy", "linear")
         report = json.loads(self.run("doctor", "--json", status=(0, 7)))  # 7: this machine has little memory or disk
         of_machine = ("machine", "home", "artifacts")
@@ -186,6 +189,7 @@ class CommandWalk:
         self.run("jobs", "cancel", job)
         self.run("jobs", "show", job)
         self.run("jobs", "events", job)
+        self.run("jobs", "logs", job)
         self.run("jobs", "watch", job, status=(6,))
         self.run("jobs", "save", job, status=(6,))
         self.run("jobs", "cancel", self.run("jobs", "retry", job, "--detach").strip())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub import errors
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 from finch_hub.cli.sampling import adapter_of, load_answerers, sampling_options
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _HELP = "/reset begins anew, /system TEXT sets the system prompt, /quit ends"
 
 
 @click.command()
-@click.argument("adapters", nargs=-1)
+@click.argument("adapters", nargs=-1, shell_complete=completion.complete_references)
 @click.option("--with", "others", multiple=True, metavar="REFERENCE|base", help="Who answers too. Can be repeated.")
 @click.option("--base", help="Base model.  [default: the adapters' base]")
 @sampling_options

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from finch_hub import errors
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 from finch_hub.cli.sampling import BASE, adapter_of, load_answerers, sampling_options
 from finch_hub.display import answers
 
@@ -20,7 +20,7 @@ _MOST_ROWS = 64  # of a batch
 
 
 @click.command()
-@click.argument("adapters", nargs=-1, required=True)
+@click.argument("adapters", nargs=-1, required=True, shell_complete=completion.complete_references)
 @click.option(
     "--prompts",
     "prompts_file",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finch_hub.cli import options, output
+from finch_hub.cli import completion, options, output
 from finch_hub.cli.bases import SMALL_BASE
 from finch_hub.display import previews, progress, tables
 
@@ -28,7 +28,7 @@ def datasets() -> None:
 
 
 @datasets.command()
-@click.argument("data", type=click.Path(allow_dash=True))
+@click.argument("data", type=click.Path(allow_dash=True), shell_complete=completion.complete_data)
 @click.option("--name", help="Name of the data set.")
 @click.option(
     "--replace",
@@ -70,8 +70,10 @@ def add(
 
 
 @datasets.command()
-@click.argument("data", type=click.Path(allow_dash=True))
-@click.option("--base", required=True, help="Base model that is to see the rows.")
+@click.argument("data", type=click.Path(allow_dash=True), shell_complete=completion.complete_data)
+@click.option(
+    "--base", required=True, shell_complete=completion.complete_bases, help="Base model that is to see the rows."
+)
 @click.option("--revision", help="Revision of a Hugging Face model.")
 @click.option("--system", help="System prompt of the examples that have none.")
 @click.option("--max-length", type=click.IntRange(8), help="Tokens to which rows are cut.  [default: as in a training]")
@@ -126,7 +128,7 @@ def list_(limit: int, quiet: bool, as_json: bool) -> None:
 
 
 @datasets.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_datasets)
 @output.json_option
 def show(name: str, as_json: bool) -> None:
     """Show one data set, without its rows.
@@ -150,7 +152,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 @datasets.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_datasets)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @output.yes_option
 @output.json_option

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 from finch_hub.cli.sampling import BASE, adapter_of, load_answerers, sampling_options
 
 if TYPE_CHECKING:
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("prompt")
 @click.option(
-    "--adapter", "adapters", multiple=True, help='Adapter to use. Repeat to compare. "base" means no adapter.'
+    "--adapter",
+    "adapters",
+    multiple=True,
+    shell_complete=completion.complete_references,
+    help='Adapter to use. Repeat to compare. "base" means no adapter.',
 )
-@click.option("--base", help="Base model.  [default: the adapters' base]")
+@click.option("--base", shell_complete=completion.complete_bases, help="Base model.  [default: the adapters' base]")
 @sampling_options
 @output.json_option
 def generate(prompt: str, adapters: tuple[str, ...], base: str | None, sampling: dict[str, Any], as_json: bool) -> None:

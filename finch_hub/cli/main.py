@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("finch_hub.cli.restore:restore", "Restore a backup into a new hub."),
     "bundle": ("finch_hub.cli.bundle:bundle", "Write versions with their lineage to one file, for other hubs."),
     "unbundle": ("finch_hub.cli.bundle:unbundle", "Add the versions of a bundle to this hub."),
+    "completion": ("finch_hub.cli.completion_script:completion", "Print the completion script of a shell."),
     "doctor": (
         "finch_hub.cli.doctor:doctor",
         "Check this machine and its hub, and report problems with what to do about them.",

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from finch_hub import errors
+from finch_hub.cli import completion
 from finch_hub.specs import former_names
 
 _TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -41,7 +42,12 @@ def renamed_option(name: str, *, former: str, **attributes: Any) -> Callable[[Ca
 
 
 depends_on = renamed_option(
-    "--depends-on", former="--after", multiple=True, metavar="JOB", help="Job to wait for. Can be repeated."
+    "--depends-on",
+    former="--after",
+    multiple=True,
+    shell_complete=completion.complete_jobs,
+    metavar="JOB",
+    help="Job to wait for. Can be repeated.",
 )
 
 

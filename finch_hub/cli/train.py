@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import following, options, output
+from finch_hub.cli import completion, following, options, output
 from finch_hub.display import previews, progress
 
 if TYPE_CHECKING:
@@ -17,14 +17,31 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("data")
-@click.option("--adapter", required=True, help="Name of the adapter. Each run makes a new version of it.")
-@click.option("--base", help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --start]")
+@click.argument("data", shell_complete=completion.complete_data)
+@click.option(
+    "--adapter",
+    required=True,
+    shell_complete=completion.complete_adapters,
+    help="Name of the adapter. Each run makes a new version of it.",
+)
+@click.option(
+    "--base",
+    shell_complete=completion.complete_bases,
+    help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --start]",
+)
 @options.renamed_option(
-    "--start", former="--from", metavar="REFERENCE", help="Version of an adapter to train further, as name/3."
+    "--start",
+    former="--from",
+    shell_complete=completion.complete_references,
+    metavar="REFERENCE",
+    help="Version of an adapter to train further, as name/3.",
 )
 @click.option("--revision", help="Revision of a Hugging Face model.")
-@click.option("--preset", help="Preset plugin. `finch-hub plugins list --kind preset` lists them.")
+@click.option(
+    "--preset",
+    shell_complete=completion.complete_presets,
+    help="Preset plugin. `finch-hub plugins list --kind preset` lists them.",
+)
 @click.option(
     "--validation",
     metavar="DATA|SHARE",

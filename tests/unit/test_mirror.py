@@ -21,6 +21,7 @@ EXERCISED_IN = {
     "cli/output": "unit/cli/test_main.py",
     "cli/paging": "unit/cli/test_adapters.py",
     "cli/quantize": "unit/cli/test_jobs.py",
+    "cli/completion_script": "unit/cli/test_completion.py",
     "cli/sampling": "unit/cli/test_compare.py",
     "engine/bases/tokenizer": "unit/engine/data/test_preview.py",
     "engine/bases/layout_builder": "unit/engine/bases/test_module_layout.py",

@@ -176,7 +176,7 @@ def test_reason_of_a_job_that_a_worker_left_is_shown_once(run: Run, database: Da
         attempts.set_aside(session, claimed, "unknown field", version="9.9")
     shown = run("jobs", "show", job.id).out
     assert shown.count("unknown field") == 1
-    assert re.search(r"about +medical", shown)
+    assert re.search(r"target +medical", shown)
     assert "unknown field" in " ".join(run("jobs", "list").out.split())
 
 
@@ -459,3 +459,17 @@ def test_config_with_unknown_settings_is_refused_with_all_of_them(run: Run, tmp_
     assert "quiet: there is no such setting" in refused.err
     file.write_text("epochs = \n")
     assert "is not valid TOML" in run("train", "--config", file).err
+
+
+def test_logs_have_the_events_with_their_times_and_the_lines_of_the_worker(
+    run: Run, database: Database, home: Path
+) -> None:
+    job = registry.submit(database, spec=registry.merge_spec("medical/1"))
+    registry.fail(database, registry.claimed(database), reason="it broke")
+    (home / "logs").mkdir()
+    (home / "logs" / "worker.log").write_text(f"action=claimed job_id={job.id}\naction=claimed job_id=other\n")
+    lines = run("jobs", "logs", job.id).out.splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  info   queued", lines[0])
+    assert any("failed" in line for line in lines)
+    assert lines[-1] == f"action=claimed job_id={job.id}"
+    assert json.loads(run("jobs", "logs", job.id, "--json").out.splitlines()[0])["seq"] == 1

@@ -27,7 +27,7 @@ ROW = PreviewRow(
 
 def draw(*rows: PreviewRow) -> str:
     stream = io.StringIO()
-    console = VisibleConsole(stderr=False, width=60)
+    console = VisibleConsole(stderr=False, width=80)
     console.file = stream
     console.print(group(draw_rows(rows)))
     return stream.getvalue()

@@ -52,7 +52,7 @@ def test_parts_that_do_not_fit_are_dropped_where_they_were(template: ChatTemplat
 
 
 def test_row_that_cannot_be_used_has_its_problem(template: ChatTemplate) -> None:
-    row = preview_example(talk("A question?", " "), template, number=7, system=None, max_length=8)
+    row = preview_example(talk("word " * 40, "Yes."), template, number=7, system="word " * 40, max_length=8)
     assert row.number == 7
     assert row.problem is not None
     assert row.parts == ()
