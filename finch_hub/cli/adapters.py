@@ -355,7 +355,8 @@ def delete(reference: str, yes: bool) -> None:
 def restore(reference: str) -> None:
     """Restore a deleted version, given as name/3, or a deleted adapter.
 
-    An adapter gets the versions back that were deleted with it. Aliases are not restored.
+    An adapter gets the versions back that were deleted with it. Those with damaged files stay deleted, and are named.
+    Aliases are not restored.
     """
     with output.open_hub() as hub:
         restored = hub.adapters.restore(reference)

@@ -156,6 +156,25 @@ def save(job_id: str, out: str | None, replace: bool | None, quiet: bool) -> Non
         output.say(f"Wrote the output of job {handle.id} to {path}")
 
 
+@jobs.command("sweep")
+@click.argument("sweep_id", metavar="SWEEP")
+@click.option("--wait", is_flag=True, help="Wait until all its jobs have ended.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@output.json_option
+def show_sweep(sweep_id: str, wait: bool, quiet: bool, as_json: bool) -> None:
+    """Compare the points of a sweep as they are now."""
+    from finch_hub.cli.sweep import conclude
+    from finch_hub.display import sweeps
+
+    with output.open_hub() as hub:
+        handle = hub.get_sweep(sweep_id)
+        if wait:
+            conclude(handle, quiet=quiet, as_json=as_json)
+            return
+        report = handle.report()
+    output.emit(report, as_json, lambda: sweeps.draw_sweep(report))
+
+
 @jobs.command()
 @click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")

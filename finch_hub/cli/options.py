@@ -94,6 +94,19 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is not a list of numbers such as 1,0.5", param, ctx)
 
 
+class Values(click.ParamType[list[Any]]):
+    """Several values of another type, separated by commas: `8,16`."""
+
+    def __init__(self, of: click.ParamType[Any]) -> None:
+        self.name, self._of = f"{of.name},…", of
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
+        """Parse the values."""
+        if isinstance(value, list):
+            return value
+        return [self._of.convert(part.strip(), param, ctx) for part in str(value).split(",")]
+
+
 class Rank(click.ParamType[int | str]):
     """A rank, or `auto`."""
 
@@ -154,6 +167,46 @@ def requirement_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         added = option(added)
     return added
+
+
+def training_source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what a training makes, and of what."""
+    for option in (
+        click.option("--system", help="System prompt of the examples that have none."),
+        click.option(
+            "--validation",
+            metavar="DATA|SHARE",
+            help="Validation data, or the share of DATA to hold out.  "
+            "[default: the folder's validation split, or the preset's share]",
+        ),
+        click.option(
+            "--preset",
+            shell_complete=completion.complete_presets,
+            help="Preset plugin. `finch-hub plugins list --kind preset` lists them.",
+        ),
+        click.option("--revision", help="Revision of a Hugging Face model."),
+        click.option(
+            "--from",
+            "--start",
+            "start",
+            shell_complete=completion.complete_references,
+            metavar="REFERENCE",
+            help="Version of an adapter to train further, as name/3.",
+        ),
+        click.option(
+            "--base",
+            shell_complete=completion.complete_bases,
+            help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --from]",
+        ),
+        click.option(
+            "--adapter",
+            required=True,
+            shell_complete=completion.complete_adapters,
+            help="Name of the adapter. Each run makes a new version of it.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -273,7 +326,10 @@ def _name_in_config(parameter: click.Parameter) -> str:
     """Return the name of an argument, or the word of an option, in the plural if the option can be repeated."""
     if not isinstance(parameter, click.Option):
         return str(parameter.name)
-    word = parameter.opts[0].removeprefix("--").replace("-", "_")
+    words = [option.removeprefix("--").replace("-", "_") for option in parameter.opts]
+    if parameter.name in words:
+        return str(parameter.name)
+    word = words[0]
     return f"{word}s" if parameter.multiple and not word.endswith("s") else word
 
 

@@ -18,37 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("data", shell_complete=completion.complete_data)
-@click.option(
-    "--adapter",
-    required=True,
-    shell_complete=completion.complete_adapters,
-    help="Name of the adapter. Each run makes a new version of it.",
-)
-@click.option(
-    "--base",
-    shell_complete=completion.complete_bases,
-    help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --start]",
-)
-@options.renamed_option(
-    "--start",
-    former="--from",
-    shell_complete=completion.complete_references,
-    metavar="REFERENCE",
-    help="Version of an adapter to train further, as name/3.",
-)
-@click.option("--revision", help="Revision of a Hugging Face model.")
-@click.option(
-    "--preset",
-    shell_complete=completion.complete_presets,
-    help="Preset plugin. `finch-hub plugins list --kind preset` lists them.",
-)
-@click.option(
-    "--validation",
-    metavar="DATA|SHARE",
-    help="Validation data, or the share of DATA to hold out.  "
-    "[default: the folder's validation split, or the preset's share]",
-)
-@click.option("--system", help="System prompt of the examples that have none.")
+@options.training_source_options
 @options.reading_options
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--learning-rate", type=float, help="Peak of the learning rate schedule.")
@@ -94,7 +64,7 @@ def train(
     """Train an adapter on a data set.
 
     DATA is the name of a stored data set, a JSON Lines, CSV or Parquet file, a folder of them, or - for standard input.
-    With --start, the adapter of a version is trained further: the new version has its base, its shape and its prompts.
+    With --from, the adapter of a version is trained further: the new version has its base, its shape and its prompts.
     Rows have prompt and completion, messages, Alpaca, ShareGPT or text fields.
     """
     modules: tuple[str, ...] | str | None = None

@@ -22,7 +22,7 @@ from finch_hub.engine.training import schedule
 from finch_hub.formats.model_files import read_config
 from finch_hub.hub.bases import Bases, source_of
 from finch_hub.hub.examples import DataSource, Progress, check_system, complete_options, read_examples
-from finch_hub.hub.training import check_training
+from finch_hub.hub.training import check_trainings
 from finch_hub.registry import version_search
 from finch_hub.specs.previews import DataPreview, PreviewRow, TrainingPreview
 
@@ -60,7 +60,7 @@ def preview_data(
 
 
 def preview_training(*, limit: int, stores: Stores, **request: Any) -> TrainingPreview:
-    """Return what a training would do; see `Hub.preview_training`. `request` is that of `check_training`."""
+    """Return what a training would do; see `Hub.preview_training`. `request` is that of `check_trainings`."""
     seen: dict[str, Any] = {}
 
     def look(spec: TrainSpec, train: Sequence[Example], held_out: Sequence[Example]) -> None:
@@ -70,7 +70,8 @@ def preview_training(*, limit: int, stores: Stores, **request: Any) -> TrainingP
         seen["data"] = _report_data(spec, tokenizer, train, held_out, max_length=length)
         seen["rows"] = _preview_rows(train, tokenizer, system=spec.system, max_length=length, limit=limit)
 
-    spec, _, requirements = check_training(**request, stores=stores, look=look)
+    (checked,) = check_trainings(**request, stores=stores, look=look)
+    spec, requirements = checked.spec, checked.requirements
     report: DataReport = seen["data"]
     return TrainingPreview(
         adapter=spec.adapter,

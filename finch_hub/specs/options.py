@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
 _IN_COMMAND: ContextVar[bool] = ContextVar("in_command", default=False)
-# A command repeats an option for each item of a list.
-_COMMAND_NAMES = {"ignore_columns": "ignore_column"}
+# Options that a command names otherwise: it repeats one for each item of a list, and `from` is no argument in Python.
+_COMMAND_NAMES = {"ignore_columns": "ignore_column", "start": "from"}
 
 
 @contextlib.contextmanager

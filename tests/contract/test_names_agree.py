@@ -24,11 +24,13 @@ from finch_hub.specs import jobs
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reading import ReadingConfig
+from finch_hub.specs.sweeps import SweepOptions
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import Value
 
 METHODS: dict[str, tuple[Callable[..., Any], ...]] = {
     "train": (Hub.train, Hub.preview_training),
+    "sweep": (Hub.sweep,),
     "compose": (Hub.compose, Hub.plan),
     "merge": (Hub.merge,),
     "eval": (Hub.evaluate,),
@@ -67,8 +69,10 @@ EVERYWHERE = {"json", "quiet", "detach", "set", "yes", "config"}
 OF_THE_COMMAND: dict[str, set[str]] = {
     "chat": {"with"},
     "compare": {"prompts", "output"},
+    "train": {"from", "dry-run"},  # a word of Python itself, so that its keyword is `start`, which is an option, too
+    "sweep": {"from", "vary"},
+    "jobs sweep": {"wait"},
     "compose": {"plan"},
-    "train": {"dry-run"},
     "worker stop": {"wait"},
     "adapters alias": {"delete"},
     "adapters card": {"edit", "from", "reset"},
@@ -138,6 +142,7 @@ def fields_of(*kinds: type) -> set[str]:
 
 UNPACKED = {
     "TrainOptions": fields_of(jobs.TrainOptions),
+    "SweepOptions": fields_of(SweepOptions),
     "ComposeOptions": fields_of(jobs.ComposeOptions),
     "QuantizeOptions": fields_of(jobs.QuantizeOptions),
     "ReadingOptions": fields_of(jobs.TrainOptions) & set(ReadingConfig.model_fields),

@@ -103,7 +103,6 @@ def test_reading_has_only_the_options_that_are_given() -> None:
     ("words", "former", "name"),
     [
         (("train", "x", "--adapter", "a", "--key", "k"), "--key", "--idempotency-key"),
-        (("train", "x", "--adapter", "a", "--from", "birds/1"), "--from", "--start"),
         (("train", "x", "--adapter", "a", "--memory", "1G"), "--memory", "--memory-bytes"),
         (("compose", "x", "y", "--adapter", "a", "--after", "job"), "--after", "--depends-on"),
         (("bases", "add", "x", "--id", "a/b"), "--id", "--public-id"),
