@@ -43,7 +43,9 @@ class CommandWalk:
         started = time.monotonic()
         command = [str(word) for word in (self._program, *words)]
         environment = self._environment | {"FINCH_HOME": str(self._folder / home)}
-        done = subprocess.run(command, cwd=self._folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=self._folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
         line = " ".join(command[1:])
         print(f"{time.monotonic() - started:6.1f} s  finch-hub {line}", flush=True)
         if done.returncode not in status:
@@ -102,6 +104,7 @@ class CommandWalk:
         self.run("db", "upgrade")
         self.run("db", "check")
         self.run("plugins", "list")
+        self.run("completion", "bash")
         self.run("plugins", "show", "strategy", "linear")
         report = json.loads(self.run("doctor", "--json", status=(0, 7)))  # 7: this machine has little memory or disk
         of_machine = ("machine", "home", "artifacts")
@@ -116,9 +119,11 @@ class CommandWalk:
         rows = self.write_rows("finch", "It eats seeds")
         self.run("datasets", "add", rows, "--name", "finches", "--license", "cc-by-4.0")
         self.run("datasets", "show", "finches")
+        self.run("datasets", "preview", "finches", "--base", "tiny")
         bees = self.write_rows("bee", "It flies")
         self.run("datasets", "list")
         options = ("--base", "tiny", "--epochs", "1")
+        self.run("train", "finches", "--adapter", "finch", *options, "--dry-run")
         self.run("train", "finches", "--adapter", "finch", *options, "--set", "samples=1")
         self.run(
             "train", bees, "--adapter", "bee", *options, "--rank", "4", "--time-limit", "10m", "--memory-bytes", "1G"
@@ -130,6 +135,10 @@ class CommandWalk:
     def _use(self) -> None:
         answers = self.run("generate", "Why?", "--adapter", "base", "--adapter", "finch", "--max-new-tokens", "4")
         _expect("finch" in answers, f"generate names the adapter, but printed {answers}")
+        prompts = self._folder / "prompts.txt"
+        prompts.write_text("Why?\nWhere?\n", encoding="utf-8")
+        self.run("compare", "finch", "--prompts", prompts, "--max-new-tokens", "4")
+        self.run("chat", "finch", "--with", "base", "--max-new-tokens", "4")
         self.run("eval", "bee.jsonl", "--adapter", "finch", "--adapter", "bee")
         self.run("compose", "finch", "bee", "--plan", "--probe")
         self.run("compose", "finch", "bee", "--adapter", "both", "--evaluations", "4", "--weights", "1,0.5")
@@ -182,6 +191,7 @@ class CommandWalk:
         self.run("jobs", "cancel", job)
         self.run("jobs", "show", job)
         self.run("jobs", "events", job)
+        self.run("jobs", "logs", job)
         self.run("jobs", "watch", job, status=(6,))
         self.run("jobs", "save", job, status=(6,))
         self.run("jobs", "cancel", self.run("jobs", "retry", job, "--detach").strip())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from finch_hub.cli import options, output
+from finch_hub.cli import completion, options, output
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def evidence(reference: str, as_json: bool) -> None:
     """Show what was measured when a version was made.
@@ -24,7 +24,7 @@ def evidence(reference: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def samples(reference: str, as_json: bool) -> None:
     """Show sample prompts with the answers before and after a training.
@@ -39,7 +39,7 @@ def samples(reference: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("references", nargs=-1, required=True)
+@click.argument("references", nargs=-1, required=True, shell_complete=completion.complete_references)
 @options.renamed_option("--show-equal", former="--all", is_flag=True, help="Also show what is equal.")
 @click.option("--modules", is_flag=True, help="Also compare norms and overlaps of the updates by module.")
 @output.json_option
@@ -57,7 +57,7 @@ def compare(references: tuple[str, ...], show_equal: bool, modules: bool, as_jso
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_adapters)
 @click.argument("metric")
 @output.json_option
 def metric(name: str, metric: str, as_json: bool) -> None:

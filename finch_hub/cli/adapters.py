@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import adapter_card, adapter_evidence, exchange, following, options, output, paging
+from finch_hub.cli import adapter_card, adapter_evidence, completion, exchange, following, options, output, paging
 from finch_hub.display import tables
 from finch_hub.display.adapters import draw_version, format_evidence, format_import
 from finch_hub.display.inspections import describe_inspection
@@ -104,7 +104,7 @@ def _list_deleted(limit: int, after: str | None, *, quiet: bool, as_json: bool) 
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def show(reference: str, as_json: bool) -> None:
     """Show one version with its metrics, lineage and files."""
@@ -120,7 +120,7 @@ def show(reference: str, as_json: bool) -> None:
 
 
 @adapters.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_adapters)
 @paging.page_options(100, "versions")
 @output.list_options
 def versions(name: str, limit: int, after: str | None, quiet: bool, as_json: bool) -> None:
@@ -138,7 +138,7 @@ def versions(name: str, limit: int, after: str | None, quiet: bool, as_json: boo
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.option(
     "--direction",
     type=click.Choice(["ancestors", "descendants", "both"]),
@@ -156,7 +156,7 @@ def lineage(reference: str, direction: Direction, mermaid: bool, as_json: bool) 
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def verify(reference: str, as_json: bool) -> None:
     """Hold every stored byte of a version against its hash.
@@ -172,7 +172,7 @@ def verify(reference: str, as_json: bool) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def path(reference: str, as_json: bool) -> None:
     """Print a local folder with a version's files in PEFT's format."""
@@ -182,7 +182,7 @@ def path(reference: str, as_json: bool) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.argument("alias")
 @click.option("--expected", type=int, help="Version number that the alias must point at now. 0 means no version.")
 @click.option("--delete", is_flag=True, help="Delete the alias. REFERENCE is then the adapter's name.")
@@ -201,7 +201,7 @@ def alias(reference: str, alias: str, expected: int | None, delete: bool, why: s
 
 
 @adapters.command("alias-history")
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.option("--limit", type=click.IntRange(1, 10**9), default=100, show_default=True, help="Maximum number of moves.")
 @click.option("--after", type=click.IntRange(1, 2**62), help="Number of the last move on the previous page.")
 @output.json_option
@@ -235,7 +235,7 @@ def _name_end(number: int | None) -> str:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.argument("tags", nargs=-1, required=True)
 @click.option("--remove", is_flag=True, help="Remove the tags.")
 def tag(reference: str, tags: tuple[str, ...], remove: bool) -> None:
@@ -250,7 +250,7 @@ def tag(reference: str, tags: tuple[str, ...], remove: bool) -> None:
 
 
 @adapters.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_adapters)
 @click.argument("new")
 def rename(name: str, new: str) -> None:
     """Rename an adapter. References with its former name go on naming it."""
@@ -260,7 +260,7 @@ def rename(name: str, new: str) -> None:
 
 
 @adapters.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_adapters)
 @click.argument("text")
 def describe(name: str, text: str) -> None:
     """Say what an adapter is for. TEXT replaces its description."""
@@ -270,7 +270,7 @@ def describe(name: str, text: str) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.argument("text")
 def note(reference: str, text: str) -> None:
     """Write notes on a version. TEXT replaces its notes."""
@@ -280,7 +280,7 @@ def note(reference: str, text: str) -> None:
 
 
 @adapters.command()
-@click.argument("adapter", metavar="REFERENCE")
+@click.argument("adapter", metavar="REFERENCE", shell_complete=completion.complete_references)
 @options.config_option
 @following.job_options
 def reproduce(adapter: str, detach: bool, quiet: bool, as_json: bool) -> None:
@@ -320,7 +320,7 @@ def import_(source: str, name: str, base: str, as_json: bool) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def check(reference: str, as_json: bool) -> None:
     """Hold an unchecked version against its base.
@@ -333,7 +333,7 @@ def check(reference: str, as_json: bool) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.yes_option
 def delete(reference: str, yes: bool) -> None:
     """Delete one version, given as name/3, or an adapter with all its versions.
@@ -351,7 +351,7 @@ def delete(reference: str, yes: bool) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 def restore(reference: str) -> None:
     """Restore a deleted version, given as name/3, or a deleted adapter.
 
@@ -364,7 +364,7 @@ def restore(reference: str) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.yes_option
 @output.json_option
 def purge(reference: str, yes: bool, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finch_hub.cli import options, output
+from finch_hub.cli import completion, options, output
 from finch_hub.display import progress, tables
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def list_(quiet: bool, as_json: bool) -> None:
 
 
 @bases.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_bases)
 @output.json_option
 def show(name: str, as_json: bool) -> None:
     """Show one base model.
@@ -113,7 +113,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 @bases.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_bases)
 @output.yes_option
 @output.json_option
 def remove(name: str, yes: bool, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub import errors
-from finch_hub.cli import following, options, output
+from finch_hub.cli import completion, following, options, output
 from finch_hub.display import compositions
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("adapters", nargs=-1, required=True)
+@click.argument("adapters", nargs=-1, required=True, shell_complete=completion.complete_references)
 @click.option("--adapter", help="Name of the result. Each run makes a new version of it.")
 @click.option("--plan", is_flag=True, help="Report the conflicts without composing.")
 @click.option(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finch_hub.cli import options, output
+from finch_hub.cli import completion, options, output
 from finch_hub.cli.bases import SMALL_BASE
-from finch_hub.display import progress, tables
+from finch_hub.display import previews, progress, tables
 
 if TYPE_CHECKING:
     from finch_hub.hub.datasets import AddedDataset
@@ -24,11 +24,11 @@ _MAX_SHOWN = 20  # versions that a purge names
 
 @click.group()
 def datasets() -> None:
-    """Check, list and purge data sets."""
+    """Preview, check, list and purge data sets."""
 
 
 @datasets.command()
-@click.argument("data", type=click.Path(allow_dash=True))
+@click.argument("data", type=click.Path(allow_dash=True), shell_complete=completion.complete_data)
 @click.option("--name", help="Name of the data set.")
 @click.option(
     "--replace",
@@ -69,6 +69,46 @@ def add(
         output.suggest("Add a base to train an adapter for", "bases", "add", SMALL_BASE, as_json=as_json)
 
 
+@datasets.command()
+@click.argument("data", type=click.Path(allow_dash=True), shell_complete=completion.complete_data)
+@click.option(
+    "--base", required=True, shell_complete=completion.complete_bases, help="Base model that is to see the rows."
+)
+@click.option("--revision", help="Revision of a Hugging Face model.")
+@click.option("--system", help="System prompt of the examples that have none.")
+@click.option("--max-length", type=click.IntRange(8), help="Tokens to which rows are cut.  [default: as in a training]")
+@click.option("--limit", type=click.IntRange(1, 1000), default=3, show_default=True, help="Maximum number of rows.")
+@options.reading_options
+@output.json_option
+def preview(
+    data: str,
+    base: str,
+    revision: str | None,
+    system: str | None,
+    max_length: int | None,
+    limit: int,
+    reading: ReadingOptions,
+    as_json: bool,
+) -> None:
+    """Show the first rows as a base sees them: what is learned, and what is dropped.
+
+    DATA is a file, a folder of files, a stored data set, or - for standard input. Nothing is stored. Without colors,
+    [[double brackets]] mark what is learned and ~~tildes~~ what is dropped.
+    """
+    with output.open_hub() as hub:
+        found = hub.datasets.preview(
+            data,
+            base=base,
+            revision=revision,
+            system=system,
+            max_length=max_length,
+            limit=limit,
+            progress=progress.RowCounter(),
+            **reading,
+        )
+    output.emit(found, as_json, lambda: previews.draw_data_preview(found))
+
+
 @datasets.command("list")
 @click.option(
     "--limit", type=click.IntRange(1, 10**9), default=100, show_default=True, help="Maximum number of data sets."
@@ -88,7 +128,7 @@ def list_(limit: int, quiet: bool, as_json: bool) -> None:
 
 
 @datasets.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_datasets)
 @output.json_option
 def show(name: str, as_json: bool) -> None:
     """Show one data set, without its rows.
@@ -112,7 +152,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 @datasets.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_datasets)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @output.yes_option
 @output.json_option

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 from finch_hub.display.adapters import format_import
 
 _IDENTITIES = {
@@ -15,7 +15,7 @@ _IDENTITIES = {
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.argument("repository")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--main", is_flag=True, help="Let main take the version, whatever main holds.")

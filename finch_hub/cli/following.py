@@ -76,11 +76,11 @@ def suggest_next(handle: JobHandle, *, as_json: bool) -> None:
     job = handle.refresh()
     spec, made = job.spec, (job.result or {}).get("adapter")
     if job.state == "failed":
-        output.suggest("Read what happened", "jobs", "events", job.id, as_json=as_json)
+        output.suggest("Read what happened", "jobs", "logs", job.id, as_json=as_json)
     if job.state in ("failed", "cancelled"):
         output.suggest("Submit it again", "jobs", "retry", job.id, as_json=as_json)
     elif made is not None:
-        output.suggest("Look at it", "adapters", "show", made, as_json=as_json)
+        output.suggest("Try it", "chat", made, "--with", "base", as_json=as_json)
     elif job.kind == "merge":
         output.suggest("Use it as a base", "bases", "add", str(spec.get("out")), as_json=as_json)
     elif job.kind in ("export", "reproduce"):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import following, output
+from finch_hub.cli import completion, following, output
 from finch_hub.display import commands, progress, reports, tables
+from finch_hub.workers.logs import job_lines
 from finch_hub.workers.runs import kinds
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def jobs() -> None:
 @click.option("--kind", type=click.Choice(list(kinds.MODULES)), help="Kind of the jobs.")
 @click.option("--owner", metavar="NAME", help="Owner of the jobs.")
 @click.option("--limit", type=click.IntRange(1, 10**9), default=50, show_default=True, help="Maximum number of jobs.")
-@click.option("--before", metavar="JOB", help="Job that the listed ones are older than.")
+@click.option(
+    "--before", metavar="JOB", shell_complete=completion.complete_jobs, help="Job that the listed ones are older than."
+)
 @output.list_options
 def list_(
     states: tuple[str, ...],
@@ -67,7 +70,7 @@ def list_(
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @click.option("--config", is_flag=True, help="Print the settings of the job, as a file that --config reads.")
 @output.json_option
 def show(job_id: str, config: bool, as_json: bool) -> None:
@@ -75,7 +78,7 @@ def show(job_id: str, config: bool, as_json: bool) -> None:
     with output.open_hub() as hub:
         handle = hub.jobs.get(job_id)
         if config:
-            settings = commands.name_settings(handle.refresh(), handle.spec)
+            settings = commands.name_settings(handle.spec, handle.refresh())
             output.emit(settings, as_json, lambda: commands.write_settings(settings))
             return
         job, attempts = handle.refresh(), handle.attempts()
@@ -87,10 +90,15 @@ def show(job_id: str, config: bool, as_json: bool) -> None:
         wait = handle.wait_status()
         has_output = report is not None and handle.has_output()
         command = _write_command(handle, job)
+        made = (job.result or {}).get("adapter")
+        curve = _read_curve(hub, made) if made is not None else []
     value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles, "wait": wait, "command": command}
     output.emit(value, as_json, lambda: _draw_job(job, attempts, queue, wait, obstacles, is_unattended, report_problem))
     if report is not None and not as_json:
         output.draw(reports.draw_report(report))
+    if not as_json:
+        for line in curve:
+            output.say(line)
     if command is not None and not as_json:
         output.say(f"Repeat it with: {command}")
     if has_output:
@@ -102,7 +110,7 @@ def show(job_id: str, config: bool, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @click.option("--after", type=int, default=0, help="Number of the event to start after.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def watch(job_id: str, after: int, as_json: bool) -> None:
@@ -128,7 +136,7 @@ def watch(job_id: str, after: int, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @click.option("--out", type=click.Path(), help="Path of the new folder.  [default: that of the submission]")
 @click.option("--replace", is_flag=True, default=None, help="Replace an earlier output of the same kind.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -168,7 +176,7 @@ def show_sweep(sweep_id: str, wait: bool, quiet: bool, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def events(job_id: str, as_json: bool) -> None:
     """Print the events of a job so far."""
@@ -181,7 +189,32 @@ def events(job_id: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event, without the lines of the log.")
+def logs(job_id: str, as_json: bool) -> None:
+    """Print the events of a job with their times, and the lines of this machine's worker log about it.
+
+    `finch-hub jobs watch` follows a job that runs.
+    """
+    with output.open_hub() as hub:
+        handle = hub.jobs.get(job_id)
+        for event in handle.events():
+            if as_json:
+                output.say_json(event.model_dump_json())
+                continue
+            drawn = progress.draw_event(event)
+            text = " ".join(drawn.split()) if isinstance(drawn, str) else f"report {event.data.get('name', '')}"
+            if text:
+                output.say(f"{tables.format_value(event.at)}  {event.level:5}  {text.removeprefix('- ')}")
+        lines = [] if as_json else list(job_lines.read_job_lines(hub.settings.home / "logs", handle.id))
+        if lines:
+            output.say(f"The log of the worker of this home, {hub.settings.home / 'logs'}:")
+        for line in lines:
+            output.say(line)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 def cancel(job_id: str) -> None:
     """Cancel a job. A running job stops within seconds."""
     with output.open_hub(deletes=True) as hub:  # so that what it needs can be deleted
@@ -194,7 +227,7 @@ def cancel(job_id: str) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @following.job_command
 def retry(hub: Hub, job_id: str) -> JobHandle:
     """Submit a failed or cancelled job again as a new job."""
@@ -226,13 +259,23 @@ def _read_report(handle: JobHandle) -> tuple[Value | None, str | None]:
         return None, f"cannot be read by this version of Finch Hub: {error}"
 
 
+def _read_curve(hub: Hub, reference: str) -> list[str]:
+    """Return the loss curve of the version that a job made, as lines of bars."""
+    from finch_hub.display.evidence import format_curve
+
+    try:
+        curve = hub.adapters.evidence(reference).curve
+    except errors.NotFound:  # it was deleted
+        return []
+    return format_curve(curve) if curve is not None else []
+
+
 def _write_command(handle: JobHandle, job: Job) -> str | None:
     """Return the command that submits the job again, None if this version cannot read it."""
     if job.unreadable is not None:
         return None
     try:
-        spec = handle.spec
-        return commands.write_command(commands.name_settings(job, spec), leave_out=commands.find_defaults(spec))
+        return commands.write_command(handle.spec, job=job)
     except (errors.InvalidSpec, errors.NotFound):
         return None
 
@@ -260,10 +303,11 @@ def _describe_queue(hub: Hub, job: Job) -> str:
     return f"{status.queued:,} queued, {status.running:,} running{own}"
 
 
-def _describe_attempt(attempt: Attempt) -> str:
+def _describe_attempt(attempt: Attempt, *, known: str | None) -> str:
+    """Describe an attempt, with its reason unless that is the known one of the job."""
     ended = attempt.ended_at
     took = f" after {tables.format_duration((ended - attempt.started_at).total_seconds())}" if ended else ""
-    reason = f": {attempt.reason}" if attempt.reason else ""
+    reason = f": {attempt.reason}" if attempt.reason and attempt.reason not in (known or "") else ""
     began = tables.format_value(attempt.started_at)
     return f"{attempt.fence} on {attempt.worker} from {began}: {attempt.outcome or 'running'}{took}{reason}"
 
@@ -307,7 +351,7 @@ def _draw_job(
         "ended": job.finished_at,
         "depends on": job.depends_on or None,
         "attempts used up": job.attempts or None,
-        "attempts": tables.Lines(map(_describe_attempt, attempts)) or None,
+        "attempts": tables.Lines(_describe_attempt(a, known=job.reason) for a in attempts) or None,
         "needs": _describe_requirements(job) or None,
         "priority": job.priority or None,
         "retry of": job.retry_of,

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from finch_hub import errors
+from finch_hub.cli import completion
 from finch_hub.specs import former_names
 
 _TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -41,7 +42,12 @@ def renamed_option(name: str, *, former: str, **attributes: Any) -> Callable[[Ca
 
 
 depends_on = renamed_option(
-    "--depends-on", former="--after", multiple=True, metavar="JOB", help="Job to wait for. Can be repeated."
+    "--depends-on",
+    former="--after",
+    multiple=True,
+    shell_complete=completion.complete_jobs,
+    metavar="JOB",
+    help="Job to wait for. Can be repeated.",
 )
 
 
@@ -173,15 +179,31 @@ def training_source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Validation data, or the share of DATA to hold out.  "
             "[default: the folder's validation split, or the preset's share]",
         ),
-        click.option("--preset", help="Preset plugin. `finch-hub plugins list --kind preset` lists them."),
+        click.option(
+            "--preset",
+            shell_complete=completion.complete_presets,
+            help="Preset plugin. `finch-hub plugins list --kind preset` lists them.",
+        ),
         click.option("--revision", help="Revision of a Hugging Face model."),
         click.option(
-            "--from", "--start", "start", metavar="REFERENCE", help="Version of an adapter to train further, as name/3."
+            "--from",
+            "--start",
+            "start",
+            shell_complete=completion.complete_references,
+            metavar="REFERENCE",
+            help="Version of an adapter to train further, as name/3.",
         ),
         click.option(
-            "--base", help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --from]"
+            "--base",
+            shell_complete=completion.complete_bases,
+            help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --from]",
         ),
-        click.option("--adapter", required=True, help="Name of the adapter. Each run makes a new version of it."),
+        click.option(
+            "--adapter",
+            required=True,
+            shell_complete=completion.complete_adapters,
+            help="Name of the adapter. Each run makes a new version of it.",
+        ),
     ):
         command = option(command)
     return command
@@ -304,7 +326,10 @@ def _name_in_config(parameter: click.Parameter) -> str:
     """Return the name of an argument, or the word of an option, in the plural if the option can be repeated."""
     if not isinstance(parameter, click.Option):
         return str(parameter.name)
-    word = parameter.opts[0].removeprefix("--").replace("-", "_")
+    words = [option.removeprefix("--").replace("-", "_") for option in parameter.opts]
+    if parameter.name in words:
+        return str(parameter.name)
+    word = words[0]
     return f"{word}s" if parameter.multiple and not word.endswith("s") else word
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import following, options
+from finch_hub.cli import completion, following, options
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("adapter")
+@click.argument("adapter", shell_complete=completion.complete_references)
 @click.option(
     "--scheme",
     type=click.Choice(["auto", "int8", "int4"]),

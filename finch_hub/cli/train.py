@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import following, options
-from finch_hub.display import progress
+from finch_hub.cli import completion, following, options, output
+from finch_hub.display import previews, progress
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("data")
+@click.argument("data", shell_complete=completion.complete_data)
 @options.training_source_options
 @options.reading_options
 @click.option("--epochs", type=int, help="Passes over the data.")
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     "--idempotency-key", former="--key", help="Idempotency key: a second submission returns the first job."
 )
 @click.option("--together", is_flag=True, help="Train in one step with other queued jobs that set this option.")
+@click.option("--dry-run", is_flag=True, help="Show the data as the base sees it, time and memory. Store nothing.")
 @options.requirement_options
 @options.config_option
 @following.job_command
@@ -56,9 +57,10 @@ def train(
     priority: int,
     depends_on: tuple[str, ...],
     idempotency_key: str | None,
+    dry_run: bool,
     requirements: Requirements,
     **overrides: Any,
-) -> JobHandle:
+) -> JobHandle | None:
     """Train an adapter on a data set.
 
     DATA is the name of a stored data set, a JSON Lines, CSV or Parquet file, a folder of them, or - for standard input.
@@ -74,21 +76,23 @@ def train(
     context = click.get_current_context()
     reserved = {option.name for option in context.command.params if option.name}
     in_config = context.meta.get(options.SETTINGS_OF_CONFIG, ())
-    return hub.train(
-        data,
-        adapter=adapter,
-        base=base,
-        revision=revision,
-        start=start,
-        preset=preset,
-        validation=options.parse_validation(validation),
-        system=system,
-        requirements=requirements,
-        priority=priority,
-        depends_on=[hub.jobs.get(job).id for job in depends_on],
-        idempotency_key=idempotency_key,
-        progress=progress.RowCounter(),
+    request: dict[str, Any] = {
+        "adapter": adapter,
+        "base": base,
+        "revision": revision,
+        "start": start,
+        "preset": preset,
+        "validation": options.parse_validation(validation),
+        "system": system,
+        "requirements": requirements,
+        "progress": progress.RowCounter(),
         **reading,
         **options.drop_unset(target_modules=modules, **overrides),
         **options.parse_settings([*in_config, *settings], "--set", reserved=reserved),
-    )
+    }
+    if dry_run:
+        preview = hub.preview_training(data, **request)
+        output.emit(preview, context.params["as_json"], lambda: previews.draw_training_preview(preview))
+        return None
+    jobs = [hub.jobs.get(job).id for job in depends_on]
+    return hub.train(data, priority=priority, depends_on=jobs, idempotency_key=idempotency_key, **request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 from finch_hub.display import tables
 
 
@@ -82,7 +82,7 @@ def health(as_json: bool) -> int:
 
 
 @worker.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_workers)
 def drain(name: str) -> None:
     """Let a worker finish its current jobs, accept no new ones, and stop."""
     with output.open_hub() as hub:
@@ -92,7 +92,7 @@ def drain(name: str) -> None:
 
 
 @worker.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.complete_workers)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the worker has stopped.")
 def stop(name: str | None, wait: bool) -> None:
     """Stop a worker. Its jobs are checkpointed and put back into the queue.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finch_hub.plugins.descriptors import Preset
     from finch_hub.specs.jobs import Job, JobSpec, TrainSpec
 
 PROGRAM = "finch-hub"
@@ -43,20 +44,20 @@ _PAIRS = {"parameters": "parameter", "resolver_parameters": "resolver-parameter"
 _REPEATED = {"adapters": "adapter", "labels": "label"}
 
 
-def name_settings(job: Job, spec: JobSpec) -> dict[str, Any]:
+def name_settings(spec: JobSpec, job: Job | None = None) -> dict[str, Any]:
     """Return the keywords with which Python, a settings file or a command submits the job again, without None.
 
     They have the job's data by its hash. What decides only when the job runs is left out: its idempotency key, and the
-    jobs that it waited for.
+    jobs that it waited for. With the job come its requirements and its priority.
     """
     from finch_hub.specs.jobs import ComposeSpec, Requirements, TrainSpec  # late, so that `--help` loads no pydantic
 
     named = {"kind": spec.kind, **_name_spec(spec)}
-    if isinstance(spec, (TrainSpec, ComposeSpec)):
+    if job is not None and isinstance(spec, (TrainSpec, ComposeSpec)):
         default = Requirements().model_dump(mode="json")
         required = job.requirements.model_dump(mode="json")
         named |= {name: value for name, value in required.items() if value != default[name]}
-    if isinstance(spec, TrainSpec) and job.priority:
+    if job is not None and isinstance(spec, TrainSpec) and job.priority:
         named["priority"] = job.priority
     return {name: value for name, value in named.items() if value is not None}
 
@@ -102,8 +103,8 @@ def write_settings(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name} = {_write_value(value)}" for name, value in settings.items()]
 
 
-def find_defaults(spec: JobSpec) -> dict[str, Any]:
-    """Return the settings that the command of a specification has by itself. A preset may have others."""
+def _find_defaults(spec: JobSpec, preset: Preset | None) -> dict[str, Any]:
+    """Return the settings that the command of a specification has by itself: those of its preset, if it is known."""
     from finch_hub.specs.jobs import TrainSpec
     from finch_hub.specs.lora import LoRAConfig
     from finch_hub.specs.training import TrainingConfig
@@ -114,20 +115,22 @@ def find_defaults(spec: JobSpec) -> dict[str, Any]:
             "replace": False,
             **{name: field.get_default(call_default_factory=True) for name, field in fields.items()},
         }
-    if spec.preset is not None:
+    if spec.preset is not None and preset is None:
         return {}
-    lora = {} if spec.start is not None else LoRAConfig().model_dump(mode="json")
-    return {**lora, **TrainingConfig().model_dump(mode="json")}
+    lora, training = (LoRAConfig(), TrainingConfig()) if preset is None else (preset.lora, preset.training)
+    shape = {} if spec.start is not None else lora.model_dump(mode="json")
+    system = {} if preset is None else {"system": preset.system}
+    return {**shape, **training.model_dump(mode="json"), **system}
 
 
-def write_command(settings: Mapping[str, Any], *, leave_out: Mapping[str, Any]) -> str:
-    """Return the command with which a shell submits a job again.
+def write_command(spec: JobSpec, preset: Preset | None = None, *, job: Job | None = None) -> str:
+    """Return the command with which a shell submits a job again, without what is a default.
 
     Args:
-        settings: those of :func:`name_settings`.
-        leave_out: settings that are left out if they have these values, which the command has by itself.
+        preset: preset of a training, whose settings are left out; None gives all settings of a training with a preset.
+        job: the job, for its requirements and its priority.
     """
-    kind = str(settings["kind"])
+    settings, leave_out, kind = name_settings(spec, job), _find_defaults(spec, preset), spec.kind
     options, positional = [], []
     for name, value in settings.items():
         if name in _POSITIONAL[kind]:

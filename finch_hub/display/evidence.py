@@ -110,9 +110,13 @@ def format_curve(curve: LossCurve) -> list[str]:
         ("held-out loss", curve.held_out_loss, curve.evaluated_steps),
     ):
         if losses:
-            bars = make_bars(losses)
-            lines.append(f"{name} {losses[0]:.3f} {bars} {losses[-1]:.3f}, steps {steps[0]:,} to {steps[-1]:,}")
+            lines.append(format_losses(name, losses, steps))
     return lines
+
+
+def format_losses(name: str, losses: Sequence[float], steps: Sequence[int]) -> str:
+    """Return losses as a line of bars between the first one and the last one, with their steps."""
+    return f"{name} {losses[0]:.3f} {make_bars(losses)} {losses[-1]:.3f}, steps {steps[0]:,} to {steps[-1]:,}"
 
 
 def make_bars(values: Sequence[float]) -> str:

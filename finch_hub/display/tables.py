@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -39,11 +40,11 @@ def to_json(value: Any) -> Any:
 
 @functools.cache
 def console(*, stderr: bool = False) -> Console:
-    """Return the terminal. A pipe gets no colors, and a width that cuts nothing off."""
+    """Return the terminal. A pipe gets no colors, and the width that COLUMNS says, or a wide one."""
     from finch_hub.display.visible_console import VisibleConsole
 
     stream = sys.stderr if stderr else command_output.stream()
-    return VisibleConsole(stderr=stderr, width=None if stream.isatty() else 160)
+    return VisibleConsole(stderr=stderr, width=None if stream.isatty() or os.environ.get("COLUMNS") else 160)
 
 
 def draw_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> FittedTable:

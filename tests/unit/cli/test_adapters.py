@@ -37,7 +37,7 @@ def test_adapters_are_listed_tagged_aliased_and_deleted(run: Run, database: Data
     ]
     assert "medical/2" in run("adapters", "lineage", "medical").out
     assert run("adapters", "delete", "medical/1", "--yes").status == 4  # an alias points at it
-    assert run("adapters", "alias", "medical", "best", "--delete").out == "Deleted alias medical@best\n"
+    assert run("adapters", "alias", "medical", "best", "--delete", "--yes").out == "Deleted alias medical@best\n"
     assert run("adapters", "delete", "medical/1", "--yes").out == "Deleted medical/1. Its number will not be reused.\n"
     assert run("adapters", "alias", "medical/2", "latest").status == 2
 
@@ -112,7 +112,7 @@ def test_history_of_an_alias_is_shown(run: Run, database: Database, monkeypatch:
     monkeypatch.setenv("FINCH_USER", "ana")
     run("adapters", "alias", "medical/1", "best", "--why", "it is the first")
     run("adapters", "alias", "medical/2", "best", "--expected", 1)
-    run("adapters", "alias", "medical", "best", "--delete", "--why", "it is wrong")
+    run("adapters", "alias", "medical", "best", "--delete", "--yes", "--why", "it is wrong")
     history = run("adapters", "alias-history", "medical@best", "--json").json
     assert [(move["from_number"], move["to_number"], move["who"], move["why"]) for move in history] == [
         (2, None, "ana", "it is wrong"),

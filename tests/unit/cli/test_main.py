@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -206,6 +207,7 @@ def test_ctrl_c_leaves_the_job_running_and_tells_how_to_cancel(
     words = ["train", str(data), "--adapter", "birds", "--base", str(tiny_folder)]
     with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        assert re.fullmatch(r"- job [a-z2-7]{16}\n", process.stderr.readline())
         assert process.stderr.readline().startswith("warning: no worker is running")
         assert process.stderr.readline() == "- queued\n"
         process.send_signal(signal.SIGINT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from finch_hub.registry import values, workers
@@ -41,7 +43,7 @@ def test_stop_waits_until_the_worker_has_stopped(run: Run, database: Database, m
             (instance,) = (worker.instance for worker in workers.find(session))
             workers.mark_stopped(session, "gpu-1", instance)
 
-    monkeypatch.setattr("finch_hub.hub.workers.time.sleep", stop_meanwhile)
+    monkeypatch.setattr(time, "sleep", stop_meanwhile)
     stopped = run("worker", "stop", "gpu-1")
     assert seen == ["stopping"]
     assert (stopped.status, stopped.out) == (0, "Stopped worker gpu-1\n")

@@ -11,6 +11,7 @@ import pytest
 
 from finch_hub.cli.train import train
 from finch_hub.display import commands
+from finch_hub.plugins.presets import STYLE
 from finch_hub.specs import jobs
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
@@ -29,8 +30,7 @@ def train_spec(**fields: Any) -> jobs.TrainSpec:
 
 
 def write(spec: jobs.JobSpec, **fields: Any) -> str:
-    settings = commands.name_settings(job_of(spec, **fields), spec)
-    return commands.write_command(settings, leave_out=commands.find_defaults(spec))
+    return commands.write_command(spec, job=job_of(spec, **fields))
 
 
 def test_command_has_what_differs_from_the_defaults() -> None:
@@ -46,6 +46,13 @@ def test_command_with_a_preset_has_all_settings() -> None:
     """The preset may change from one version of its plugin to the next."""
     assert " --preset style " in write(train_spec(preset="style"))
     assert " --rank 16 " in write(train_spec(preset="style"))
+
+
+def test_command_with_a_known_preset_has_what_differs_from_it() -> None:
+    spec = train_spec(preset="style", lora=STYLE.lora, training=STYLE.training.evolve(seed=5), system=STYLE.system)
+    assert commands.write_command(spec, STYLE) == (
+        f"finch-hub train {DIGEST} --adapter birds --base tiny --preset style --seed 5"
+    )
 
 
 def test_training_from_a_version_has_its_base_and_shape() -> None:

@@ -9,8 +9,15 @@ from rich.console import Console
 
 from finch_hub.display import tables
 
-DEVICES = ["gpu 0 (120.0 GB of 143.0 GB free)"]
-WORKER: tuple[object, ...] = ("host-1234", "active", DEVICES, "1 of 2", ["abcdefgh23456723"], [], "0.1.0")
+WORKER: tuple[object, ...] = (
+    "host-1234",
+    "active",
+    ["gpu 0 (120.0 GB of 143.0 GB free)"],
+    "1 of 2",
+    ["abcdefgh23456723"],
+    [],
+    "0.1.0",
+)
 COLUMNS = ("worker", "state", "devices", "busy", "jobs", "labels", "version")
 
 
