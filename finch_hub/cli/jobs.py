@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import following, output
+from finch_hub.cli import following, options, output
 from finch_hub.display import progress, reports, tables
 from finch_hub.workers.runs import kinds
 
@@ -116,6 +116,20 @@ def save(job_id: str, out: str | None, replace: bool | None, quiet: bool) -> Non
         output.say(f"The output of job {job_id} was written to {path} before")
     else:
         output.say(f"Wrote the output of job {job_id} to {path}")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@options.report_options
+def report(job_id: str, out: str, samples: bool, replace: bool) -> None:
+    """Write a report of a job with its pictures to one HTML file.
+
+    It needs no network and can be printed. The report of a job that made a version is that of the version. It needs the
+    extra `report`.
+    """
+    with output.open_hub() as hub:
+        path = hub.jobs.get(job_id).write_report(out, samples=samples, replace=replace)
+    output.say(f"Wrote the report of job {job_id} to {path}")
 
 
 @jobs.command()
