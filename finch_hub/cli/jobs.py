@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import completion, following, output
+from finch_hub.cli import completion, following, options, output
 from finch_hub.display import commands, progress, reports, tables
 from finch_hub.workers.logs import job_lines
 from finch_hub.workers.runs import kinds
@@ -173,6 +173,20 @@ def show_sweep(sweep_id: str, wait: bool, quiet: bool, as_json: bool) -> None:
             return
         report = handle.report()
     output.emit(report, as_json, lambda: sweeps.draw_sweep(report))
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
+@options.report_options
+def report(job_id: str, out: str, samples: bool, replace: bool) -> None:
+    """Write a report of a job with its pictures to one HTML file.
+
+    It needs no network and can be printed. The report of a job that made a version is that of the version. It needs the
+    extra `report`.
+    """
+    with output.open_hub() as hub:
+        path = hub.jobs.get(job_id).write_report(out, samples=samples, replace=replace)
+    output.say(f"Wrote the report of job {job_id} to {path}")
 
 
 @jobs.command()

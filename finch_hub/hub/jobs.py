@@ -193,6 +193,27 @@ class JobHandle(Generic[ResultT_co, ReportT_co]):
         """
         return cast("ReportT_co", self._kind.report.of_stored(self._wait_for_result(timeout).report))
 
+    def write_report(self, out: str | Path, *, samples: bool = False, replace: bool = False) -> Path:
+        """Write a report of the job as it is now as one HTML file, and return its path.
+
+        The report of a job that made a version is that of the version, with the times of the job. A job that runs has a
+        report of its curve so far.
+
+        Args:
+            out: path of the new file.
+            samples: whether to show sample answers of the version. They quote rows of the data.
+            replace: whether to replace an earlier report at `out`.
+
+        Raises:
+            Conflict: the path exists and may not be replaced, or there are no sample answers.
+            InvalidInput: the extra `report` is not installed.
+            Unavailable: the path cannot be written.
+        """
+        from finch_hub.hub import reporting
+
+        job, events = self.refresh(), list(self.events())
+        return reporting.report_job(job, events, out, self._stores, samples=samples, replace=replace)
+
     def events(
         self, *, after: int = 0, follow: bool = False, while_waiting: Callable[[], None] | None = None
     ) -> Iterator[Event]:

@@ -106,12 +106,13 @@ def describe_losses(train: _Points, held_out: _Points) -> str:
 
 
 def smooth(points: Sequence[tuple[int, float]]) -> _Points:
-    """Return the moving average of many points, over a window that the ends cut."""
+    """Return the moving average of many points, over a window that grows from the first one and that the end cuts."""
     half = max(1, len(points) // _WINDOWS // 2)
     sums = [0.0, *itertools.accumulate(loss for _, loss in points)]
     smoothed = []
     for place, (step, _) in enumerate(points):
-        begin, end = max(0, place - half), min(len(points), place + half + 1)
+        reach = min(half, place)
+        begin, end = place - reach, min(len(points), place + reach + 1)
         smoothed.append((step, (sums[end] - sums[begin]) / (end - begin)))
     return smoothed
 

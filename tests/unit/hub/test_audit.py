@@ -29,6 +29,7 @@ READERS = {
     Adapters: {
         *("alias_history", "card", "check_purge", "evaluations", "find", "find_deleted", "folder", "get", "get_usable"),
         *("limits", "lineage", "verify", "versions", "compare", "evidence", "metric", "overview", "samples"),
+        "write_report",
     },
     Audit: {"find"},
     Bases: {"find", "get", "resolve"},
@@ -36,7 +37,7 @@ READERS = {
     Jobs: {"count_running", "counts", "find", "find_set_aside", "find_stuck", "find_unsettled", "get", "status"},
     JobHandle: {
         *("attempts", "events", "has_output", "idle_workers", "is_saved", "is_unattended", "obstacles", "refresh"),
-        *("report", "result", "save", "version", "wait", "wait_status"),
+        *("report", "result", "save", "version", "wait", "wait_status", "write_report"),
     },
     Workers: {"find", "find_listeners", "stop_own", "wait_until_stopped"},
 }
