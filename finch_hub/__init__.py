@@ -5,11 +5,14 @@ Names are imported on first use, so ``import finch_hub`` costs almost nothing.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
+from finch_hub import progress as _progress
 
 if sys.platform == "win32":
     raise ImportError(
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from finch_hub.engine.training.adapter import LoRAAdapter
     from finch_hub.hub.facade import Hub
     from finch_hub.hub.jobs import JobHandle
+    from finch_hub.hub.versions import Version
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.settings import Settings
     from finch_hub.specs.backups import BackupReport, RestoreReport
@@ -76,6 +80,7 @@ __all__ = [
     "TrainingReport",
     "UnbundleReport",
     "Value",
+    "Version",
     "errors",
 ]
 
@@ -87,6 +92,7 @@ _MODULES = {
         "engine.training.adapter": ["LoRAAdapter"],
         "hub.facade": ["Hub"],
         "hub.jobs": ["JobHandle"],
+        "hub.versions": ["Version"],
         "registry.values": ["AdapterVersion"],
         "settings": ["Settings"],
         "specs.backups": ["BackupReport", "RestoreReport"],
@@ -103,6 +109,17 @@ _MODULES = {
     }.items()
     for name in names
 }
+
+
+@contextlib.contextmanager
+def _open_view() -> Iterator[_progress.Show]:
+    from finch_hub.display.sessions import open_client_view
+
+    with open_client_view(None) as view:
+        yield view.show
+
+
+_progress.use_view(_open_view)
 
 
 def __getattr__(name: str) -> Any:

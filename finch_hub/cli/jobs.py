@@ -349,6 +349,8 @@ def _draw_job(
     is_unattended: bool,
     report_problem: str | None,
 ) -> RenderableType:
+    from finch_hub.hub import waiting
+
     result = job.result or {}
     cancelling = ", cancellation requested" if job.cancel_requested and not job.finished_at else ""
     fields = {
@@ -370,7 +372,7 @@ def _draw_job(
         "priority": job.priority or None,
         "retry of": job.retry_of,
         "queue": queue,
-        "waits": following.NO_WORKER if is_unattended else following.describe_wait(wait),
+        "waits": waiting.NO_WORKER if is_unattended else waiting.describe_wait(wait),
         "cannot run on": tables.Lines(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
     }
     return tables.draw_fields(fields)

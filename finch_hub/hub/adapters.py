@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors, progress, settings
 from finch_hub.hub import importing
+from finch_hub.hub.versions import Version
 from finch_hub.registry import (
     adapter_deletion,
     adapter_names,
@@ -39,10 +40,45 @@ if TYPE_CHECKING:
 
 
 class Adapters:
-    """The adapters of the hub. A reference is `name` (the newest ready version), `name/3` or `name@alias`."""
+    """The adapters of the hub. A reference is `name` (the newest ready version), `name/3` or `name@alias`.
+
+    `adapters["legal@best"]` looks a version up, `"legal" in adapters` tells whether there is one, and a loop over the
+    adapters yields their names, page by page.
+    """
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
+
+    def __getitem__(self, reference: str) -> Version:
+        """Return the version that the reference names.
+
+        Raises:
+            NotFound: there is no such adapter, version or alias; offers similar names.
+        """
+        return Version(self.get(reference), self._stores)
+
+    def __contains__(self, reference: object) -> bool:
+        try:
+            return isinstance(reference, str) and self.get(reference) is not None
+        except (errors.NotFound, errors.InvalidReference):
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        page = self.overview()
+        while True:
+            yield from (adapter.name for adapter in page.adapters)
+            if page.next is None:
+                return
+            page = self.overview(after=page.next)
+
+    def iterate(self, query: str = "", *, sort: str = "-created") -> Iterator[Version]:
+        """Yield all versions that meet a query, page by page, with the errors of `find`."""
+        page = self.find(query, sort=sort)
+        while True:
+            yield from (Version(version, self._stores) for version in page.versions)
+            if page.next is None:
+                return
+            page = self.find(query, sort=sort, after=page.next)
 
     def find(
         self, query: str = "", *, sort: str = "-created", limit: int = 50, after: str | None = None

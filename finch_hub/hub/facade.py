@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from finch_hub import errors, settings
+from finch_hub.progress import Advance, listen_by_default
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import ComposeOptions, JobSpec, QuantizeOptions, QuantizeSpec, Requirements, TrainOptions
 from finch_hub.specs.reading import ReadingOptions
@@ -47,6 +49,12 @@ if TYPE_CHECKING:
 _MAX_DAYS = 36_500.0
 
 
+def _show_advance(advance: Advance) -> None:
+    from finch_hub.display.progress import show_advance
+
+    show_advance(advance)
+
+
 class Hub:
     """Registry, queue and artifacts of one installation; usable as a context manager.
 
@@ -55,10 +63,17 @@ class Hub:
 
     Args:
         settings: settings of the hub; None reads ``FINCH_*`` and ``finch.toml``.
+        progress: whether calls that take long show their progress; None shows it on a terminal and in a notebook. What
+            this process computes follows the hub that was made last.
     """
 
-    def __init__(self, settings: settings.Settings | None = None) -> None:
-        self._given = settings
+    def __init__(self, settings: settings.Settings | None = None, *, progress: bool | None = None) -> None:
+        self._given, self._shows = settings, progress
+        is_shown = progress if progress is not None else sys.stderr.isatty() or "ipykernel" in sys.modules
+        listen_by_default(_show_advance if is_shown else None)
+
+    def __repr__(self) -> str:
+        return f"Hub({str(self.settings.home)!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +138,7 @@ class Hub:
         """The jobs: list, get, prune."""
         from finch_hub.hub.jobs import Jobs
 
-        return Jobs(self._stores, self._dispatcher)
+        return Jobs(self._stores, self._dispatcher, shows=self._shows)
 
     @cached_property
     def repositories(self) -> Repositories:
@@ -718,4 +733,4 @@ class Hub:
             spec, requirements=requirements or Requirements(), owner=self.settings.owner_name, **fields
         )
         (job,) = submission.submit([new], examples, stores=self._stores, dispatcher=dispatcher)
-        return JobHandle(job, self._stores, dispatcher)
+        return JobHandle(job, self._stores, dispatcher, shows=self._shows)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.shell_completion import CompletionItem
 from support import registry
 
 from finch_hub.cli import completion, main
@@ -45,7 +46,7 @@ def complete(*words: str, shell: str = "bash") -> list[str]:
     return [line.partition(",")[2] for line in done.stdout.splitlines()]
 
 
-def values(items: list[completion.CompletionItem]) -> list[str]:
+def values(items: list[CompletionItem]) -> list[str]:
     return [item.value for item in items]
 
 
