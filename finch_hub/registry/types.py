@@ -242,6 +242,24 @@ def _is_whole_postgresql(element: is_whole, compiler: SQLCompiler, **kw: Any) ->
     return "true"
 
 
+class is_text(FunctionElement[bool]):  # noqa: N801
+    """Whether a column of texts has one. SQLite takes bytes, too, which equal no text."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+    name = "is_text"
+
+
+@compiles(is_text, "sqlite")
+def _is_text_sqlite(element: is_text, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"typeof({compiler.process(element.clauses, **kw)}) = 'text'"
+
+
+@compiles(is_text, "postgresql")
+def _is_text_postgresql(element: is_text, compiler: SQLCompiler, **kw: Any) -> str:
+    return "true"
+
+
 class json_shape(FunctionElement[str]):  # noqa: N801
     """Whether a JSON column has an "object", an "array" or another value. A text that is not JSON is "damaged"."""
 
