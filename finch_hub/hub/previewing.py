@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finch_hub import errors
 from finch_hub.engine.bases.base import DEFAULT_CONTEXT, default_max_length
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
-from finch_hub.engine.bases.tokenizer import load_tokenizer
+from finch_hub.engine.bases.tokenizer import Tokenizer, load_tokenizer
 from finch_hub.engine.data.chat import ChatTemplate
 from finch_hub.engine.data.example_file import ExampleFile
 from finch_hub.engine.data.preview import preview_example
@@ -27,8 +27,6 @@ from finch_hub.registry import version_search
 from finch_hub.specs.previews import DataPreview, PreviewRow, TrainingPreview
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from finch_hub.specs.examples import Example
     from finch_hub.specs.jobs import TrainSpec
     from finch_hub.specs.reports import DataReport
@@ -87,7 +85,7 @@ def preview_training(*, limit: int, stores: Stores, **request: Any) -> TrainingP
 
 
 def _preview_rows(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, system: str | None, max_length: int, limit: int
+    examples: Sequence[Example], tokenizer: Tokenizer, *, system: str | None, max_length: int, limit: int
 ) -> tuple[PreviewRow, ...]:
     template = ChatTemplate(tokenizer)
     first = enumerate(itertools.islice(examples, limit), start=1)
@@ -98,12 +96,7 @@ def _preview_rows(
 
 
 def _report_data(
-    spec: TrainSpec,
-    tokenizer: PreTrainedTokenizerBase,
-    train: Sequence[Example],
-    held_out: Sequence[Example],
-    *,
-    max_length: int,
+    spec: TrainSpec, tokenizer: Tokenizer, train: Sequence[Example], held_out: Sequence[Example], *, max_length: int
 ) -> DataReport:
     """Return the report that the training would make. As there, too many rows that cannot be used are an error."""
     training = spec.training
