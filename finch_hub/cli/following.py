@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.cli.output import Command
 from finch_hub.display import progress, reports
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 def job_options(command: Command) -> Command:
     """Add `--detach`, `--quiet` and `--json`, which every command that submits a job has."""
     command = output.json_option(command)
-    command = click.option("--quiet", is_flag=True, help="Show no progress.")(command)
+    command = click.option("--quiet", is_flag=True, help="Print only the id of the version, or of a job without one.")(
+        command
+    )
     return click.option("--detach", is_flag=True, help="Submit the job and print its id only.")(command)
 
 
@@ -51,17 +54,42 @@ def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> 
         return
     watch(handle, quiet=quiet)
     with progress.show_advances(quiet=quiet):
-        result, report = handle.result(), handle.report()
+        try:
+            result, report = handle.result(), handle.report()
+        except (errors.JobFailed, errors.JobCancelled):
+            suggest_next(handle, as_json=as_json)
+            raise
+    if quiet and not as_json:
+        output.say(getattr(result, "reference", handle.id))
+        return
     value = {"job": handle.refresh(), "result": result, "report": report}
     output.emit(value, as_json, lambda: reports.draw_result(result, report))
-    if reference := getattr(result, "reference", None):
-        output.suggest("Try it", "generate", "PROMPT", "--adapter", reference, as_json=as_json)
+    suggest_next(handle, as_json=as_json)
+
+
+def suggest_next(handle: JobHandle, *, as_json: bool) -> None:
+    """Print what a user may do after the end of a job."""
+    job = handle.refresh()
+    spec, made = job.spec, (job.result or {}).get("adapter")
+    if job.state == "failed":
+        output.suggest("Read what happened", "jobs", "logs", job.id, as_json=as_json)
+    if job.state in ("failed", "cancelled"):
+        output.suggest("Submit it again", "jobs", "retry", job.id, as_json=as_json)
+    elif made is not None:
+        output.suggest("Try it", "chat", made, "--with", "base", as_json=as_json)
+    elif job.kind == "merge":
+        output.suggest("Use it as a base", "bases", "add", str(spec.get("out")), as_json=as_json)
+    elif job.kind in ("export", "reproduce"):
+        output.suggest("Look at the adapter", "adapters", "show", str(spec.get("adapter")), as_json=as_json)
+    elif job.kind == "evaluate" and spec.get("adapters"):
+        output.suggest("Look at the adapter", "adapters", "show", str(spec["adapters"][0]), as_json=as_json)
 
 
 def watch(handle: JobHandle, *, quiet: bool = False, after: int = 0) -> None:
     """Show a job's events until it has ended, and why no worker runs it. After Ctrl-C the job continues."""
     try:
         with progress.open_view(quiet=quiet) as view:
+            view.write(f"- job {handle.id}")
             handle.follow(after=after, view=view)
     except KeyboardInterrupt:
         output.tell("")  # behind the ^C of the terminal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub import errors
@@ -88,15 +88,52 @@ class PlainView(View):
         tables.console(stderr=True).print(line, soft_wrap=isinstance(line, str))
 
 
+class LossHistory:
+    """Losses of a job so far, as its events tell them."""
+
+    def __init__(self) -> None:
+        self._train: dict[int, float] = {}
+        self._held_out: dict[int, float] = {}
+
+    def add(self, event: NewEvent) -> None:
+        """Take the losses of an event. A resumed training repeats steps, and the last loss of a step holds."""
+        step = read_number(event.data, "step")
+        if step is None or event.data.get("unit") is not None:
+            return
+        if event.type == "progress" and (loss := read_number(event.data, "loss")) is not None:
+            self._train[int(step)] = loss
+        if event.type == "metrics" and (loss := read_number(event.data, "valid_loss")) is not None:
+            self._held_out[int(step)] = loss
+
+    def format(self) -> list[str]:
+        """Return a line of bars for the losses of the training, and one for those on held-out data."""
+        from finch_hub.display.evidence import format_losses
+
+        named = (("train loss", self._train), ("held-out loss", self._held_out))
+        return [
+            format_losses(name, [losses[step] for step in sorted(losses)], sorted(losses))
+            for name, losses in named
+            if len(losses) > 1
+        ]
+
+
 class LiveView(View):
-    """View with a progress bar and the messages above it."""
+    """View with a progress bar, the messages above it, and the loss curve below it."""
 
     is_silent = False
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+        from rich.text import Text
 
-        self._bar: Progress = Progress(
+        history = self._history = LossHistory()
+
+        class CurveProgress(Progress):
+            def get_renderables(self) -> Iterable[RenderableType]:
+                yield from super().get_renderables()
+                yield from (Text(line, overflow="ellipsis", no_wrap=True) for line in history.format())
+
+        self._bar: Progress = CurveProgress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
@@ -117,6 +154,7 @@ class LiveView(View):
 
     def show(self, event: NewEvent) -> None:
         """Move the bar, or write the event above it."""
+        self._history.add(event)
         if event.type == "phase":
             self._phase = str(event.data.get("name", event.message))
             self._bar.reset(self._task, total=None, figures="")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from finch_hub.specs.bundles import BundleReport, UnbundleReport
     from finch_hub.specs.collections import CollectionReport
     from finch_hub.specs.inspections import InspectionReport
+    from finch_hub.specs.previews import TrainingPreview
     from finch_hub.specs.reports import (
         CompositionReport,
         ConflictReport,
@@ -309,6 +310,52 @@ class Hub:
         from finch_hub.hub.sweeping import find_sweep
 
         return find_sweep(sweep_id, self._stores, self._dispatcher, shows=self._shows)
+
+    def preview_training(
+        self,
+        data: DataSource,
+        *,
+        adapter: str,
+        base: str | Path | None = None,
+        revision: str | None = None,
+        start: str | None = None,
+        preset: str | None = None,
+        validation: DataSource | float | None = None,
+        system: str | None = None,
+        requirements: Requirements | None = None,
+        limit: int = 3,
+        progress: Progress | None = None,
+        **overrides: Unpack[TrainOptions],
+    ) -> TrainingPreview:
+        """Return what `train` would do with these arguments: the data as the base sees it, time and memory.
+
+        Nothing is stored, and no model is loaded.
+
+        Args:
+            limit: largest number of rows in the preview.
+
+        Raises:
+            InvalidInput: with everything that is wrong with the request, as `train` raises it.
+            NotFound: one thing is missing, and nothing else is wrong.
+            Unavailable: the files of the base are not on this machine.
+        """
+        from finch_hub.hub import previewing
+
+        return previewing.preview_training(
+            data=data,
+            adapter=adapter,
+            base=base,
+            revision=revision,
+            start=start,
+            preset=preset,
+            validation=validation,
+            system=system,
+            points=[overrides],
+            requirements=requirements or Requirements(),
+            progress=progress,
+            limit=limit,
+            stores=self._stores,
+        )
 
     def compose(
         self,

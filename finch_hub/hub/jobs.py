@@ -237,6 +237,27 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
         result = self._wait_for_result(timeout, progress=progress)
         return cast("ReportT_co", self._kind.report.of_stored(result.report))
 
+    def write_report(self, out: str | Path, *, samples: bool = False, replace: bool = False) -> Path:
+        """Write a report of the job as it is now as one HTML file, and return its path.
+
+        The report of a job that made a version is that of the version, with the times of the job. A job that runs has a
+        report of its curve so far.
+
+        Args:
+            out: path of the new file.
+            samples: whether to show sample answers of the version. They quote rows of the data.
+            replace: whether to replace an earlier report at `out`.
+
+        Raises:
+            Conflict: the path exists and may not be replaced, or there are no sample answers.
+            InvalidInput: the extra `report` is not installed.
+            Unavailable: the path cannot be written.
+        """
+        from finch_hub.hub import reporting
+
+        job, events = self.refresh(), list(self.events())
+        return reporting.report_job(job, events, out, self._stores, samples=samples, replace=replace)
+
     def events(
         self, *, after: int = 0, follow: bool = False, while_waiting: Callable[[], None] | None = None
     ) -> Iterator[Event]:
@@ -473,13 +494,16 @@ class Jobs:
             found = self.find(states=states, kind=kind, owner=owner, limit=_PAGE_SIZE, before=found[-1].id)
 
     def get(self, job_id: str) -> JobHandle:
-        """Return the job with this id.
+        """Return the job with this id, the one whose id begins so, or your newest one for "last".
 
         Raises:
             NotFound: there is no such job.
+            InvalidReference: the ids of several jobs begin so.
         """
+        owner = self._stores.settings.owner_name
         with self._stores.database.read() as session:
-            return JobHandle(jobs.get(session, job_id), self._stores, self._dispatcher, shows=self._shows)
+            job = jobs.get(session, jobs.find_id(session, job_id, owner=owner))
+        return JobHandle(job, self._stores, self._dispatcher, shows=self._shows)
 
     def find(
         self,

@@ -20,6 +20,34 @@ else:
 JsonObject = dict[str, Any]
 """JSON at a border; its fields depend on a job kind, a format or a plugin."""
 
+MAX_NESTING = 200
+"""Deepest nesting of a stored document. The parser that reads documents takes no deeper ones."""
+_MAX_PARAMETER_NESTING = 100  # a job's parameters are a part of other documents
+
+
+def check_nesting(value: Any, limit: int = MAX_NESTING) -> None:
+    """Refuse JSON that is nested too deeply to be read again.
+
+    Raises:
+        ValueError: lists and objects are nested more than `limit` deep.
+    """
+    parts: list[tuple[Any, int]] = [(value, 0)]
+    while parts:
+        part, depth = parts.pop()
+        if isinstance(part, (dict, list, tuple)):
+            if depth == limit:
+                raise ValueError(f"is nested more than {limit} deep")
+            parts += [(item, depth + 1) for item in (part.values() if isinstance(part, dict) else part)]
+
+
+def _check_parameters(parameters: JsonObject) -> JsonObject:
+    check_nesting(parameters, _MAX_PARAMETER_NESTING)
+    return parameters
+
+
+Parameters = Annotated[JsonObject, pydantic.AfterValidator(_check_parameters)]
+"""Parameters of a job, whose names and values its kind, a format or a plugin knows."""
+
 MAX_INTEGER = 2**63 - 1
 """Largest integer that both databases store."""
 NonNegativeInt = Annotated[int, pydantic.Field(ge=0, le=MAX_INTEGER)]

@@ -25,14 +25,15 @@ from finch_hub.registry.database import Database
 
 PARTS = (Hub, Adapters, Audit, Bases, Datasets, Jobs, JobHandle, Workers)
 READERS = {
-    Hub: {"close", "events", "generator", "get_sweep", "plan", "back_up", "bundle", "fsck"},
+    Hub: {"close", "events", "generator", "get_sweep", "plan", "preview_training", "back_up", "bundle", "fsck"},
     Adapters: {
         *("alias_history", "card", "check_purge", "evaluations", "find", "find_deleted", "folder", "get", "get_usable"),
         *("limits", "lineage", "verify", "versions", "compare", "evidence", "iterate", "metric", "overview", "samples"),
+        "write_report",
     },
     Audit: {"find"},
     Bases: {"find", "get", "resolve"},
-    Datasets: {"find", "get"},
+    Datasets: {"find", "get", "preview"},
     Jobs: {
         "count_running",
         "counts",
@@ -58,9 +59,9 @@ READERS = {
             "obstacles",
             "refresh",
         ),
-        *("report", "result", "save", "version", "wait", "wait_status"),
+        *("report", "result", "save", "version", "wait", "wait_status", "write_report"),
     },
-    Workers: {"find", "find_listeners", "stop_own"},
+    Workers: {"find", "find_listeners", "stop_own", "wait_until_stopped"},
 }
 # The row of a job has its owner and time. What nobody refers to has no user who changes it. `test_unbundling.py` tests
 # the entries of `unbundle`.
