@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.shell_completion import CompletionItem
 from support import registry
 
 from finch_hub.cli import completion, main
@@ -45,12 +47,11 @@ def complete(*words: str, shell: str = "bash") -> list[str]:
     return [line.partition(",")[2] for line in done.stdout.splitlines()]
 
 
-def values(items: list[completion.CompletionItem]) -> list[str]:
+def values(items: list[CompletionItem]) -> list[str]:
     return [item.value for item in items]
 
 
 def call(function: completion.Complete, begun: str) -> list[str]:
-    import click
 
     context = click.Context(main.cli)
     return values(function(context, click.Option(["--x"]), begun))
