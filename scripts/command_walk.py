@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 WORKER_SECONDS = 120.0
+_WITHOUT_EXTRA = (0, 2)  # a report needs an extra
 
 
 class CommandWalk:
@@ -150,6 +151,7 @@ class CommandWalk:
         self.run("adapters", "evidence", "both/1")
         self.run("adapters", "samples", "finch/1")
         self.run("adapters", "compare", "finch/1", "bee/1", "--modules")
+        self.run("adapters", "report", "finch/1", "--html", "finch.html", "--samples", status=_WITHOUT_EXTRA)
         self.run("adapters", "metric", "finch", "loss_after")
         self.run("adapters", "lineage", "both/1")
         self.run("adapters", "alias", "both/1", "best")
@@ -192,6 +194,7 @@ class CommandWalk:
         self.run("jobs", "show", job)
         self.run("jobs", "events", job)
         self.run("jobs", "logs", job)
+        self.run("jobs", "report", job, "--html", "job.html", status=_WITHOUT_EXTRA)
         self.run("jobs", "watch", job, status=(6,))
         self.run("jobs", "save", job, status=(6,))
         self.run("jobs", "cancel", self.run("jobs", "retry", job, "--detach").strip())

@@ -1,4 +1,4 @@
-"""`finch-hub adapters evidence`, `samples`, `compare` and `metric`."""
+"""`finch-hub adapters evidence`, `samples`, `report`, `compare` and `metric`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,20 @@ def samples(reference: str, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("reference", shell_complete=completion.complete_references)
+@options.report_options
+def report(reference: str, out: str, samples: bool, replace: bool) -> None:
+    """Write a report of a version with its pictures to one HTML file.
+
+    It has the loss curve, the data, retention, conflicts, drift, lineage, settings and the command that repeats them.
+    The file needs no network and can be printed. The command needs the extra `report`.
+    """
+    with output.open_hub() as hub:
+        path = hub.adapters.write_report(reference, out, samples=samples, replace=replace)
+    output.say(f"Wrote the report of {reference} to {path}")
+
+
+@click.command()
 @click.argument("references", nargs=-1, required=True, shell_complete=completion.complete_references)
 @options.renamed_option("--show-equal", former="--all", is_flag=True, help="Also show what is equal.")
 @click.option("--modules", is_flag=True, help="Also compare norms and overlaps of the updates by module.")
@@ -69,4 +83,4 @@ def metric(name: str, metric: str, as_json: bool) -> None:
     output.emit(points, as_json, lambda: draw_metric(metric, points))
 
 
-COMMANDS = (evidence, samples, compare, metric)
+COMMANDS = (evidence, samples, report, compare, metric)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import completion, following, output
+from finch_hub.cli import completion, following, options, output
 from finch_hub.display import commands, progress, reports, tables
 from finch_hub.workers.logs import job_lines
 from finch_hub.workers.runs import kinds
@@ -177,6 +177,20 @@ def show_sweep(sweep_id: str, wait: bool, quiet: bool, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
+@options.report_options
+def report(job_id: str, out: str, samples: bool, replace: bool) -> None:
+    """Write a report of a job with its pictures to one HTML file.
+
+    It needs no network and can be printed. The report of a job that made a version is that of the version. It needs the
+    extra `report`.
+    """
+    with output.open_hub() as hub:
+        path = hub.jobs.get(job_id).write_report(out, samples=samples, replace=replace)
+    output.say(f"Wrote the report of job {job_id} to {path}")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def events(job_id: str, as_json: bool) -> None:
     """Print the events of a job so far."""
@@ -335,6 +349,8 @@ def _draw_job(
     is_unattended: bool,
     report_problem: str | None,
 ) -> RenderableType:
+    from finch_hub.hub import waiting
+
     result = job.result or {}
     cancelling = ", cancellation requested" if job.cancel_requested and not job.finished_at else ""
     fields = {
@@ -356,7 +372,7 @@ def _draw_job(
         "priority": job.priority or None,
         "retry of": job.retry_of,
         "queue": queue,
-        "waits": following.NO_WORKER if is_unattended else following.describe_wait(wait),
+        "waits": waiting.NO_WORKER if is_unattended else waiting.describe_wait(wait),
         "cannot run on": tables.Lines(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
     }
     return tables.draw_fields(fields)

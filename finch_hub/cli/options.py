@@ -209,6 +209,17 @@ def training_source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def report_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for the file of a report. The command gets them as `out`, `samples` and `replace`."""
+    for option in (
+        click.option("--replace", is_flag=True, help="Replace an earlier report."),
+        click.option("--samples", is_flag=True, help="Show sample answers. They quote rows of the data."),
+        click.option("--html", "out", type=click.Path(), required=True, help="Path of the new HTML file."),
+    ):
+        command = option(command)
+    return command
+
+
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for how rows are read. The command gets them as one mapping, `reading`."""
     fields = {name: _FIELDS.get(name, name.removeprefix("--").replace("-", "_")) for name, _ in _READING_OPTIONS}

@@ -124,7 +124,7 @@ def open_hub(*, deletes: bool = False) -> Hub:
     from finch_hub.hub.facade import Hub
     from finch_hub.storage import disk_reserve
 
-    hub = Hub()
+    hub = Hub(progress=False)
     if deletes:
         disk_reserve.release(hub.settings.home)
     return hub

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finch_hub import errors
 from finch_hub.engine.bases.base import DEFAULT_CONTEXT, default_max_length
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
-from finch_hub.engine.bases.tokenizer import load_tokenizer
+from finch_hub.engine.bases.tokenizer import Tokenizer, load_tokenizer
 from finch_hub.engine.data.chat import ChatTemplate
 from finch_hub.engine.data.example_file import ExampleFile
 from finch_hub.engine.data.preview import preview_example
@@ -53,9 +53,7 @@ def preview_data(
     length = _find_length(folder, max_length)
     with ExampleFile() as examples:
         read = read_examples(data, stores, complete_options(options, stores), examples.add, progress=progress)
-        rows = _preview_rows(
-            examples, ChatTemplate(load_tokenizer(folder)), system=system, max_length=length, limit=limit
-        )
+        rows = _preview_rows(examples, load_tokenizer(folder), system=system, max_length=length, limit=limit)
     return DataPreview(base=str(base), max_length=length, read=read, rows=rows)
 
 
@@ -65,10 +63,10 @@ def preview_training(*, limit: int, stores: Stores, **request: Any) -> TrainingP
 
     def look(spec: TrainSpec, train: Sequence[Example], held_out: Sequence[Example]) -> None:
         folder = _find_folder(spec.base.source, spec.base.revision, stores)
-        seen["folder"], template = folder, ChatTemplate(load_tokenizer(folder))
+        seen["folder"], tokenizer = folder, load_tokenizer(folder)
         length = _find_length(folder, spec.training.max_length)
-        seen["data"] = _report_data(spec, template, train, held_out, max_length=length)
-        seen["rows"] = _preview_rows(train, template, system=spec.system, max_length=length, limit=limit)
+        seen["data"] = _report_data(spec, tokenizer, train, held_out, max_length=length)
+        seen["rows"] = _preview_rows(train, tokenizer, system=spec.system, max_length=length, limit=limit)
 
     (checked,) = check_trainings(**request, stores=stores, look=look)
     spec, requirements = checked.spec, checked.requirements
@@ -87,8 +85,9 @@ def preview_training(*, limit: int, stores: Stores, **request: Any) -> TrainingP
 
 
 def _preview_rows(
-    examples: Sequence[Example], template: ChatTemplate, *, system: str | None, max_length: int, limit: int
+    examples: Sequence[Example], tokenizer: Tokenizer, *, system: str | None, max_length: int, limit: int
 ) -> tuple[PreviewRow, ...]:
+    template = ChatTemplate(tokenizer)
     first = enumerate(itertools.islice(examples, limit), start=1)
     return tuple(
         preview_example(example, template, number=number, system=system, max_length=max_length)
@@ -97,13 +96,13 @@ def _preview_rows(
 
 
 def _report_data(
-    spec: TrainSpec, template: ChatTemplate, train: Sequence[Example], held_out: Sequence[Example], *, max_length: int
+    spec: TrainSpec, tokenizer: Tokenizer, train: Sequence[Example], held_out: Sequence[Example], *, max_length: int
 ) -> DataReport:
     """Return the report that the training would make. As there, too many rows that cannot be used are an error."""
     training = spec.training
     tokenize = functools.partial(
         tokenize_data,
-        tokenizer=template.tokenizer,
+        tokenizer=tokenizer,
         system=spec.system,
         max_length=max_length,
         max_left_out=training.max_bad_rows,

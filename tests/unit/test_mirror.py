@@ -13,6 +13,7 @@ PACKAGE = TESTS.parent / "finch_hub"
 EXERCISED_IN = {
     "artifacts/bundle_file": "unit/storage/test_unbundling.py",
     "artifacts/bundle_manifest": "unit/storage/test_unbundling.py",
+    "artifacts/cards/drawing": "unit/artifacts/cards/test_retention_matrix.py",
     "artifacts/files": "contract/test_artifact_store.py",
     "artifacts/manifests": "contract/test_artifact_store.py",
     "cli/evaluate": "unit/cli/test_jobs.py",
@@ -89,6 +90,9 @@ EXERCISED_IN = {
     "specs/collections": "unit/storage/test_collection.py",
     "hub/importing": "unit/hub/test_adapters.py",
     "specs/inspections": "unit/storage/test_inspection.py",
+    "display/charts/bars": "unit/display/charts/test_data.py",
+    "display/charts/matrix": "unit/display/charts/test_retention.py",
+    "display/commands": "unit/cli/test_repeated_commands.py",
     "display/inspections": "unit/cli/test_fsck.py",
     "registry/consistency": "unit/storage/test_inspection.py",
     "specs/evaluation": "unit/engine/inference/test_evaluators.py",
@@ -126,6 +130,7 @@ EXERCISED_IN = {
 }
 # Test files of more than one module, or of none.
 OTHERS = {
+    "cli/test_repeated_commands",
     "engine/test_public_names",
     "engine/test_state_of_the_caller",
     "hub/test_typed_options",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from finch_hub import errors
 from finch_hub.formats import model_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Tokenizer: TypeAlias = "PreTrainedTokenizerBase"
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
