@@ -95,6 +95,7 @@ def preview(
     DATA is a file, a folder of files, a stored data set, or - for standard input. Nothing is stored. Without colors,
     [[double brackets]] mark what is learned and ~~tildes~~ what is dropped.
     """
+    output.tell(f"reading the data and the tokenizer of {base}")
     with output.open_hub() as hub:
         found = hub.datasets.preview(
             data,

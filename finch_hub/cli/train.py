@@ -91,6 +91,7 @@ def train(
         **options.parse_settings([*in_config, *settings], "--set", reserved=reserved),
     }
     if dry_run:
+        output.tell("reading the data and the tokenizer of the base")
         preview = hub.preview_training(data, **request)
         output.emit(preview, context.params["as_json"], lambda: previews.draw_training_preview(preview))
         return None

@@ -151,6 +151,7 @@ OTHERS = {
     "test_mirror",
     "test_package",
     "test_spelling",
+    "cli/test_widths",  # all lists
 }
 MODULES = {
     str(file.relative_to(PACKAGE).with_suffix(""))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.shell_completion import CompletionItem
 from support import registry
@@ -51,7 +52,6 @@ def values(items: list[CompletionItem]) -> list[str]:
 
 
 def call(function: completion.Complete, begun: str) -> list[str]:
-    import click
 
     context = click.Context(main.cli)
     return values(function(context, click.Option(["--x"]), begun))
