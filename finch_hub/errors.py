@@ -237,30 +237,42 @@ class InvalidReference(InvalidInput):
 class NotFound(FinchError):
     """A named thing does not exist; `near` contains similar names.
 
-    With `lists_known`, the text lists all known names if none is similar. There should be few of them.
+    With `lists_known`, the text lists all known names if none is similar. There should be few of them. Without similar
+    names, it also has `fix`.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str] = (), *, lists_known: bool = False) -> None:
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str] = (), *, lists_known: bool = False, fix: str = ""
+    ) -> None:
         self.kind = kind
         self.name = name
         known = sorted(set(known))
         self.near = near(name, known)
-        hint = f" (did you mean {' or '.join(map(repr, self.near))}?)" if self.near else ""
-        if lists_known and known and not self.near:
-            hint = f" (known: {', '.join(known)})"
+        hints = [f"known: {', '.join(known)}"] if lists_known and known else []
+        hints += [fix] if fix else []
+        if self.near:
+            hints = [f"did you mean {' or '.join(map(repr, self.near))}?"]
+        hint = f" ({'; '.join(hints)})" if hints else ""
         super().__init__(f"there is no {kind} {shorten(name)!r}{hint}")
 
 
 class MissingRepository(NotFound):
-    """The Hugging Face Hub has no such repository, or does not show it to this login."""
+    """The Hugging Face Hub has no such repository, or does not show it to this login.
 
-    def __init__(self, name: str, *, has_token: bool) -> None:
-        self.kind, self.name, self.near = "repository", name, ()
+    With `is_source`, the name may have been meant as a folder.
+    """
+
+    def __init__(self, name: str, *, has_token: bool, is_source: bool = False) -> None:
+        self.kind, self.name, self.near, self.has_token = "repository", name, (), has_token
         what, fix = f"there is no public repository {shorten(name)!r}", "check the name; a private one needs HF_TOKEN"
         if has_token:
             what = f"there is no repository {shorten(name)!r} that your token can read"
             fix = "check the name, and what the token may read"
+        what += ", and no such folder or file here" if is_source else ""
         super(NotFound, self).__init__(f"{what} ({fix})")
+
+
+BASE_FORMS = "give a folder that exists, a .gguf file, or a repository id such as HuggingFaceTB/SmolLM2-135M"
 
 
 NO_FILES = "came with a bundle without its files"
@@ -303,7 +315,9 @@ class IllegalTransition(Conflict):
 
     def __init__(self, job_id: str, old: str, new: str) -> None:
         self.job_id, self.old, self.new = job_id, old, new
-        super().__init__(f"job {job_id} cannot become {new}: its state is {old}")
+        change = {"queued": "retried"}.get(new, new)
+        state = f"has {old} already" if old in ("succeeded", "failed") else f"is {old}"
+        super().__init__(f"job {job_id} cannot be {change}: it {state}")
 
 
 class StaleFence(Conflict):

@@ -121,7 +121,11 @@ class CommandWalk:
         self.run("datasets", "list")
         options = ("--base", "tiny", "--epochs", "1")
         self.run("train", "finches", "--adapter", "finch", *options, "--set", "samples=1")
-        self.run("train", bees, "--adapter", "bee", *options, "--rank", "4", "--time-limit", "10m", "--memory", "1G")
+        self.run(
+            "train", bees, "--adapter", "bee", *options, "--rank", "4", "--time-limit", "10m", "--memory-bytes", "1G"
+        )
+        sweep = self.run("sweep", "finches", "--adapter", "swept", *options, "--rank", "4,8", "--quiet", "--json")
+        self.run("jobs", "sweep", json.loads(sweep)["id"], "--wait")
         self.run("train", bees, "--adapter", "gguf", "--base", "tiny-gguf", "--max-steps", "1")
 
     def _use(self) -> None:

@@ -54,10 +54,10 @@ def report(reference: str, out: str, samples: bool, replace: bool) -> None:
 
 @click.command()
 @click.argument("references", nargs=-1, required=True)
-@click.option("--all", "shows_all", is_flag=True, help="Also show what is equal.")
+@options.renamed_option("--show-equal", former="--all", is_flag=True, help="Also show what is equal.")
 @click.option("--modules", is_flag=True, help="Also compare norms and overlaps of the updates by module.")
 @output.json_option
-def compare(references: tuple[str, ...], shows_all: bool, modules: bool, as_json: bool) -> None:
+def compare(references: tuple[str, ...], show_equal: bool, modules: bool, as_json: bool) -> None:
     """Compare versions of any adapters, or all versions of one.
 
     REFERENCES are two or more versions, or the name of one adapter for all its versions. The table has a column for
@@ -66,7 +66,7 @@ def compare(references: tuple[str, ...], shows_all: bool, modules: bool, as_json
     from finch_hub.display.comparisons import draw_comparison
 
     with output.open_hub() as hub:
-        comparison = hub.adapters.compare(*references, show_equal=shows_all, modules=modules)
+        comparison = hub.adapters.compare(*references, show_equal=show_equal, modules=modules)
     output.emit(comparison, as_json, lambda: draw_comparison(comparison))
 
 

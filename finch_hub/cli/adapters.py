@@ -51,7 +51,7 @@ def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
         rows.append(
             (v.reference, summary.versions, v.kind, v.state, v.base, format_evidence(v.metrics), aliases, v.created_at)
         )
-    columns = ("newest", "versions", "made by", "state", "base", "evidence", "aliases", "made")
+    columns = ("newest", "versions", "kind", "state", "base", "result", "aliases", "created")
     output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without="There are no adapters."))
     paging.suggest_next(page.next, "list", as_json=as_json)
 
@@ -86,7 +86,7 @@ def find(query: tuple[str, ...], sort: str, limit: int, after: str | None, as_js
         (v.reference, v.kind, v.state, v.base.name, format_evidence(v.metrics), v.aliases, v.tags, v.created_at)
         for v in page.versions
     ]
-    columns = ("version", "made by", "state", "base", "evidence", "aliases", "tags", "made")
+    columns = ("version", "kind", "state", "base", "result", "aliases", "tags", "created")
     output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without="No version meets the query."))
     paging.suggest_next(page.next, "find", "--sort", sort, "--", text, as_json=as_json)
 
@@ -128,7 +128,7 @@ def versions(name: str, limit: int, after: str | None, as_json: bool) -> None:
         (v.reference, v.kind, v.state, format_evidence(v.metrics), v.aliases, v.tags, v.created_at)
         for v in page.versions
     ]
-    columns = ("version", "made by", "state", "evidence", "aliases", "tags", "made")
+    columns = ("version", "kind", "state", "result", "aliases", "tags", "created")
     output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
     paging.suggest_next(page.next, "versions", name, as_json=as_json)
 
@@ -345,7 +345,8 @@ def delete(reference: str) -> None:
 def restore(reference: str) -> None:
     """Restore a deleted version, given as name/3, or a deleted adapter.
 
-    An adapter gets the versions back that were deleted with it. Aliases are not restored.
+    An adapter gets the versions back that were deleted with it. Those with damaged files stay deleted, and are named.
+    Aliases are not restored.
     """
     with output.open_hub() as hub:
         restored = hub.adapters.restore(reference)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import options, output
 from finch_hub.display import progress, tables
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ def bases() -> None:
 @bases.command()
 @click.argument("source")
 @click.option("--name", help="Name of the base.  [default: SOURCE]")
-@click.option("--id", "public_id", help="Hugging Face id of the model, which exported adapters name as their base.")
+@options.renamed_option(
+    "--public-id", former="--id", help="Hugging Face id of the model, which exported adapters name as their base."
+)
 @click.option("--revision", help="Revision of a Hugging Face model.")
 @click.option("--license", "license_", metavar="ID", help="License, such as apache-2.0.  [default: that of its files]")
 @click.option("--replace", is_flag=True, help="Take the name from another base, or rename the base.")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--evaluations", type=int, help="Maximum number of held-out evaluations in the search.")
 @click.option("--min-retention", type=float, help="Retention that each adapter must reach for the result to be ready.")
 @click.option("--seed", type=int, help="Seed of random strategies.")
-@options.after
+@options.depends_on
 @options.requirement_options
 @following.job_command
 def compose(

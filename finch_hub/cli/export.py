@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @following.job_command
 def export(hub: Hub, adapter: str, out: str, replace: bool, format_name: str, parameters: tuple[str, ...]) -> JobHandle:
     """Export an adapter to another system's format."""
-    settings = options.parse_settings(parameters, "--parameter") | ({"replace": True} if replace else {})
-    return hub.export(adapter, out, format=format_name, parameters=settings)
+    settings = options.parse_settings(parameters, "--parameter")
+    return hub.export(adapter, out, format=format_name, parameters=settings, replace=replace)
 
 
 @click.command()

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from finch_hub.specs.value import Value
 
 STATES = ("waiting", "queued", "running", "succeeded", "failed", "cancelled")
-DAY_SECONDS = 86_400
 
 
 @click.group()
@@ -49,7 +48,7 @@ def list_(
             states=[JobState(state) for state in states] or None, kind=kind, owner=owner, limit=limit, before=before
         )
     rows = [(job.id, job.kind, job.state.value, _summarize(job), job.owner, job.worker, job.created_at) for job in jobs]
-    columns = ("job", "kind", "state", "about", "owner", "worker", "submitted")
+    columns = ("job", "kind", "state", "target", "owner", "worker", "created")
     output.emit(jobs, as_json, lambda: tables.draw_list(columns, rows, without="There are no such jobs."))
 
 
@@ -118,6 +117,25 @@ def save(job_id: str, out: str | None, replace: bool | None, quiet: bool) -> Non
         output.say(f"Wrote the output of job {job_id} to {path}")
 
 
+@jobs.command("sweep")
+@click.argument("sweep_id", metavar="SWEEP")
+@click.option("--wait", is_flag=True, help="Wait until all its jobs have ended.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@output.json_option
+def show_sweep(sweep_id: str, wait: bool, quiet: bool, as_json: bool) -> None:
+    """Compare the points of a sweep as they are now."""
+    from finch_hub.cli.sweep import conclude
+    from finch_hub.display import sweeps
+
+    with output.open_hub() as hub:
+        handle = hub.get_sweep(sweep_id)
+        if wait:
+            conclude(handle, quiet=quiet, as_json=as_json)
+            return
+        report = handle.report()
+    output.emit(report, as_json, lambda: sweeps.draw_sweep(report))
+
+
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @options.report_options
@@ -177,7 +195,7 @@ def prune(days: float | None, keep: int | None) -> None:
     if days is None and keep is None:
         raise click.UsageError("no jobs are selected: add --days, --keep or both")
     with output.open_hub(deletes=True) as hub:
-        count = hub.jobs.prune(older_than=None if days is None else days * DAY_SECONDS, beyond=keep)
+        count = hub.jobs.prune(days=days, keep=keep)
     output.say(f"Deleted {tables.format_count(count, 'job')}")
 
 
@@ -226,16 +244,16 @@ def _draw_job(
     fields = {
         "job": job.id,
         "kind": job.kind,
-        "about": _describe_spec(job),
+        "target": _describe_spec(job),
         "state": job.state.value + cancelling,
         "reason": tables.Lines.of(job.reason),
-        "made": " ".join(result[key] for key in ("adapter", "state") if result.get(key)) or None,
+        "result": " ".join(result[key] for key in ("adapter", "state") if result.get(key)) or None,
         "report": tables.Lines.of(report_problem),
         "owner": job.owner or None,
-        "submitted": job.created_at,
+        "created": job.created_at,
         "started": job.started_at,
         "ended": job.finished_at,
-        "waits for": job.depends_on or None,
+        "depends on": job.depends_on or None,
         "attempts used up": job.attempts or None,
         "attempts": tables.Lines(f"{a.fence} on {a.worker}: {a.outcome or 'running'}" for a in attempts) or None,
         "queue": queue,

@@ -23,6 +23,7 @@ from finch_hub.texts.visible_text import to_message
 # compares them with the commands' own.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("finch_hub.cli.train:train", "Train an adapter on a data set."),
+    "sweep": ("finch_hub.cli.sweep:sweep", "Train one adapter with several settings, and compare the results."),
     "compose": ("finch_hub.cli.compose:compose", "Compose adapters of one base into one."),
     "merge": ("finch_hub.cli.export:merge", "Merge adapters into their base as a standalone model."),
     "generate": ("finch_hub.cli.generate:generate", "Answer a prompt with the base and any adapters."),

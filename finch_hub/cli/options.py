@@ -12,11 +12,35 @@ from typing import Any
 import click
 
 from finch_hub import errors
+from finch_hub.specs import former_names
 
 _TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SIZE_UNITS = {"": 1, "m": 10**6, "g": 10**9, "t": 10**12, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
-after = click.option("--after", "depends_on", multiple=True, metavar="JOB", help="Job to wait for. Can be repeated.")
+
+def renamed_option(name: str, *, former: str, **attributes: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return an option that has a former name, too. With that name it is not in the help, and warns."""
+    parameter, former_parameter = (option.removeprefix("--").replace("-", "_") for option in (name, former))
+    key = f"former_{former_parameter}"
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_former(**options: Any) -> Any:
+            given = options.pop(key)
+            if given not in (None, False, ()):
+                former_names.warn_of_former_name(former_parameter, parameter)
+                options[parameter] = given + options[parameter] if isinstance(given, tuple) else given
+            return command(**options)
+
+        hidden = click.option(former, key, hidden=True, **attributes)(with_former)
+        return click.option(name, parameter, **attributes)(hidden)
+
+    return add
+
+
+depends_on = renamed_option(
+    "--depends-on", former="--after", multiple=True, metavar="JOB", help="Job to wait for. Can be repeated."
+)
 
 
 def parse_settings(pairs: Iterable[str], option: str, *, reserved: Container[str] = ()) -> dict[str, Any]:
@@ -62,6 +86,19 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is not a list of numbers such as 1,0.5", param, ctx)
 
 
+class Values(click.ParamType[list[Any]]):
+    """Several values of another type, separated by commas: `8,16`."""
+
+    def __init__(self, of: click.ParamType[Any]) -> None:
+        self.name, self._of = f"{of.name},…", of
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
+        """Parse the values."""
+        if isinstance(value, list):
+            return value
+        return [self._of.convert(part.strip(), param, ctx) for part in str(value).split(",")]
+
+
 class Rank(click.ParamType[int | str]):
     """A rank, or `auto`."""
 
@@ -99,7 +136,7 @@ def requirement_options(command: Callable[..., Any]) -> Callable[..., Any]:
         from finch_hub.specs.jobs import Requirements
 
         requirements = Requirements(
-            memory_bytes=int(options.pop("memory") or 0),
+            memory_bytes=int(options.pop("memory_bytes") or 0),
             together=options.pop("together", False),
             **{name: options.pop(name) for name in ("queue", "device", "labels", "time_limit")},
         )
@@ -110,7 +147,12 @@ def requirement_options(command: Callable[..., Any]) -> Callable[..., Any]:
     added: Callable[..., Any] = with_requirements
     for option in (
         click.option("--time-limit", type=time, help="Maximum time of one attempt, such as 90s, 30m or 2h."),
-        click.option("--memory", type=size, help="Device memory that the job needs, such as 800M, 16G or 16GiB."),
+        renamed_option(
+            "--memory-bytes",
+            former="--memory",
+            type=size,
+            help="Device memory that the job needs, such as 800M, 16G or 16GiB.",
+        ),
         click.option("--label", "labels", multiple=True, help="Label that the worker must have. Can be repeated."),
         click.option("--device", type=click.Choice(["any", "cpu", "cuda"]), default="any", help="Kind of device."),
         click.option("--queue", default="default", show_default=True, help="Queue that the job waits in."),
@@ -125,6 +167,30 @@ def report_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--replace", is_flag=True, help="Replace an earlier report."),
         click.option("--samples", is_flag=True, help="Show sample answers. They quote rows of the data."),
         click.option("--html", "out", type=click.Path(), required=True, help="Path of the new HTML file."),
+    ):
+        command = option(command)
+    return command
+
+
+def training_source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what a training makes, and of what."""
+    for option in (
+        click.option("--system", help="System prompt of the examples that have none."),
+        click.option(
+            "--validation",
+            metavar="DATA|SHARE",
+            help="Validation data, or the share of DATA to hold out.  "
+            "[default: the folder's validation split, or the preset's share]",
+        ),
+        click.option("--preset", help="Preset plugin. `finch-hub plugins list --kind preset` lists them."),
+        click.option("--revision", help="Revision of a Hugging Face model."),
+        click.option(
+            "--from", "--start", "start", metavar="REFERENCE", help="Version of an adapter to train further, as name/3."
+        ),
+        click.option(
+            "--base", help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --from]"
+        ),
+        click.option("--adapter", required=True, help="Name of the adapter. Each run makes a new version of it."),
     ):
         command = option(command)
     return command

@@ -17,18 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("data")
-@click.option("--adapter", required=True, help="Name of the adapter. Each run makes a new version of it.")
-@click.option("--base", help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --from]")
-@click.option("--from", "start", metavar="REFERENCE", help="Version of an adapter to train further, as name/3.")
-@click.option("--revision", help="Revision of a Hugging Face model.")
-@click.option("--preset", help="Preset plugin. `finch-hub plugins list --kind preset` lists them.")
-@click.option(
-    "--validation",
-    metavar="DATA|SHARE",
-    help="Validation data, or the share of DATA to hold out.  "
-    "[default: the folder's validation split, or the preset's share]",
-)
-@click.option("--system", help="System prompt of the examples that have none.")
+@options.training_source_options
 @options.reading_options
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--learning-rate", type=float, help="Peak of the learning rate schedule.")
@@ -42,8 +31,10 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Seed of order, dropout and split.")
 @options.settings_option("--set", "settings", "Other LoRAConfig or TrainingConfig field. Lists are JSON, as in [8,9].")
 @click.option("--priority", type=int, default=0, show_default=True, help="Priority. Higher ones start first.")
-@options.after
-@click.option("--key", "idempotency_key", help="Idempotency key: a second submission returns the first job.")
+@options.depends_on
+@options.renamed_option(
+    "--idempotency-key", former="--key", help="Idempotency key: a second submission returns the first job."
+)
 @click.option("--together", is_flag=True, help="Train in one step with other queued jobs that set this option.")
 @options.requirement_options
 @following.job_command

@@ -24,7 +24,7 @@ def draw_comparison(comparison: Comparison) -> Group:
     else:
         parts.append("No value differs.")
     if comparison.equal:
-        parts.append(f"{comparison.equal} values are equal. Show them with --all.")
+        parts.append(f"{comparison.equal} values are equal. Show them with --show-equal.")
     if comparison.modules:
         parts.append(_draw_modules(comparison.modules, comparison.versions))
     return group([*parts, *comparison.remarks])
@@ -51,7 +51,7 @@ def draw_metric(metric: str, points: Sequence[MetricPoint]) -> Group:
     bars = [make_bars(numbers)] if len(numbers) > 1 else []
     measured = {point.held_out for point in points if point.value is not None and point.held_out is not None}
     remarks = [OTHER_DATA] if len(measured) > 1 and metric.startswith("loss") else []
-    return group([draw_table(("version", metric, "held-out data", "state", "made"), rows), *bars, *remarks])
+    return group([draw_table(("version", metric, "held-out data", "state", "created"), rows), *bars, *remarks])
 
 
 def _is_number(value: object) -> bool:

@@ -355,13 +355,15 @@ class Adapters:
     def restore(self, reference: str) -> list[str]:
         """Restore a deleted version, or an adapter with the versions that were deleted with it.
 
-        Return the references of the versions.
+        Return the references of the versions. If an adapter has versions that cannot be restored, they stay deleted,
+        and warnings name them.
 
         Raises:
             InvalidReference: the reference has an alias.
             NotFound: there is no such version or adapter.
             Deleted: it was purged, or it is a version of a deleted adapter.
-            Conflict: it is not deleted, or its base or its files were removed since, or its files are damaged.
+            Conflict: it is not deleted, or no version can be restored: their bases or files were removed since, or are
+                damaged.
         """
         from finch_hub.registry import artifact_lock
         from finch_hub.storage.inspection import list_damage
@@ -385,8 +387,10 @@ class Adapters:
             with change.write() as session:
                 artifact_lock.share(session)
                 restored = adapter_deletion.restore(session, named, list_damage=find_damage)
-                change.details["versions"] = len(restored) if named.version is None else None
-                return restored
+                change.details["versions"] = len(restored.versions) if named.version is None else None
+        for problem in restored.problems:
+            warnings.warn(errors.FinchWarning(f"not all of {reference} is restored: {problem}"), stacklevel=2)
+        return list(restored.versions)
 
     def check_purge(self, reference: str) -> list[str]:
         """Return the references of the versions that `purge` would purge, with its errors."""

@@ -240,7 +240,7 @@ class Bases:
         try:
             descriptor = catalog.base_source_of(source.source)
         except errors.NotFound:
-            raise self._not_found(text) from None
+            raise self._not_found(text, fix=errors.BASE_FORMS) from None
         if catalog.base_sources.plugin_of(descriptor.name) != BUILTIN:
             return source, None
         path = Path(source.source)
@@ -251,7 +251,7 @@ class Bases:
         # The built-in sources accept any name, since a Hugging Face id may have no owner. Here it is a misspelling.
         is_remote = "/" in text and not text.startswith(("/", ".", "~")) and path.suffix.lower() != ".gguf"
         if not path.exists() and not is_remote:
-            raise self._not_found(text)
+            raise self._not_found(text, fix=errors.BASE_FORMS)
         return source, None
 
     def _find_registered(self, name: str, source: BaseModelSource) -> values.Base | None:
@@ -263,8 +263,8 @@ class Bases:
         with self._stores.database.read() as session:
             return bases.find_source(session, source.source, None)
 
-    def _not_found(self, name: str) -> errors.FinchError:
-        missing = errors.NotFound("base", name, [known.name for known in self.find()], lists_known=True)
+    def _not_found(self, name: str, *, fix: str = "") -> errors.FinchError:
+        missing = errors.NotFound("base", name, [known.name for known in self.find()], lists_known=True, fix=fix)
         if not missing.near and (disabled := self._stores.catalog.describe_disabled()):
             return errors.PluginError(f"{missing}; perhaps it is of a plugin that is disabled: {disabled}")
         return missing

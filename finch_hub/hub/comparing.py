@@ -96,7 +96,7 @@ def _describe(version: values.AdapterVersion, known: Evidence) -> dict[Section, 
     measured = {name: getattr(data, name) for name in _DATA} if data is not None else {}
     return {
         "version": {
-            "made by": version.kind,
+            "kind": version.kind,
             "state": "deleted" if version.deleted_at else version.state,
             "base": f"{version.base.name} ({version.base.fingerprint[:12]})",
             "parents": [f"{parent.reference} x {parent.weight:g}" for parent in lineage.parents] or None,

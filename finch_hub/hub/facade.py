@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from finch_hub import errors, settings
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import ComposeOptions, JobSpec, QuantizeOptions, QuantizeSpec, Requirements, TrainOptions
 from finch_hub.specs.reading import ReadingOptions
+from finch_hub.specs.sweeps import SweepOptions
 
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.examples import DataSource, Progress, StoredExamples
     from finch_hub.hub.jobs import JobHandle, Jobs
     from finch_hub.hub.repositories import Repositories
+    from finch_hub.hub.sweeping import SweepHandle
     from finch_hub.hub.workers import Workers
     from finch_hub.plugins.catalog import Catalog
     from finch_hub.registry.values import AdapterVersion
@@ -181,7 +182,7 @@ class Hub:
         from finch_hub.hub import training
 
         self._refuse_beyond_limit(idempotency_key)
-        spec, stored, needed = training.check_training(
+        [(spec, stored, needed)] = training.check_trainings(
             data,
             adapter=adapter,
             base=base,
@@ -190,7 +191,7 @@ class Hub:
             preset=preset,
             validation=validation,
             system=system,
-            overrides=overrides,
+            points=[overrides],
             requirements=requirements or Requirements(),
             progress=progress,
             stores=self._stores,
@@ -198,6 +199,90 @@ class Hub:
         return self._submit(
             spec, stored, requirements=needed, priority=priority, depends_on=depends_on, idempotency_key=idempotency_key
         )
+
+    def sweep(
+        self,
+        data: DataSource,
+        *,
+        adapter: str,
+        base: str | Path | None = None,
+        revision: str | None = None,
+        start: str | None = None,
+        preset: str | None = None,
+        validation: DataSource | float | None = None,
+        system: str | None = None,
+        together: bool = True,
+        requirements: Requirements | None = None,
+        priority: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[SweepOptions],
+    ) -> SweepHandle:
+        """Submit a training for each combination of settings. Each makes a version of `adapter`.
+
+        A list holds the values of a setting to try: ``rank=[8, 16], learning_rate=[1e-4, 3e-4]`` are four trainings.
+        All learn from the same rows, and are measured on the same held-out rows. The same request a second time goes on
+        with the first one: it submits only what failed or was cancelled.
+
+        Args:
+            together: whether trainings that can run in one step with others do so, which is faster on a CPU. Their
+                bytes are then those of a training alone only up to rounding.
+            settings: fields of `LoRAConfig` and `TrainingConfig`, each with a value or a list of values, and of
+                `ReadingConfig`.
+
+        The other arguments are those of `train`.
+
+        Raises:
+            InvalidInput: with everything that is wrong with the request, such as no setting with several values, more
+                than 100 combinations, or no held-out rows. Nothing is stored then.
+            NotFound: one thing is missing, and nothing else is wrong.
+            Conflict: the owner would have too many unfinished jobs.
+        """
+        from finch_hub.hub import submission, sweeping, training
+        from finch_hub.registry.values import NewJob
+
+        checked = training.check_trainings(
+            data,
+            adapter=adapter,
+            base=base,
+            revision=revision,
+            start=start,
+            preset=preset,
+            validation=validation,
+            system=system,
+            points=sweeping.list_points(settings),
+            requirements=requirements or Requirements(),
+            progress=progress,
+            stores=self._stores,
+            together_if_possible=together,
+            needs_held_out=True,
+        )
+        submission.check_secrets(checked[0].spec, self._stores, stacklevel=2)
+        dispatcher = self._dispatcher
+        sweep_id = sweeping.make_id([point.spec for point in checked])
+        new = [
+            NewJob.of_spec(
+                point.spec,
+                requirements=point.requirements,
+                owner=self.settings.owner_name,
+                priority=priority,
+                idempotency_key=sweeping.make_key(sweep_id, number),
+            )
+            for number, point in enumerate(checked, 1)
+        ]
+        submitted = submission.submit(new, checked[0].examples, stores=self._stores, dispatcher=dispatcher)
+        handle = sweeping.SweepHandle(sweep_id, dict(enumerate(submitted, 1)), self._stores, dispatcher)
+        handle.resume()
+        return handle
+
+    def get_sweep(self, sweep_id: str) -> SweepHandle:
+        """Return the sweep with this id.
+
+        Raises:
+            NotFound: there is none, or all its jobs were deleted.
+        """
+        from finch_hub.hub.sweeping import find_sweep
+
+        return find_sweep(sweep_id, self._stores, self._dispatcher)
 
     def compose(
         self,
@@ -306,6 +391,7 @@ class Hub:
         *,
         format: str = "peft",  # noqa: A002
         parameters: Mapping[str, object] | None = None,
+        replace: bool = False,
     ) -> JobHandle:
         """Submit the export of an adapter to another system's format, in a new folder.
 
@@ -315,6 +401,7 @@ class Hub:
             adapter: reference of the version.
             out: path of the new folder, on this machine.
             format: name of an export format plugin.
+            replace: whether to replace an earlier export of the format at `out`.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
@@ -323,8 +410,8 @@ class Hub:
         """
         from finch_hub.hub import exporting
 
-        stores = self._stores
-        spec = exporting.check_export(adapter, out, format_name=format, parameters=parameters or {}, stores=stores)
+        settings = {**(parameters or {}), **({"replace": True} if replace else {})}
+        spec = exporting.check_export(adapter, out, format_name=format, parameters=settings, stores=self._stores)
         return self._submit(spec)
 
     def evaluate(
@@ -555,14 +642,6 @@ class Hub:
         with self._stores.database.read() as session:
             owner_limits.refuse_beyond(session, {self.settings.owner_name}, limit, num_more=1)
 
-    def _warn_of_secrets(self, spec: JobSpec) -> None:
-        """Warn of a system prompt that has a secret. It is not changed, since the model is trained with it."""
-        system = getattr(spec, "system", None) or (getattr(spec, "parameters", None) or {}).get("system")
-        if isinstance(system, str) and self._stores.redactor.clean(system) != system:
-            what = "the system prompt has what looks like a secret, and is stored and shown with the job"
-            fix = "leave secrets out; cards, bundles and pushes have it masked"
-            warnings.warn(errors.FinchWarning(f"{what} ({fix})"), stacklevel=4)
-
     def _submit(
         self,
         spec: JobSpec,
@@ -571,26 +650,14 @@ class Hub:
         requirements: Requirements | None = None,
         **fields: Any,
     ) -> JobHandle:
-        from finch_hub.hub.examples import hold_sources, register_examples
+        from finch_hub.hub import submission
         from finch_hub.hub.jobs import JobHandle
-        from finch_hub.registry import jobs
-        from finch_hub.specs.addresses import refuse_secrets
+        from finch_hub.registry.values import NewJob
 
-        for name in ("parameters", "resolver_parameters"):
-            refuse_secrets(getattr(spec, name, None), where=name)
-        self._warn_of_secrets(spec)
+        submission.check_secrets(spec, self._stores, stacklevel=3)
         dispatcher = self._dispatcher  # refuses unusable settings before anything is stored
-        with self._stores.database.write() as session:
-            hold_sources(session, examples)
-            for stored in sorted(examples, key=lambda part: part.digest):  # locked in one order by all submitters
-                register_examples(session, stored, self._stores, of_jobs=True)
-            job = jobs.submit(
-                session,
-                spec,
-                requirements=requirements or Requirements(),
-                owner=self.settings.owner_name,
-                owner_unfinished=self.settings.owner_unfinished,
-                **fields,
-            )
-        dispatcher.dispatch(job)
+        new = NewJob.of_spec(
+            spec, requirements=requirements or Requirements(), owner=self.settings.owner_name, **fields
+        )
+        (job,) = submission.submit([new], examples, stores=self._stores, dispatcher=dispatcher)
         return JobHandle(job, self._stores, dispatcher)

@@ -28,13 +28,13 @@ def import_files(
     name: str,
     base: str,
     environment: JsonObject,
-    state: values.VersionState = "ready",
+    state: values.VersionState | None = None,
 ) -> values.AdapterVersion:
     """Import an adapter from a path of this machine as a part of a change; see `Adapters.import_`.
 
     Args:
         environment: where the files came from, for the lineage.
-        state: that of the version where the files came from.
+        state: that of the version where the files came from, None if it is unknown.
     """
     from finch_hub.artifacts import gate
     from finch_hub.storage import publishing
@@ -48,14 +48,14 @@ def import_files(
         known = _find_known(admitted, registered, stores)
         folder = stores.artifacts.fetch_tree(known.digest) if known is not None else admitted.folder
         if known is not None and known.state != "unchecked":
-            state = known.state
+            state = state if state is not None and _is_state_from(known, environment) else known.state
         elif layout is None:
             state = "unchecked"
         description = publishing.Description(
             name=name,
             kind="import",
             base=registered,
-            state=state,
+            state=state or "ready",
             evidence=Evidence(kind="import", notes=_note_import(admitted, known)),
             owner=stores.settings.owner_name,
             lineage=_lineage_of(known),
@@ -119,6 +119,14 @@ def _find_known(admitted: AdmittedAdapter, base: values.Base, stores: Stores) ->
     folder = stores.artifacts.fetch_tree(exported.digest)
     with StoredAdapter(folder) as original, StoredAdapter(admitted.folder) as copy:
         return exported if have_equal_updates(original, copy) else None
+
+
+def _is_state_from(known: values.AdapterVersion, environment: JsonObject) -> bool:
+    """Tell whether a version has its state from the repository of an import, and not from its use in this hub."""
+    earlier, now = known.lineage.environment.get("pulled"), environment.get("pulled")
+    if not isinstance(earlier, dict) or now is None or earlier.get("repository") != now["repository"]:
+        return False
+    return known.state == (known.state_elsewhere or "ready")
 
 
 def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:

@@ -25,6 +25,7 @@ from finch_hub.registry import (
     workers,
 )
 from finch_hub.specs.events import Event
+from finch_hub.specs.former_names import accept_former_names
 from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState, OutputSpec
 from finch_hub.specs.value import Value
 from finch_hub.storage import outputs
@@ -43,6 +44,7 @@ POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
 _ENSURE_SECONDS = 10.0
 _PAGE_SIZE = 500
+_DAY_SECONDS = 86_400
 
 
 class JobHandle:
@@ -400,19 +402,21 @@ class Jobs:
         with self._stores.database.read() as session:
             return stuck_jobs.find(session)
 
-    def prune(self, *, older_than: float | None = None, beyond: int | None = None) -> int:
+    @accept_former_names({"older_than": lambda seconds: seconds / _DAY_SECONDS}, older_than="days", beyond="keep")
+    def prune(self, *, days: float | None = None, keep: int | None = None) -> int:
         """Delete ended jobs with their events and return their number. Versions and lineage stay.
 
         Args:
-            older_than: age in seconds, counted from their end, of the jobs to delete; None deletes none by age.
-            beyond: number of ended jobs to keep; None deletes none by number.
+            days: age in days, counted from their end, of the jobs to delete; None deletes none by age.
+            keep: number of ended jobs to keep; None deletes none by number.
         """
         total = 0
-        details = {"older_than": older_than, "beyond": beyond}
+        details = {"days": days, "keep": keep}
+        older_than = None if days is None else days * _DAY_SECONDS
         with self._stores.use_reserve(), changing(self._stores, "jobs.prune", "jobs", **details) as change:
             while True:
                 with change.write() as session:
-                    pruned = jobs.prune(session, older_than=older_than, beyond=beyond)
+                    pruned = jobs.prune(session, older_than=older_than, beyond=keep)
                     total += len(pruned)
                     change.details["jobs"] = total
                 if not pruned:

@@ -25,11 +25,13 @@ class ProblemCollector:
         try:
             yield
         except (errors.InvalidInput, errors.NotFound, errors.Conflict) as error:
-            self._errors.append(error)
+            self.add(error)
 
-    def add(self, problem: errors.Problem | errors.InvalidInput) -> None:
-        """Add a problem or an error that was not raised."""
-        self._errors.append(errors.InvalidSpec(problem) if isinstance(problem, errors.Problem) else problem)
+    def add(self, problem: errors.Problem | errors.InvalidInput | errors.NotFound | errors.Conflict) -> None:
+        """Add a problem or an error that was not raised. An equal one is reported once."""
+        error = errors.InvalidSpec(problem) if isinstance(problem, errors.Problem) else problem
+        if not any(type(known) is type(error) and str(known) == str(error) for known in self._errors):
+            self._errors.append(error)
 
     def raise_problems(self) -> None:
         """Raise the collected problems. A single error stays as it is, several become one of their common kind.

@@ -138,6 +138,13 @@ def compare_identity(record: Mapping[str, Any], identity: str) -> Literal["equal
     return "equal" if identity in declared else "changed"
 
 
+def read_state(record: Mapping[str, Any]) -> values.VersionState | None:
+    """Return the state of the version in a record, None if the record has none."""
+    made = record.get("adapter")
+    is_ready = isinstance(made, dict) and made.get("state") == "ready"
+    return "ready" if is_ready else values.read_restriction(made)
+
+
 def _read_origin(version: values.AdapterVersion) -> JsonObject:
     origin = version.lineage.environment.get("pulled")
     return origin if isinstance(origin, dict) else {}

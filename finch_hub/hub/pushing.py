@@ -65,7 +65,7 @@ def warn_unnamed(base: values.Base) -> None:
     """Warn if a base has no id on the Hugging Face Hub, so that the card can name none."""
     if base.hub_id is not None:
         return
-    add = f"finch-hub bases add {base.name} --id OWNER/NAME"
+    add = f"finch-hub bases add {base.name} --public-id OWNER/NAME"
     what = f"base {base.name} has no id on the Hugging Face Hub, so the card names none (give it with `{add}`)"
     warnings.warn(errors.FinchWarning(what), stacklevel=3)
 
@@ -133,9 +133,10 @@ def push_files(
     private: bool,
     main: bool,
 ) -> PushedVersion:
-    """Make the commit and the tag of a version in a repository, unless they are there.
+    """Make the commit and the tag of a version in a repository, unless they are there with today's state.
 
-    The commit is on the branch main, unless main holds a newer version.
+    The commit is on the branch main, unless main holds a newer version. The tag moves only to a commit that has another
+    state of the same adapter.
 
     Args:
         names: all names of the adapter, former ones too.
@@ -155,13 +156,15 @@ def push_files(
     _check_repository(info, private=private)
     refs = api.list_repo_refs(name)
     tags = {ref.name for ref in refs.tags}
-    changed = _find_changed(info, files)
+    changed, has_old_state = _find_changed(info, files), False
     if tag in tags:
         there = api.model_info(name, revision=tag, files_metadata=True)
         differs = _find_changed(there, files)
         if _is_another(differs, there, files):
             fix = f"push to another repository, or remove the tag with `hf repos tag delete {name} {tag}`"
             raise errors.Conflict(f"the tag {tag} of {name} is another adapter than {version.reference} ({fix})")
+        has_old_state = RECORD in differs and _has_old_state(_read_held(there), version, names)
+    if tag in tags and not has_old_state:
         if f"finch-{tag}" in {ref.name for ref in refs.branches}:  # an earlier push ended before it removed it
             api.delete_branch(name, branch=f"finch-{tag}")
         is_main = not _is_another(changed, info, files)
@@ -171,31 +174,48 @@ def push_files(
     is_main, commit = True, str(info.sha)  # an earlier push ended before its tag
     if changed:
         held = None if main else _read_held(info)
-        if held is not None and held.name not in names and _is_another(changed, info, files):
+        is_other = held is not None and held.name not in names and _is_another(changed, info, files)
+        if held is not None and is_other and not has_old_state:
             fix = f"push to another repository, or replace it with {write_options({'main': True})}"
             what = f"adapter {held.name}" if held.name else "an adapter that no hub pushed"
             raise errors.Conflict(f"main of {name} holds {what}, not {version.name} ({fix})")
         newest = max([0 if held is None else held.number, *map(_read_number, tags)])
-        is_main = main or newest <= version.number
+        is_main = main or (newest <= version.number and not is_other)
         if is_main:
             commit = _commit(api, version, name, files, before=info)
-    if is_main:
-        api.create_tag(name, tag=tag, revision=commit)
-    else:
-        commit = _tag_beside_main(api, version, name, files, tag)
+    branch = f"finch-{tag}"
+    if not is_main:  # only the tag keeps this commit, which needs a branch until then
+        commit = _commit_beside_main(api, version, name, files, branch)
+    if has_old_state:
+        api.delete_tag(name, tag=tag)
+    api.create_tag(name, tag=tag, revision=commit)
+    if not is_main:
+        api.delete_branch(name, branch=branch)
     return _describe(version, tagged, commit, is_new=True, is_main=is_main)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Held:
-    """Adapter that a repository holds, as its record names it; without a name, no hub pushed it."""
+    """Version that a repository holds, as its record names it; without a name, no hub pushed it.
+
+    Attributes:
+        restriction: the state that keeps it from use, None if it has another one.
+    """
 
     name: str = ""
     number: int = 0
+    restriction: values.VersionState | None = None
+
+
+def _has_old_state(held: _Held | None, version: values.AdapterVersion, names: Collection[str]) -> bool:
+    """Tell whether a record is of this version and has a state that it no longer has."""
+    if held is None or held.name not in names or held.number != version.number:
+        return False
+    return held.restriction != values.read_restriction({"state": version.state})
 
 
 def _read_held(info: ModelInfo) -> _Held | None:
-    """Return the adapter that a commit holds, None if it holds none."""
+    """Return the version that a commit holds, None if it holds none."""
     import huggingface_hub
 
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
@@ -207,7 +227,11 @@ def _read_held(info: ModelInfo) -> _Held | None:
     made = record.get("adapter")
     made = made if isinstance(made, dict) else {}
     name, number = made.get("name"), made.get("number")
-    return _Held(name=name if isinstance(name, str) else "", number=number if isinstance(number, int) else 0)
+    return _Held(
+        name=name if isinstance(name, str) else "",
+        number=number if isinstance(number, int) else 0,
+        restriction=values.read_restriction(made),
+    )
 
 
 def _read_number(tag: str) -> int:
@@ -243,17 +267,15 @@ def _commit(
     return str(made.oid)
 
 
-def _tag_beside_main(api: HfApi, version: values.AdapterVersion, name: str, files: Path, tag: str) -> str:
-    """Make a commit that only its tag keeps, and return it. A commit needs a branch, which goes afterwards."""
-    branch = f"finch-{tag}"
+def _commit_beside_main(api: HfApi, version: values.AdapterVersion, name: str, files: Path, branch: str) -> str:
+    """Make a commit on a branch, unless an earlier push made it, and return the commit."""
     api.create_branch(name, branch=branch, exist_ok=True)
     there = api.model_info(name, revision=branch, files_metadata=True)
-    commit = str(there.sha)
-    if _find_changed(there, files):
-        commit = _commit(api, version, name, files, before=there, branch=branch)
-    api.create_tag(name, tag=tag, revision=commit)
-    api.delete_branch(name, branch=branch)
-    return commit
+    return (
+        _commit(api, version, name, files, before=there, branch=branch)
+        if _find_changed(there, files)
+        else str(there.sha)
+    )
 
 
 def _clean(text: str, stores: Stores) -> str:

@@ -32,7 +32,8 @@ class Repositories:
     def push(
         self, reference: str, repository: str, *, private: bool = False, main: bool = False, samples: bool = False
     ) -> PushedVersion:
-        """Push a version as one commit with the tag of its number, such as `v3`. A second push makes no commit.
+        """Push a version as one commit with the tag of its number, such as `v3`. A second push makes no commit,
+        unless the state of the version changed.
 
         If a newer version was pushed, this one gets its tag only, and the branch main stays as it is.
 
@@ -125,8 +126,8 @@ class Repositories:
             commit, named = pulling.download(place, folder)
             record = read_record(folder)
             origin = {"repository": place.name, "revision": place.revision or "main", "commit": commit}
-            state = values.read_restriction(record.get("adapter")) or "ready"
-            recorded = {"pulled": origin if state == "ready" else {**origin, "state": state}}
+            state = pulling.read_state(record)
+            recorded = {"pulled": origin if state in (None, "ready") else {**origin, "state": state}}
             version = pulling.find_pulled(name, origin, self._stores)
             is_new = version is None
             if version is None:

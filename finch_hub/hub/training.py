@@ -6,9 +6,9 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from finch_hub import errors
 from finch_hub.engine.bases import memory, module_layout, target_modules, weight_shapes
@@ -47,7 +47,15 @@ if TYPE_CHECKING:
 _SHARE = re.compile(r"[0-9]*[.,][0-9]+|[0-9.,]+ ?%")
 
 
-def check_training(
+class CheckedTraining(NamedTuple):
+    """A training that can be submitted: its specification, stored examples, and requirements with estimated memory."""
+
+    spec: TrainSpec
+    examples: tuple[StoredExamples, ...]
+    requirements: Requirements
+
+
+def check_trainings(
     data: DataSource,
     *,
     adapter: str,
@@ -57,14 +65,21 @@ def check_training(
     preset: str | None,
     validation: DataSource | float | None,
     system: str | None,
-    overrides: Mapping[str, object],
+    points: Sequence[Mapping[str, object]],
     requirements: Requirements,
     progress: Progress | None,
     stores: Stores,
-) -> tuple[TrainSpec, tuple[StoredExamples, ...], Requirements]:
-    """Check a request for a training, store its examples and return its specification; see `Hub.train`.
+    together_if_possible: bool = False,
+    needs_held_out: bool = False,
+) -> list[CheckedTraining]:
+    """Check a request for trainings on the same examples, and store them; see `Hub.train`.
 
-    Nothing is stored if the request has problems. The requirements are returned with the estimated memory.
+    Nothing is stored if the request has problems. The settings of the first point say how data are read and divided.
+
+    Args:
+        points: settings of each training that override the preset's.
+        together_if_possible: whether trainings that can run in one step with others may do so.
+        needs_held_out: whether trainings without held-out examples are refused.
     """
     collector = ProblemCollector("this training")
     with collector.collect(), stores.database.read() as session:
@@ -75,31 +90,26 @@ def check_training(
     with collector.collect():
         chosen = stores.catalog.presets[preset] if preset is not None else None
     if isinstance(validation, float | int):
-        overrides, validation = {**overrides, "validation": validation}, None
+        points, validation = [{**point, "validation": validation} for point in points], None
     elif isinstance(validation, str) and _SHARE.fullmatch(validation) and not Path(validation).exists():
         what = f"{validation!r} is neither data nor a number"
         collector.add(errors.Problem(where="validation", what=what, fix="write a share as a number, such as 0.2"))
         validation = None
     if chosen is None or "max_bad_rows" not in chosen.training.model_fields_set:
-        overrides = {"max_bad_rows": stores.settings.max_bad_rows, **overrides}
-    lora, training = _apply_overrides(chosen, overrides, collector)
+        points = [{"max_bad_rows": stores.settings.max_bad_rows, **point} for point in points]
     started: StartingVersion | None = None
     with collector.collect():
         started = read_start(start, stores) if start is not None else None
-    if started is not None:
-        for problem in started.find_problems(overrides):
-            collector.add(problem)
-        lora = started.shape(overrides)
-    elif lora.init == "start" and start is None:
-        what = f"'start' is for a training with {name_option('start')}"
-        collector.add(errors.Problem(where="init", what=what, fix="choose another value, or name a version"))
+    settings = [_make_settings(chosen, started, start, point, collector) for point in points]
+    overrides, (_, training) = points[0], settings[0]
     limits = {name: getattr(training, name) for name in LIMITS}
     reading = ReadingConfig()
     with collector.collect():
         options = {name: value for name, value in overrides.items() if name in ReadingConfig.model_fields}
         reading = ReadingConfig.of({**options, **limits}, subject="the data")
     if requirements.together:
-        _check_together(lora, training, collector, starts=start is not None)
+        for lora, each in settings:
+            _check_together(lora, each, collector, starts=start is not None)
     source = BaseModelSource(source=str(base or "?"), revision=revision)
     folder: Path | None = None
     layout: BaseLayout | None = None
@@ -114,21 +124,28 @@ def check_training(
             raise errors.InvalidSpec(what, where="base", fix=fix)
         if folder is not None:
             layout = module_layout.read_layout(folder, name=str(base or source.source), cache=stores.bases)
-            target_modules.match(lora, layout)
-            if requirements.together and target_modules.names_head(lora, layout):
-                what = "an adapter of the head cannot be combined with together"
-                collector.add(errors.Problem(where="together", what=what, fix="remove together, or the head"))
+            for lora, _ in settings:
+                with collector.collect():
+                    target_modules.match(lora, layout)
+                    if requirements.together and target_modules.names_head(lora, layout):
+                        what = "an adapter of the head cannot be combined with together"
+                        collector.add(errors.Problem(where="together", what=what, fix="remove together, or the head"))
     made_of: set[str] = set()
     with contextlib.ExitStack() as stack:
         train, held_out, report = _read_parts(
             data, validation, training, reading, overrides, stores, collector, progress, made_of, stack
         )
         if report is not None:
-            for problem in schedule.find_problems(training, examples=len(train), held_out=len(held_out)):
-                collector.add(problem)
-            if lora.rank == "auto" and len(held_out) < LEAST_HELD_OUT:
-                what = f"rank auto needs {LEAST_HELD_OUT} validation examples, found {len(held_out)}"
-                collector.add(errors.Problem(where="rank", what=what, fix="add validation examples or set a number"))
+            if needs_held_out and not held_out:
+                what, fix = "no examples are held out, so nothing can be compared", "hold out a share, such as 0.1"
+                collector.add(errors.Problem(where="validation", what=what, fix=fix))
+            for lora, each in settings:
+                for problem in schedule.find_problems(each, examples=len(train), held_out=len(held_out)):
+                    collector.add(problem)
+                if lora.rank == "auto" and len(held_out) < LEAST_HELD_OUT:
+                    what = f"rank auto needs {LEAST_HELD_OUT} validation examples, found {len(held_out)}"
+                    fix = "add validation examples or set a number"
+                    collector.add(errors.Problem(where="rank", what=what, fix=fix))
         collector.raise_problems()
         read = report or ReadingReport(rows=len(train))
         stored = tuple(store_examples(part, stores, read, made_of=made_of) for part in (train, held_out) if part)
@@ -140,25 +157,33 @@ def check_training(
         system = chosen.system
     if started is not None:
         thinking = thinking or bool(started.version.spec.get("thinking"))
-    spec = TrainSpec(
-        adapter=adapter,
-        base=source,
-        train=stored[0].digest,
-        validation=stored[1].digest if len(stored) > 1 else None,
-        start=started.reference if started is not None else None,
-        preset=preset,
-        system=system,
-        lora=lora,
-        training=training,
-        thinking=thinking,
-        reading=report,
-    )
     shape = weight_shapes.read_base_shape(folder, layout) if folder is not None and layout is not None else None
-    if shape is not None and not requirements.memory_bytes:
-        cuda = requirements.device != "cpu"
-        estimate = memory.estimate_training_memory(shape, lora, training, longest=longest, cuda=cuda)
-        requirements = requirements.evolve(memory_bytes=estimate.total)
-    return spec, stored, requirements
+    checked = []
+    for lora, each in settings:
+        spec = TrainSpec(
+            adapter=adapter,
+            base=source,
+            train=stored[0].digest,
+            validation=stored[1].digest if len(stored) > 1 else None,
+            start=started.reference if started is not None else None,
+            preset=preset,
+            system=system,
+            lora=lora,
+            training=each,
+            thinking=thinking,
+            reading=report,
+        )
+        needed = requirements
+        if shape is not None and not requirements.memory_bytes:
+            cuda = requirements.device != "cpu"
+            estimate = memory.estimate_training_memory(shape, lora, each, longest=longest, cuda=cuda)
+            needed = requirements.evolve(memory_bytes=estimate.total)
+        if together_if_possible:
+            adapts_head = layout is not None and target_modules.names_head(lora, layout)
+            is_alone = adapts_head or bool(_find_obstacles(lora, each, starts=started is not None))
+            needed = needed.evolve(together=not is_alone)
+        checked.append(CheckedTraining(spec, stored, needed))
+    return checked
 
 
 def _read_parts(
@@ -219,6 +244,25 @@ def _read_parts(
     return train, held_out, report
 
 
+def _make_settings(
+    preset: Preset | None,
+    started: StartingVersion | None,
+    start: str | None,
+    overrides: Mapping[str, object],
+    collector: ProblemCollector,
+) -> tuple[LoRAConfig, TrainingConfig]:
+    """Return shape and training of one point: the preset's or those of the version to start from, with overrides."""
+    lora, training = _apply_overrides(preset, overrides, collector)
+    if started is not None:
+        for problem in started.find_problems(overrides):
+            collector.add(problem)
+        lora = started.shape(overrides)
+    elif lora.init == "start" and start is None:
+        what = f"'start' is for a training with {name_option('start')}"
+        collector.add(errors.Problem(where="init", what=what, fix="choose another value, or name a version"))
+    return lora, training
+
+
 def _apply_overrides(
     preset: Preset | None, overrides: Mapping[str, object], collector: ProblemCollector
 ) -> tuple[LoRAConfig, TrainingConfig]:
@@ -237,6 +281,12 @@ def _apply_overrides(
 
 def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: ProblemCollector, *, starts: bool) -> None:
     """Collect settings that rule out training in one step with other jobs. The base may rule out more."""
+    for setting in _find_obstacles(lora, training, starts=starts):
+        what = f"{setting} cannot be combined with together"
+        collector.add(errors.Problem(where="together", what=what, fix=f"remove together or {setting}"))
+
+
+def _find_obstacles(lora: LoRAConfig, training: TrainingConfig, *, starts: bool) -> list[str]:
     obstacles = {
         "use_dora": lora.use_dora,
         "init=eva": lora.init == "eva",
@@ -245,10 +295,7 @@ def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: Probl
         "packing=false": not training.packing,
         name_option("start"): starts,
     }
-    for setting, is_set in obstacles.items():
-        if is_set:
-            what = f"{setting} cannot be combined with together"
-            collector.add(errors.Problem(where="together", what=what, fix=f"remove together or {setting}"))
+    return [setting for setting, is_set in obstacles.items() if is_set]
 
 
 def _max_tokens(example: Example) -> int:

@@ -165,7 +165,7 @@ class Catalog:
             return accepting[0]
         if builtin is not None:
             return builtin
-        missing = errors.NotFound("base source for", source)
+        missing = errors.NotFound("folder, file or repository", source, fix=errors.BASE_FORMS)
         if reasons := "; ".join(filter(None, [*failures, self.describe_disabled()])):
             raise errors.PluginError(f"{missing}; a plugin that may know it does not work: {reasons}")
         raise missing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -34,6 +34,17 @@ class Deletion(Value):
     reference: str
     versions: int
     deleted_at: datetime
+
+
+class Restoration(Value):
+    """Versions that were restored, and why others stay deleted.
+
+    Attributes:
+        versions: references, such as `name/3`.
+    """
+
+    versions: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
 
 class DeletionPage(Value):
@@ -87,10 +98,10 @@ def list_restorable(session: Session, reference: AdapterReference) -> list[str]:
 
 def restore(
     session: Session, reference: AdapterReference, *, list_damage: Callable[[str], Sequence[str] | None]
-) -> list[str]:
-    """Restore a deleted version, or an adapter with the versions that were deleted with it. Return their references.
+) -> Restoration:
+    """Restore a deleted version, or an adapter with the versions that were deleted with it.
 
-    The caller shares the lock of the artifacts.
+    Of an adapter, the versions that cannot be restored stay deleted. The caller shares the lock of the artifacts.
 
     Args:
         list_damage: returns what is wrong with the files of a tree, None if some of them are not stored.
@@ -98,32 +109,50 @@ def restore(
     Raises:
         NotFound: there is no such version or adapter.
         Deleted: it was purged, or it is a version of a deleted adapter.
-        Conflict: it is not deleted, or its base or files were removed since, or are damaged.
+        Conflict: it is not deleted, or no version can be restored: their bases or files were removed since, or are
+            damaged.
     """
     reference = dataclasses.replace(reference, name=lock_adapter(session, reference.name))
     adapter = get_adapter(session, reference.name)
     rows = _select_deleted(session, reference, adapter)
-    what = f"cannot restore adapter {reference}"
     removed = bases.hold_removed(session, {row.base_id for row in rows})
-    reasons = [f"its base was removed (run `finch-hub bases add {source}` first)" for source in dict.fromkeys(removed)]
-    if any(row.digest == row.identity for row in rows):  # no adapter was deleted at the moment of such a version
-        reasons.append(f"it {errors.NO_FILES} ({errors.TAKE_FILES})")
-    else:
-        damage = {f"{reference.name}/{row.number}": list_damage(row.digest) for row in rows}
-        if lost := [named for named, found in damage.items() if found is None]:
-            fix = f"purge it with `finch-hub adapters purge {lost[0]}`"
-            reasons.append(f"the files of {_join(lost)} were removed since ({fix})")
-        for named, found in damage.items():
-            fix = f"run `finch-hub fsck`, which says what mends them, or `finch-hub adapters purge {named}`"
-            reasons += [f"the files of {named} are damaged: {'; '.join(found)} ({fix})"] if found else []
-    refuse(what, reasons)
+    damage = {row.number: list_damage(row.digest) for row in rows if row.digest != row.identity}
+    whole = {number for number, found in damage.items() if found is not None and not found}
+    kept = [row for row in rows if row.base_id not in removed and row.number in whole]
+    reasons = _explain_damage(reference.name, rows, removed, damage)
+    if not kept:
+        refuse(f"cannot restore adapter {reference}", reasons)
     moment = session.scalars(sa.select(now())).one()
     if adapter.deleted_at is not None:  # otherwise the index would make the entries of all its versions anew
         session.execute(sa.update(Adapter).where(Adapter.id == adapter.id).values(deleted_at=None))
-    for row in rows:
+    for row in kept:
         row.deleted_at, row.restored_at = None, moment
     session.flush()
-    return [f"{reference.name}/{row.number}" for row in rows]
+    return Restoration(versions=tuple(f"{reference.name}/{row.number}" for row in kept), problems=tuple(reasons))
+
+
+def _explain_damage(
+    name: str, rows: Sequence[AdapterVersion], removed: Mapping[int, str], damage: Mapping[int, Sequence[str] | None]
+) -> list[str]:
+    """Return why versions cannot be restored.
+
+    Args:
+        removed: sources of the bases that were removed, by their ids.
+        damage: what is wrong with the files of versions that have some, by their numbers; None for those that are gone.
+    """
+    reasons = []
+    for source in dict.fromkeys(removed.values()):
+        named = [f"{name}/{row.number}" for row in rows if removed.get(row.base_id) == source]
+        reasons.append(f"the base of {_join(named)} was removed (run `finch-hub bases add {source}` first)")
+    if len(damage) < len(rows):  # no adapter was deleted at the moment of such a version, so it is the only one
+        reasons.append(f"it {errors.NO_FILES} ({errors.TAKE_FILES})")
+    if lost := [f"{name}/{number}" for number, found in damage.items() if found is None]:
+        fix = f"purge it with `finch-hub adapters purge {lost[0]}`"
+        reasons.append(f"the files of {_join(lost)} were removed since ({fix})")
+    for number, found in damage.items():
+        fix = f"run `finch-hub fsck`, which says what mends them, or `finch-hub adapters purge {name}/{number}`"
+        reasons += [f"the files of {name}/{number} are damaged: {'; '.join(found)} ({fix})"] if found else []
+    return reasons
 
 
 def _select_deleted(session: Session, reference: AdapterReference, adapter: Adapter) -> Sequence[AdapterVersion]:

@@ -128,10 +128,13 @@ def hold(session: Session, base: values.Base) -> values.Base:
     return values.Base(**row._mapping)
 
 
-def hold_removed(session: Session, ids: Collection[int]) -> list[str]:
-    """Keep bases from being removed until the commit, and return the sources of those that were removed before."""
-    rows = session.execute(_hold(one_of(bases.c.id, ids), bases.c.source, bases.c.removed_at))
-    return [row.source for row in rows if row.removed_at is not None]
+def hold_removed(session: Session, ids: Collection[int]) -> dict[int, str]:
+    """Keep bases from being removed until the commit.
+
+    Return the sources of those that were removed before, by the ids of the bases.
+    """
+    rows = session.execute(_hold(one_of(bases.c.id, ids), bases.c.id, bases.c.source, bases.c.removed_at))
+    return {row.id: row.source for row in rows if row.removed_at is not None}
 
 
 def _hold(is_meant: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:

@@ -93,7 +93,7 @@ def submit_many(session: Session, new: Sequence[values.NewJob], *, owner_unfinis
         if row.has_listeners:
             announce(session, row.id, row.last_seq)
     keys = {item.idempotency_key for job_id, item in by_id.items() if job_id not in inserted}
-    earlier = _get_by_key(session, keys)
+    earlier = get_by_key(session, keys)
     submitted: list[Job] = []
     for job_id, item in by_id.items():
         if job_id in inserted:
@@ -201,11 +201,32 @@ def retry(session: Session, job_id: str, *, owner_unfinished: int | None = None)
         group_key=row.gang,
         requirements=old.requirements,
         priority=old.priority,
-        depends_on=_newest_retries(session, old.depends_on),
+        depends_on=newest_retries(session, old.depends_on),
         retry_of=old.id,
         owner=row.owner,
     )
     return submit_many(session, [new], owner_unfinished=owner_unfinished)[0]
+
+
+def get_by_key(session: Session, keys: Collection[str | None]) -> dict[str | None, Job]:
+    """Return the jobs that were submitted with these idempotency keys, by key."""
+    if not keys:
+        return {}
+    rows = session.execute(sa.select(*JOB_COLUMNS).where(one_of(jobs.c.idempotency_key, keys))).all()
+    return {row.idempotency_key: job for row, job in zip(rows, to_jobs(session, rows), strict=True)}
+
+
+def newest_retries(session: Session, ids: Sequence[str]) -> tuple[str, ...]:
+    """Return the newest retry of each job, or the job itself if it has none."""
+    first = sa.select(jobs.c.id.label("first_id"), jobs.c.id, jobs.c.number).where(one_of(jobs.c.id, ids))
+    chain = first.cte(recursive=True)  # one statement, however often a job was tried again
+    retries = sa.select(chain.c.first_id, jobs.c.id, jobs.c.number).join(chain, jobs.c.retry_of == chain.c.id)
+    chain = chain.union_all(retries)
+    newest = sa.select(chain.c.first_id, sa.func.max(chain.c.number).label("number")).group_by(chain.c.first_id)
+    last = newest.subquery()
+    rows = session.execute(sa.select(last.c.first_id, jobs.c.id).join(jobs, jobs.c.number == last.c.number))
+    newest_of = {row.first_id: row.id for row in rows}
+    return tuple(newest_of[job_id] for job_id in ids)
 
 
 def select_unfinished(session: Session, ids: Collection[str], *, ended_within: float = 0.0) -> set[str]:
@@ -419,26 +440,6 @@ def _find_pending(session: Session, parents: Collection[str]) -> frozenset[str]:
         return frozenset()
     specs = session.scalars(sa.select(jobs.c.spec).where(one_of(jobs.c.id, parents)))
     return frozenset(str(read_document(spec).get("adapter")) for spec in specs)
-
-
-def _get_by_key(session: Session, keys: set[str | None]) -> dict[str | None, Job]:
-    if not keys:
-        return {}
-    rows = session.execute(sa.select(*JOB_COLUMNS).where(one_of(jobs.c.idempotency_key, keys))).all()
-    return {row.idempotency_key: job for row, job in zip(rows, to_jobs(session, rows), strict=True)}
-
-
-def _newest_retries(session: Session, ids: Sequence[str]) -> tuple[str, ...]:
-    """Return the newest retry of each job, or the job itself if it has none."""
-    first = sa.select(jobs.c.id.label("first_id"), jobs.c.id, jobs.c.number).where(one_of(jobs.c.id, ids))
-    chain = first.cte(recursive=True)  # one statement, however often a job was tried again
-    retries = sa.select(chain.c.first_id, jobs.c.id, jobs.c.number).join(chain, jobs.c.retry_of == chain.c.id)
-    chain = chain.union_all(retries)
-    newest = sa.select(chain.c.first_id, sa.func.max(chain.c.number).label("number")).group_by(chain.c.first_id)
-    last = newest.subquery()
-    rows = session.execute(sa.select(last.c.first_id, jobs.c.id).join(jobs, jobs.c.number == last.c.number))
-    newest_of = {row.first_id: row.id for row in rows}
-    return tuple(newest_of[job_id] for job_id in ids)
 
 
 def _recent_ids(session: Session) -> list[str]:

@@ -409,7 +409,8 @@ def _list_unnamed_bases(session: Session, manifest: Manifest) -> Iterator[str]:
     for base in manifest.bases:
         known = here.get(base.fingerprint)
         if known is not None and known.hub_id is None and base.public_id is not None:
-            yield f"base {known.name} without an id (the bundle has {base.public_id}; `bases add --id` gives it one)"
+            fix = f"the bundle has {base.public_id}; `bases add --public-id` gives it one"
+            yield f"base {known.name} without an id ({fix})"
 
 
 def _merge_licenses(session: Session, manifest: Manifest) -> Iterator[str]:

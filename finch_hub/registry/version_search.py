@@ -7,13 +7,15 @@ read in the order that is wanted, until a page is full.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from finch_hub import errors
 from finch_hub.registry import values, version_loading
 from finch_hub.registry.version_filters import (
     Filter,
@@ -68,21 +70,20 @@ def find(
     check_limit(limit)
     scope = f"versions\n{query}\n{order}"
     key = _read_key(scope, after, order)
-    if not _is_sqlite(session):
-        _set(session, _SETTINGS)
-    if order.field not in _COLUMNS:
-        require_number(session, order.field)
-    filters = build_filters(session, terms)
-    statement, keys = _build(session, filters, order)
-    if key is not None:
-        here = sa.tuple_(*keys)
-        last = sa.tuple_(*(sa.literal(part, column.type) for part, column in zip(key, keys, strict=True)))
-        statement = statement.where(here < last if order.descending else here > last)
-    statement = statement.order_by(*(column.desc() if order.descending else column.asc() for column in keys))
-    rows = session.execute(statement.limit(limit + 1)).all()
-    versions = version_loading.load(session, [row.version_id for row in rows[:limit]])
-    more = write_cursor(scope, _to_key(rows[limit - 1])) if len(rows) > limit else None
-    return values.VersionPage(versions=versions, next=more)
+    with _plan_for_this(session):
+        if order.field not in _COLUMNS:
+            require_number(session, order.field)
+        filters = build_filters(session, terms)
+        statement, keys = _build(session, filters, order)
+        if key is not None:
+            here = sa.tuple_(*keys)
+            last = sa.tuple_(*(sa.literal(part, column.type) for part, column in zip(key, keys, strict=True)))
+            statement = statement.where(here < last if order.descending else here > last)
+        statement = statement.order_by(*(column.desc() if order.descending else column.asc() for column in keys))
+        rows = session.execute(statement.limit(limit + 1)).all()
+        versions = version_loading.load(session, [row.version_id for row in rows[:limit]])
+        more = write_cursor(scope, _to_key(rows[limit - 1])) if len(rows) > limit else None
+        return values.VersionPage(versions=versions, next=more)
 
 
 def _build(
@@ -185,8 +186,26 @@ def _list_keys(order: Sort) -> tuple[sa.ColumnElement[Any], ...]:
     return tuple(entries.c[name] for name in _COLUMNS[order.field])
 
 
+@contextlib.contextmanager
+def _plan_for_this(session: Session) -> Iterator[None]:
+    """Change how PostgreSQL plans, and leave it to the transaction as it was, which may read more than this search."""
+    if _is_sqlite(session):
+        yield
+        return
+    names = (*_SETTINGS, *_IN_ORDER)
+    row = session.execute(sa.select(*(sa.func.current_setting(name) for name in names))).one()
+    before = dict(zip(names, row, strict=True))
+    _set(session, _SETTINGS)
+    try:
+        yield
+    except errors.FinchError:  # the transaction goes on, while an error of PostgreSQL ends it
+        _set(session, before)
+        raise
+    _set(session, before)
+
+
 def _set(session: Session, settings: Mapping[str, str]) -> None:
-    """Change settings of PostgreSQL until the end of the transaction."""
+    """Change settings of PostgreSQL, until the end of the transaction at most."""
     session.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
 
 

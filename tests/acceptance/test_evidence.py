@@ -46,7 +46,7 @@ def test_evidence_answers_after_all_jobs_are_pruned(
     sharper = train(hub, PAIRS, tiny_folder, "birds", learning_rate=1e-2)
     smaller = hub.quantize("birds/1", scheme="int8").result()
     assert isinstance(smaller, AdapterVersion)
-    hub.jobs.prune(older_than=0)
+    hub.jobs.prune(days=0)
     assert hub.jobs.find() == []
 
     trained = hub.adapters.evidence("birds/1")

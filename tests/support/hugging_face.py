@@ -202,6 +202,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._require_writer()
             self._change_branch(repository, words[1], body)
             return
+        if verb == "tag" and self.command == "DELETE":
+            self._require_writer()
+            if repository.tags.pop(words[1], None) is None:
+                raise _Refusal(404, "RevisionNotFound")
+            self._json({})
+            return
         commit = self._find_commit(repository, words[1] if verb not in ("", "refs") else "main")
         if verb in ("", "revision"):
             files = [{**self._describe(path, data), "rfilename": path} for path, data in commit.files.items()]

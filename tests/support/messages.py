@@ -51,7 +51,11 @@ def _texts(call: ast.Call, names: dict[str, list[ast.expr]]) -> Iterator[str]:
     name = ast.unparse(call.func).rpartition(".")[2]
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     is_problem = "fix" in given or "what" in given or ("where" in given and _is_error(call, name))
-    if name == "Finding" or is_problem:
+    if name == "NotFound":
+        fixes = [f" ({fix})" for fix in _strings(given["fix"], names)] if "fix" in given else [""]
+        for kind in _strings(call.args[0], names) if call.args else ():
+            yield from (f"there is no {kind} {{name}}{fix}" for fix in fixes)
+    elif name == "Finding" or is_problem:
         keys = ("about", "found", "advice") if name == "Finding" else ("where", "what", "fix")
         if call.args:  # a helper that makes a problem takes what is wrong first
             given.setdefault(keys[1], call.args[0])
@@ -59,9 +63,6 @@ def _texts(call: ast.Call, names: dict[str, list[ast.expr]]) -> Iterator[str]:
         for where, what, fix in itertools.islice(itertools.product(*parts), _MAX_VARIANTS):
             if any(map(own_words, (where, what, fix))):
                 yield (f"{where}: " if where else "") + what + (f" ({fix})" if fix else "")
-    elif name == "NotFound":
-        for kind in _strings(call.args[0], names) if call.args else ():
-            yield f"there is no {kind} {{name}}"
     elif _is_error(call, name) and call.args:
         yield from (text for text in _strings(call.args[0], names) if own_words(text))
 

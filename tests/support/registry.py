@@ -154,7 +154,7 @@ def delete(database: Database, reference: str) -> adapter_deletion.Deletion:
         return adapter_deletion.delete(session, AdapterReference.parse(reference))
 
 
-def restore(database: Database, reference: str) -> list[str]:
+def restore(database: Database, reference: str) -> adapter_deletion.Restoration:
     with database.write() as session:
         return adapter_deletion.restore(session, AdapterReference.parse(reference), list_damage=lambda digest: ())
 

@@ -6,7 +6,7 @@ Each source has a function that recognizes it by the text, and a function that f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def fetch_base(source: BaseModelSource, *, cache: Path, progress: Progress = lam
     for is_source, fetch in BUILTIN:
         if is_source(source.source):
             return fetch(source, cache=cache, progress=progress)
-    raise errors.NotFound("base model", source.source)
+    raise errors.NotFound("folder, file or repository", source.source, fix=errors.BASE_FORMS)
 
 
 def pin(source: BaseModelSource, folder: Path) -> BaseModelSource:
@@ -100,6 +100,12 @@ def is_folder(source: str) -> bool:
     return settings.expand_home(source).is_dir() or source.startswith(("/", "./", "../", "~"))
 
 
+def _missing(kind: str, path: Path, neighbors: Iterable[Path]) -> errors.NotFound:
+    """Return the error of a path that does not exist, with paths of its folder whose names are similar."""
+    similar = errors.near(path.name, [neighbor.name for neighbor in neighbors])
+    return errors.NotFound(kind, str(path), [str(path.parent / name) for name in similar], fix=errors.BASE_FORMS)
+
+
 def is_gguf(source: str) -> bool:
     """Tell whether the text names a GGUF file, by its suffix."""
     return source.lower().endswith(".gguf")
@@ -112,8 +118,8 @@ def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) ->
         fix = "give a folder of safetensors, a .gguf file or a Hugging Face id"
         raise errors.Incompatible("is a file, not a base model", where=str(folder), fix=fix)
     if not folder.is_dir():
-        neighbors = [str(path) for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-        raise errors.NotFound("base model folder", str(folder), neighbors)
+        neighbors = [path for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+        raise _missing("folder", folder, neighbors)
     if source.revision is not None:
         raise errors.InvalidSpec("a local folder has no revisions", where=str(folder), fix="omit the revision")
     return check_folder(folder)
@@ -123,8 +129,7 @@ def fetch_gguf(source: BaseModelSource, *, cache: Path, progress: Progress) -> P
     """Convert a GGUF file to a folder of safetensors, once for each content, and return the folder."""
     file = settings.expand_home(source.source).absolute()
     if not file.is_file():
-        neighbors = [str(path) for path in file.parent.glob("*.gguf")] if file.parent.is_dir() else []
-        raise errors.NotFound("GGUF file", str(file), neighbors)
+        raise _missing("GGUF file", file, file.parent.glob("*.gguf") if file.parent.is_dir() else [])
     from finch_hub.engine.bases import gguf
 
     return gguf.convert_once(file, cache=cache, progress=progress)
@@ -138,16 +143,19 @@ def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Pa
     """
     place = RepositoryReference(name=source.source, revision=source.revision)
     progress(f"fetching {place} from the Hugging Face Hub")
-    with translate_errors(f"fetch base model {str(place)!r}, which is no local folder", place):
-        import huggingface_hub
+    try:
+        with translate_errors(f"fetch base model {str(place)!r}, which is no local folder", place):
+            import huggingface_hub
 
-        folder = huggingface_hub.snapshot_download(
-            source.source, revision=source.revision, allow_patterns=_SMALL_FILES, ignore_patterns=_FOLDERS
-        )
-        weights = model_files.weight_names(Path(folder))
-        huggingface_hub.snapshot_download(
-            source.source, revision=Path(folder).name, allow_patterns=weights, tqdm_class=_make_bar_class()
-        )
+            folder = huggingface_hub.snapshot_download(
+                source.source, revision=source.revision, allow_patterns=_SMALL_FILES, ignore_patterns=_FOLDERS
+            )
+            weights = model_files.weight_names(Path(folder))
+            huggingface_hub.snapshot_download(
+                source.source, revision=Path(folder).name, allow_patterns=weights, tqdm_class=_make_bar_class()
+            )
+    except errors.MissingRepository as error:
+        raise errors.MissingRepository(place.name, has_token=error.has_token, is_source=True) from error
     return check_folder(Path(folder))
 
 

@@ -8,6 +8,7 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.data import reading as data_reading
 from finch_hub.engine.training import loop
 from finch_hub.specs.examples import Example, Rows
+from finch_hub.specs.former_names import accept_former_names
 from finch_hub.specs.reading import LIMITS, ReadingConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
@@ -19,11 +20,12 @@ class LoRAAdapter(AttachableAdapter):
     The arguments are those of :class:`~finch_hub.engine.adapters.attachable_adapter.AttachableAdapter`.
     """
 
+    @accept_former_names(lr="learning_rate")
     def train(
         self,
         examples: str | Path | Rows,
         epochs: int | None = None,
-        lr: float | None = None,
+        learning_rate: float | None = None,
         *,
         validation: str | Path | Rows | None = None,
         training: TrainingConfig | None = None,
@@ -35,7 +37,7 @@ class LoRAAdapter(AttachableAdapter):
         Args:
             examples: rows or files, as :func:`finch_hub.engine.read_examples` takes them.
             epochs: passes over the examples; None takes the value of `training`.
-            lr: peak learning rate; None takes the value of `training`.
+            learning_rate: peak learning rate; None takes the value of `training`.
             validation: held-out examples; None splits off the share that `training` gives.
             training: all other settings.
             system: system prompt of the examples that have none.
@@ -47,7 +49,7 @@ class LoRAAdapter(AttachableAdapter):
             TrainingFailed: training started and could not continue.
         """
         base = self.require_base("train")
-        training = replace_settings(training, reading, epochs=epochs, learning_rate=lr)
+        training = replace_settings(training, reading, epochs=epochs, learning_rate=learning_rate)
         return loop.train(
             base,
             self.config,

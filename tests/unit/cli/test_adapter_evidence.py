@@ -71,7 +71,7 @@ def test_versions_are_compared_and_a_metric_is_followed(run: Run, database: Data
     shown = run("adapters", "compare", "birds/1", "birds/2").out
     assert "rank" in shown
     assert "scheme" not in shown
-    assert "scheme" in run("adapters", "compare", "birds", "--all").out
+    assert "scheme" in run("adapters", "compare", "birds", "--show-equal").out
     (found,) = run("adapters", "compare", "birds", "--json").json["values"]
     assert (found["name"], found["values"]) == ("rank", [8, 16])
     assert run("adapters", "compare", "birds/1").status == 2

@@ -69,8 +69,8 @@ def test_import_says_what_it_left_out_and_a_check_ends_the_state_unchecked(
     base = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
     made = save_adapter(base, tmp_path / "made", r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
     (made / "optimizer.pt").write_bytes(b"x")
-    assert run("bases", "add", base, "--name", "tiny", "--id", "birds/tiny").status == 0
-    assert run("bases", "add", base, "--id", "not an id").status == 2
+    assert run("bases", "add", base, "--name", "tiny", "--public-id", "birds/tiny").status == 0
+    assert run("bases", "add", base, "--public-id", "not an id").status == 2
     shutil.move(base, tmp_path / "away")
     shown = run("adapters", "import", made, "--name", "guest", "--base", "tiny").out.splitlines()
     assert shown[0] == "Imported guest/1 (unchecked)"

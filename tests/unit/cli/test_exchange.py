@@ -30,7 +30,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HuggingF
 def birds(run: Run, tiny_folder: Path, tmp_path: Path) -> str:
     """Reference of a version on a base with an id."""
     saved = save_adapter(tiny_folder, tmp_path / "saved", r=4, target_modules=["q_proj"])
-    assert run("bases", "add", tiny_folder, "--name", "tiny", "--id", "org/tiny").status == 0
+    assert run("bases", "add", tiny_folder, "--name", "tiny", "--public-id", "org/tiny").status == 0
     assert run("adapters", "import", saved, "--name", "birds", "--base", "tiny").status == 0
     return "birds/1"
 
@@ -56,7 +56,7 @@ def test_pushed_version_is_pulled_shown_and_in_the_lineage(
     ]
     again = run("adapters", "pull", "ana/birds@v1", "--name", "guest")
     assert again.out.startswith(f"guest/1 was already pulled from ana/birds@v1, commit {commit}\n")
-    run("bases", "add", tiny_folder, "--name", "tiny", "--id", "org/other")
+    run("bases", "add", tiny_folder, "--name", "tiny", "--public-id", "org/other")
     assert "These files differ there: README.md, adapter_config.json" in run("adapters", "push", birds, "ana/birds").out
     assert run("adapters", "pull", "ana/birds", "--name", "guest", "--json").json["commit"] == commit
     assert commit in run("adapters", "show", "guest").out

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from finch_hub import errors
 from finch_hub.cli import options
+from finch_hub.specs.former_names import FormerNameWarning
 from finch_hub.specs.jobs import Requirements
+
+from .conftest import Run
 
 
 @given(
@@ -55,10 +58,10 @@ def test_time_is_read_in_its_unit(text: str, seconds: float) -> None:
     [("800", 800), ("800M", 800e6), ("1.5G", 1.5e9), ("2T", 2e12), ("16GiB", 2**34), ("16 gb", 16e9), ("1Mi", 2**20)],
 )
 def test_size_is_read_in_its_unit(text: str, count: int) -> None:
-    assert requirements_of("--memory", text).memory_bytes == count
+    assert requirements_of("--memory-bytes", text).memory_bytes == count
 
 
-@pytest.mark.parametrize("option", ["--time-limit", "--memory"])
+@pytest.mark.parametrize("option", ["--time-limit", "--memory-bytes"])
 @pytest.mark.parametrize("text", ["", "soon", "-1", "1e3", "3x", "1,5", "1 2", "nan", "1mh"])
 def test_quantity_that_is_no_number_with_a_unit_is_refused(option: str, text: str) -> None:
     with pytest.raises(click.BadParameter, match=r"is not a (time|size) \(write "):
@@ -94,3 +97,36 @@ def test_reading_has_only_the_options_that_are_given() -> None:
     assert reading_of("--max-bad-rows", "0") == {"max_bad_rows": 0.0}
     assert reading_of("--strict", "--ignore-column", "id") == {"strict": True, "ignore_columns": ("id",)}
     assert reading_of("--encoding", "") == {"encoding": ""}
+
+
+@pytest.mark.parametrize(
+    ("words", "former", "name"),
+    [
+        (("train", "x", "--adapter", "a", "--key", "k"), "--key", "--idempotency-key"),
+        (("train", "x", "--adapter", "a", "--memory", "1G"), "--memory", "--memory-bytes"),
+        (("compose", "x", "y", "--adapter", "a", "--after", "job"), "--after", "--depends-on"),
+        (("bases", "add", "x", "--id", "a/b"), "--id", "--public-id"),
+        (("adapters", "compare", "x", "y", "--all"), "--all", "--show-equal"),
+    ],
+)
+@pytest.mark.filterwarnings("always::finch_hub.specs.former_names.FormerNameWarning")
+def test_former_option_still_works_with_a_warning(run: Run, words: tuple[str, ...], former: str, name: str) -> None:
+    ran = run(*words)
+    assert f"warning: {former} is now called {name} (write {name}: " in ran.err
+    assert f"No such option: {former}" not in ran.err
+
+
+def test_former_option_gives_its_value() -> None:
+    given: list[Any] = []
+
+    @click.command()
+    @options.renamed_option("--depends-on", former="--after", multiple=True)
+    @options.renamed_option("--show-equal", former="--all", is_flag=True)
+    def command(depends_on: tuple[str, ...], show_equal: bool) -> None:
+        given.append((depends_on, show_equal))
+
+    with pytest.warns(FormerNameWarning):
+        command.main(["--after", "a", "--depends-on", "b", "--all"], standalone_mode=False)
+    command.main([], standalone_mode=False)
+    assert given == [(("a", "b"), True), ((), False)]
+    assert "--after" not in command.get_help(click.Context(command))

@@ -44,7 +44,7 @@ def test_invalid_settings_are_refused(run: Run, data: Path) -> None:
 
 def test_requirements_reach_the_job(run: Run, data: Path, tiny_folder: Path) -> None:
     train = ("train", data, "--adapter", "birds", "--base", tiny_folder, "--detach", "--json")
-    asked = ("--queue", "night", "--label", "a100", "--device", "cpu", "--memory", "1.5G", "--time-limit", "30m")
+    asked = ("--queue", "night", "--label", "a100", "--device", "cpu", "--memory-bytes", "1.5G", "--time-limit", "30m")
     assert run(*train, *asked, "--together").json["requirements"] == {
         "queue": "night",
         "device": "cpu",
@@ -53,7 +53,7 @@ def test_requirements_reach_the_job(run: Run, data: Path, tiny_folder: Path) -> 
         "time_limit": 1800.0,
         "together": True,
     }
-    for option, value in (("--time-limit", "soon"), ("--memory", "3x"), ("--queue", "../x")):
+    for option, value in (("--time-limit", "soon"), ("--memory-bytes", "3x"), ("--queue", "../x")):
         refused = run(*train, option, value)
         assert refused.status == 2, refused
         assert "Traceback" not in refused.err

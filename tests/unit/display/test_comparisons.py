@@ -31,7 +31,7 @@ def test_comparison_has_a_column_for_each_version(drawn: Drawn) -> None:
     )
     lines = [" ".join(line.split()) for line in drawn(comparisons.draw_comparison(found)).splitlines()]
     assert "settings lora.rank 8 16 -" in lines
-    assert "3 values are equal. Show them with --all." in lines
+    assert "3 values are equal. Show them with --show-equal." in lines
     assert any(line.startswith("all modules 1.000 2.000 - 0.50") for line in lines)
     assert any(line.startswith("layers.0.q_proj 1.000 2.000 - 0.25 0.75 1.00") for line in lines)
     assert "c/2 has no files" in lines

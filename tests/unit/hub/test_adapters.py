@@ -52,6 +52,14 @@ def test_version_whose_files_are_damaged_is_not_restored(hub: Hub, base: Path, t
         assert hub.adapters.find_deleted().deletions[0].reference == reference
         file.write_bytes(whole)
         assert hub.adapters.restore(reference) == ["guest/1"]
+    other = save_adapter(base, tmp_path / "other", r=2, target_modules=["q_proj"])
+    hub.import_adapter(other, name="guest", base="tiny-base")
+    hub.adapters.delete("guest")
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.warns(errors.FinchWarning, match="not all of guest is restored: the files of guest/1 are damaged"):
+        assert hub.adapters.restore("guest") == ["guest/2"]
+    file.write_bytes(whole)
+    assert hub.adapters.restore("guest/1") == ["guest/1"]
     hub.adapters.delete("guest/1")
     file.unlink()
     with pytest.raises(errors.Conflict, match="the files of guest/1 were removed since"):

@@ -25,7 +25,7 @@ from finch_hub.registry.database import Database
 
 PARTS = (Hub, Adapters, Audit, Bases, Datasets, Jobs, JobHandle, Workers)
 READERS = {
-    Hub: {"close", "events", "generator", "plan", "back_up", "bundle", "fsck"},
+    Hub: {"close", "events", "generator", "get_sweep", "plan", "back_up", "bundle", "fsck"},
     Adapters: {
         *("alias_history", "card", "check_purge", "evaluations", "find", "find_deleted", "folder", "get", "get_usable"),
         *("limits", "lineage", "verify", "versions", "compare", "evidence", "metric", "overview", "samples"),
@@ -44,7 +44,7 @@ READERS = {
 # The row of a job has its owner and time. What nobody refers to has no user who changes it. `test_unbundling.py` tests
 # the entries of `unbundle`.
 WITHOUT_ENTRY = {
-    Hub: {"unbundle", "train", "compose", "merge", "quantize", "reproduce", "export", "evaluate", "collect"},
+    Hub: {"unbundle", "train", "sweep", "compose", "merge", "quantize", "reproduce", "export", "evaluate", "collect"},
     JobHandle: {"retry"},
 }
 Change = Callable[[Hub, Path], object]
@@ -83,7 +83,7 @@ CHANGES: dict[str, tuple[audit.Action, str, Change]] = {
     "Bases.remove": ("base.remove", "unused", lambda hub, _: hub.bases.remove("unused")),
     "Datasets.add": ("dataset.add", "owls", lambda hub, _: hub.datasets.add([("Which?", "An owl.")], name="owls")),
     "Datasets.purge": ("dataset.purge", "birds", lambda hub, _: hub.datasets.purge("birds")),
-    "Jobs.prune": ("jobs.prune", "jobs", lambda hub, _: hub.jobs.prune(beyond=0)),
+    "Jobs.prune": ("jobs.prune", "jobs", lambda hub, _: hub.jobs.prune(keep=0)),
     "JobHandle.cancel": ("job.cancel", "ID", lambda hub, _: hub.jobs.get(hub.jobs.find()[0].id).cancel()),
     "Workers.drain": ("worker.drain", "gpu-1", lambda hub, _: hub.workers.drain("gpu-1")),
     "Workers.stop": ("worker.stop", "gpu-1", lambda hub, _: hub.workers.stop("gpu-1")),
@@ -139,7 +139,7 @@ def test_each_public_method_is_known_to_change_something_or_not() -> None:
 def test_hub_opens_no_transaction_that_leaves_no_entry_but_those_of_submissions() -> None:
     folder = Path(inspect.getfile(Hub)).parent
     writers = {file.name: file.read_text().count("database.write()") for file in folder.glob("*.py")}
-    assert {name: count for name, count in writers.items() if count} == {"facade.py": 1, "jobs.py": 1}
+    assert {name: count for name, count in writers.items() if count} == {"jobs.py": 1, "submission.py": 1}
 
 
 @pytest.mark.parametrize("name", CHANGES)

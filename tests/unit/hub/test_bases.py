@@ -28,8 +28,12 @@ def test_bases_are_found_by_name_folder_and_hub_id(hub: Hub, data: Path, tiny_fo
     assert train_spec(hub, data, base="owner/model", revision="v1").base.revision == "v1"
     with pytest.raises(errors.NotFound, match="did you mean 'tiny'"):
         hub.train(data, adapter="birds", base="tyny")
-    with pytest.raises(errors.NotFound):
-        hub.train(data, adapter="birds", base=tmp_path / "missing.gguf")
+    for missing in (tmp_path / "missing.gguf", "./missing", "C:\\models\\missing"):
+        with pytest.raises(errors.NotFound, match=r"no base .*give a folder that exists.* a repository id such as"):
+            hub.train(data, adapter="birds", base=missing)
+    for missing in ("/no/such", "C:\\models\\missing"):
+        with pytest.raises(errors.NotFound, match=r"no folder.*a repository id such as"):
+            hub.bases.add(missing)
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(errors.Incompatible, match="tokenizer"):

@@ -20,7 +20,7 @@ DELETIONS: dict[str, Callable[[Hub], object]] = {
     "whole adapters": lambda hub: hub.adapters.delete("medical"),
     "purged adapters": lambda hub: hub.adapters.purge("medical"),
     "bases": lambda hub: hub.bases.remove("unused"),
-    "jobs": lambda hub: hub.jobs.prune(beyond=0),
+    "jobs": lambda hub: hub.jobs.prune(keep=0),
     "datasets": lambda hub: hub.datasets.purge("birds"),
 }
 

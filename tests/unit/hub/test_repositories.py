@@ -292,7 +292,9 @@ def test_repository_of_a_model_or_a_public_one_is_refused(birds: Hub, remote: Hu
 def test_base_without_an_id_is_warned_of(hub: Hub, remote: HuggingFace, tiny_folder: Path, saved: Path) -> None:
     hub.bases.add(tiny_folder, name="tiny")
     hub.import_adapter(saved, name="birds", base="tiny")
-    with pytest.warns(errors.FinchWarning, match="base tiny has no id.*finch-hub bases add tiny --id OWNER/NAME"):
+    with pytest.warns(
+        errors.FinchWarning, match="base tiny has no id.*finch-hub bases add tiny --public-id OWNER/NAME"
+    ):
         hub.repositories.push("birds", "ana/birds")
     assert b"base_model:" not in remote.repositories["ana/birds"].commits[-1].files["README.md"]
 
@@ -508,6 +510,80 @@ def test_state_that_keeps_a_version_from_use_comes_with_it(
     other.bases.add(tiny_folder, name="tiny", public_id="org/tiny")
     pulled = other.repositories.pull("ana/birds", name="birds").version
     assert (pulled.state, pulled.state_elsewhere) == ("below_retention", "below_retention")
+
+
+def set_state(hub: Hub, state: str, number: int = 1) -> None:
+    with hub._stores.database.write() as session:
+        of_number = tables.AdapterVersion.number == number
+        session.execute(sa.update(tables.AdapterVersion).where(of_number).values(state=state))
+
+
+@pytest.mark.filterwarnings("ignore:birds/1 is below_retention")
+def test_push_and_pull_correct_a_state_that_changed(
+    birds: Hub, remote: HuggingFace, open_hub: OpenHub, tiny_folder: Path
+) -> None:
+    set_state(birds, "below_retention")
+    old = birds.repositories.push("birds/1", "ana/birds")
+    other = open_hub("other")
+    other.bases.add(tiny_folder, name="tiny", public_id="org/tiny")
+    other.repositories.pull("ana/birds@v1", name="birds")
+
+    for state, number in (("ready", 2), ("below_retention", 3)):
+        set_state(birds, state)
+        new = birds.repositories.push("birds/1", "ana/birds")
+        assert (new.is_new, new.is_main, new.differs) == (True, True, ())
+        assert remote.repositories["ana/birds"].tags == {"v1": new.commit}
+        assert new.commit != old.commit
+        again = birds.repositories.push("birds/1", "ana/birds")
+        assert (again.is_new, again.commit) == (False, new.commit)
+        for place in ("ana/birds@v1", "ana/birds"):
+            pulled = other.repositories.pull(place, name="birds").version
+            assert (pulled.number, pulled.state) == (number, state)
+
+
+def test_corrected_state_of_an_older_version_leaves_main(
+    birds: Hub, remote: HuggingFace, tiny_folder: Path, tmp_path: Path
+) -> None:
+    old = birds.repositories.push("birds/1", "ana/birds")
+    import_another(birds, tiny_folder, tmp_path, name="birds", seed=1)
+    newest = birds.repositories.push("birds/2", "ana/birds")
+    set_state(birds, "quarantined")
+    with pytest.warns(errors.FinchWarning, match="birds/1 is quarantined: a pull takes over its state"):
+        new = birds.repositories.push("birds/1", "ana/birds")
+    repository = remote.repositories["ana/birds"]
+    assert (new.is_new, new.is_main) == (True, False)
+    assert repository.tags == {"v1": new.commit, "v2": newest.commit}
+    assert new.commit != old.commit
+    assert repository.commits[-1].oid == newest.commit
+    assert repository.branches == {}
+
+
+@pytest.mark.filterwarnings("ignore:birds/1 is quarantined")
+def test_state_that_this_hub_found_outlives_a_pull(
+    birds: Hub, remote: HuggingFace, open_hub: OpenHub, tiny_folder: Path
+) -> None:
+    birds.repositories.push("birds/1", "ana/birds")
+    other = open_hub("other")
+    other.bases.add(tiny_folder, name="tiny", public_id="org/tiny")
+    other.repositories.pull("ana/birds", name="birds")
+    set_state(other, "quarantined")
+    for state in ("quarantined", "ready"):  # two commits
+        set_state(birds, state)
+        birds.repositories.push("birds/1", "ana/birds")
+        assert other.repositories.pull("ana/birds", name="birds").version.state == "quarantined"
+
+
+def test_state_of_another_adapter_with_the_same_tag_stays(
+    birds: Hub, remote: HuggingFace, open_hub: OpenHub, tiny_folder: Path
+) -> None:
+    pushed = birds.repositories.push("birds/1", "ana/birds")
+    other = open_hub("other")
+    other.bases.add(tiny_folder, name="tiny", public_id="org/tiny")
+    other.repositories.pull("ana/birds", name="guest")
+    set_state(other, "quarantined")
+    with pytest.warns(errors.FinchWarning, match="guest/1 is quarantined, which the files there do not say"):
+        again = other.repositories.push("guest/1", "ana/birds")
+    assert (again.commit, again.is_new) == (pushed.commit, False)
 
 
 SPOILED: dict[str, Callable[[Any], Any]] = {

@@ -32,7 +32,8 @@ def find(database: Database, limit: int = 100) -> list[tuple[str, int]]:
 def restore(database: Database, reference: str, *, lost: str = "") -> list[str]:
     with database.write() as session:
         parsed = AdapterReference.parse(reference)
-        return adapter_deletion.restore(session, parsed, list_damage=lambda digest: None if digest == lost else ())
+        list_damage = lambda digest: None if digest == lost else ()  # noqa: E731
+        return list(adapter_deletion.restore(session, parsed, list_damage=list_damage).versions)
 
 
 def test_deleted_adapter_is_hidden_and_restored_with_the_versions_of_that_moment(versions: Database) -> None:
@@ -165,11 +166,39 @@ def test_version_without_its_files_or_its_base_is_not_restored(versions: Databas
     registry.delete(versions, "poem")
     with versions.write() as session:
         bases.remove(session, "other")
-    message = r"its base was removed .run `finch-hub bases add /models/other` first(.|\n)*the files of poem/1 were"
+    message = (
+        r"the base of poem/1 was removed .run `finch-hub bases add /models/other` first(.|\n)*the files of poem/1 were"
+    )
     with pytest.raises(errors.Conflict, match=message):
         restore(versions, "poem", lost=made.digest)
     registry.add_base(versions, "other")
     assert restore(versions, "poem") == ["poem/1"]
+
+
+def test_versions_that_cannot_be_restored_stay_deleted_and_the_others_come_back(database: Database) -> None:
+    registry.add_version(database, "birds", base="removed")
+    for number in range(2, 6):
+        registry.add_version(database, "birds", digest=registry.digest(f"tree {number}"))
+    registry.delete(database, "birds")
+    with database.write() as session:
+        bases.remove(session, "removed")
+    damage: dict[str, list[str] | None] = {
+        registry.digest("tree 2"): None,
+        registry.digest("tree 4"): ["a blob is cut"],
+    }
+    with database.write() as session:
+        list_damage = lambda digest: damage.get(digest, [])  # noqa: E731
+        restored = adapter_deletion.restore(session, AdapterReference("birds"), list_damage=list_damage)
+    assert restored.versions == ("birds/3", "birds/5")
+    of_base, of_lost, of_damaged = restored.problems
+    assert of_base.startswith("the base of birds/1 was removed")
+    assert of_lost.startswith("the files of birds/2 were removed since")
+    assert of_damaged.startswith("the files of birds/4 are damaged: a blob is cut (run `finch-hub fsck`")
+    assert registry.resolve(database, "birds").number == 5
+    assert sorted(find(database)) == [("birds/1", 1), ("birds/2", 1), ("birds/4", 1)]
+    assert restore(database, "birds/4") == ["birds/4"]  # once its file was mended
+    with pytest.raises(errors.Conflict, match="the files of birds/2 were removed since"):
+        restore(database, "birds/2", lost=registry.digest("tree 2"))
 
 
 def test_deletion_of_an_adapter_without_versions_is_refused(versions: Database) -> None:

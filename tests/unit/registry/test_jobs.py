@@ -134,7 +134,7 @@ def test_cancel_of_a_running_job_is_a_request(database: Database) -> None:
 def test_cancel_of_a_finished_job_is_refused(database: Database) -> None:
     registry.submit(database)
     done = registry.succeed(database, registry.claimed(database))
-    with pytest.raises(errors.IllegalTransition, match="cannot become cancelled: its state is succeeded"):
+    with pytest.raises(errors.IllegalTransition, match="cannot be cancelled: it has succeeded already"):
         registry.cancel(database, done)
     with pytest.raises(errors.NotFound):
         registry.cancel(database, done.evolve(id="none"))

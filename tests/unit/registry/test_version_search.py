@@ -213,9 +213,26 @@ def test_page_takes_a_fixed_number_of_statements(filled: Database, size: int) ->
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append(args[2]))
         page = version_search.find(session, "kind:train base:tiny", sort="name", limit=size)
     assert page.versions
-    # The settings of PostgreSQL, the base, two counts, the page, and its versions with their parents.
-    assert len(statements) == (6 if filled.is_sqlite else 7), statements
+    # The base, two counts, the page, and its versions with their parents. PostgreSQL's settings take three more.
+    assert len(statements) == (6 if filled.is_sqlite else 9), statements
     assert operator.itemgetter(-1)(statements)
+
+
+def test_search_leaves_the_settings_of_its_transaction_as_they_were(filled: Database) -> None:
+    if filled.is_sqlite:
+        pytest.skip("SQLite has no settings of a transaction")
+
+    def read_settings() -> list[Any]:
+        return list(session.execute(sa.text("SELECT name, setting FROM pg_settings ORDER BY name")).all())
+
+    with filled.read() as session:
+        session.execute(sa.text("SET LOCAL enable_hashjoin = off"))
+        before = read_settings()
+        version_search.find(session, sort="name")
+        assert read_settings() == before
+        with pytest.raises(errors.NotFound):
+            version_search.find(session, "base:nowhere")
+        assert read_settings() == before
 
 
 def test_unusual_numbers_are_left_out_of_the_index(database: Database) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from support import hugging_face
 from support.registry import describe_base
 
 from finch_hub import errors
@@ -59,8 +60,34 @@ def test_form_of_the_text_decides_the_source(source: str, kind: str, tmp_path: P
 def test_missing_source_is_not_found(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.NotFound, match=f"did you mean .*{tiny_folder.name}"):
         fetch(str(tiny_folder)[:-1], tmp_path)
-    with pytest.raises(errors.NotFound, match="no base model"):
-        fetch("https://example.org/model", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("./folder-that-is-not-there", "folder"),
+        ("/no/such", "folder"),
+        ("~/no-such-folder", "folder"),
+        ("models/q4.gguf", "GGUF file"),
+        ("C:\\models\\x", "folder, file or repository"),
+        ("models/x/", "folder, file or repository"),
+        ("a/b/c", "folder, file or repository"),
+        ("https://example.org/model", "folder, file or repository"),
+    ],
+)
+def test_missing_path_says_that_it_is_missing_and_how_a_repository_id_looks(
+    source: str, what: str, tmp_path: Path
+) -> None:
+    with pytest.raises(errors.NotFound, match=f"no {what} '.* a repository id such as HuggingFaceTB/SmolLM2-135M"):
+        fetch(source, tmp_path)
+
+
+def test_name_that_may_be_a_path_is_said_to_be_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hugging_face.serve() as server:
+        for token, what in ((None, "public repository 'models/x'"), (hugging_face.READER, "your token can read")):
+            hugging_face.use(server, tmp_path / "cache", monkeypatch, token=token)
+            with pytest.raises(errors.MissingRepository, match=f"{what}, and no such folder or file here"):
+                fetch("models/x", tmp_path)
 
 
 def test_revision_of_a_folder_is_refused(tiny_folder: Path, tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def parents(base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     for name, make in SUBJECTS.items():
         adapter = LoRAAdapter(LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear"), base)
         examples = [make(i) for i in range(40)]
-        adapter.train(examples, epochs=3, lr=1e-2, training=TrainingConfig(batch_size=8, validation=0, seed=1))
+        adapter.train(
+            examples, epochs=3, learning_rate=1e-2, training=TrainingConfig(batch_size=8, validation=0, seed=1)
+        )
         folder = tmp_path_factory.mktemp("adapters") / name
         adapter.save(folder)
         adapter.detach()

@@ -19,8 +19,8 @@ def test_second_training_continues_from_the_first(tiny_base: Base) -> None:
     pairs = [("What does a finch eat?", "It eats seeds."), ("Where does it live?", "In woods and gardens.")]
     one_thread = TrainingConfig(threads=1)
     adapter = LoRAAdapter(LoRAConfig(target_modules="all-linear"), tiny_base)
-    first = adapter.train(pairs, epochs=4, lr=1e-2, validation=pairs, training=one_thread)
-    second = adapter.train(pairs, epochs=4, lr=1e-2, validation=pairs, training=one_thread)
+    first = adapter.train(pairs, epochs=4, learning_rate=1e-2, validation=pairs, training=one_thread)
+    second = adapter.train(pairs, epochs=4, learning_rate=1e-2, validation=pairs, training=one_thread)
     assert adapter.is_enabled
     assert first.before is not None
     assert second.before is not None
@@ -34,7 +34,7 @@ def test_second_training_continues_from_the_first(tiny_base: Base) -> None:
 def test_train_without_a_base_says_how_to_get_one() -> None:
     adapter = LoRAAdapter(LoRAConfig())
     with pytest.raises(errors.InvalidSpec, match=r"cannot train: it has no base.*LoRAAdapter\(config, base=\.\.\.\)"):
-        adapter.train([("a", "b")], epochs=1, lr=1e-3)
+        adapter.train([("a", "b")], epochs=1, learning_rate=1e-3)
 
 
 def test_rows_are_read_as_the_training_and_the_user_say(tmp_path: Path) -> None:

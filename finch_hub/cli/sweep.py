@@ -1,0 +1,116 @@
+"""`finch-hub sweep`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finch_hub import errors
+from finch_hub.cli import options, output
+from finch_hub.display import progress, sweeps, tables
+
+if TYPE_CHECKING:
+    from finch_hub.hub.sweeping import SweepHandle
+    from finch_hub.specs.jobs import Job, Requirements
+
+
+@click.command()
+@click.argument("data")
+@options.training_source_options
+@options.reading_options
+@click.option("--rank", "rank", type=options.Values(options.Rank()), help="Ranks to try, such as 8,16.")
+@click.option("--alpha", type=options.Values(click.FLOAT), help="Values of alpha to try.")
+@click.option("--learning-rate", type=options.Values(click.FLOAT), help="Learning rates to try, such as 1e-4,3e-4.")
+@click.option("--epochs", type=options.Values(click.INT), help="Numbers of epochs to try.")
+@click.option("--batch-size", type=options.Values(click.INT), help="Batch sizes to try.")
+@click.option("--seed", type=options.Values(click.INT), help="Seeds to try. The held-out rows stay the same.")
+@options.settings_option("--vary", "varied", "Other setting, with a JSON list of values to try.")
+@options.settings_option("--set", "settings", "Other setting of all points. Lists are JSON, as in [8,9].")
+@click.option("--priority", type=int, default=0, show_default=True, help="Priority. Higher ones start first.")
+@click.option(
+    "--together/--no-together",
+    default=True,
+    show_default=True,
+    help="Train points in one step where possible. Their bytes are those of a training alone only up to rounding.",
+)
+@options.requirement_options
+@click.option("--detach", is_flag=True, help="Submit the jobs and print the id of the sweep only.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@output.json_option
+def sweep(
+    data: str,
+    adapter: str,
+    validation: str | None,
+    reading: dict[str, Any],
+    varied: tuple[str, ...],
+    settings: tuple[str, ...],
+    requirements: Requirements,
+    detach: bool,
+    quiet: bool,
+    as_json: bool,
+    **overrides: Any,
+) -> None:
+    """Train one adapter with several settings, and compare the results.
+
+    Each combination of the values is a training, and makes a version of the adapter. All learn from the same rows and
+    are measured on the same held-out rows. The table has the lowest held-out loss first, and says how far behind the
+    others are: a difference whose interval includes 0 means nothing. The same command a second time goes on with the
+    first sweep, and tries again what failed.
+    """
+    source = {name: overrides.pop(name) for name in ("base", "start", "revision", "preset", "system", "priority")}
+    reserved = {option.name for option in click.get_current_context().command.params if option.name}
+    lists = options.parse_settings(varied, "--vary", reserved=reserved)
+    if problems := [_explain(name) for name, values in lists.items() if not isinstance(values, list)]:
+        raise errors.InvalidSpec(problems)
+    with output.open_hub() as hub:
+        handle = hub.sweep(
+            data,
+            adapter=adapter,
+            validation=options.parse_validation(validation),
+            requirements=requirements.evolve(together=False),  # of all points, whether they can or not
+            together=requirements.together,
+            progress=progress.RowCounter(),
+            **source,
+            **reading,
+            **{name: value if len(value) > 1 else value[0] for name, value in options.drop_unset(**overrides).items()},
+            **options.parse_settings(settings, "--set", reserved=reserved),
+            **lists,
+        )
+        if detach:
+            output.emit(handle.report(), as_json, lambda: handle.id)
+            output.suggest("Follow it", "jobs", "sweep", handle.id, "--wait", as_json=as_json)
+            return
+        conclude(handle, quiet=quiet, as_json=as_json)
+
+
+def conclude(handle: SweepHandle, *, quiet: bool, as_json: bool) -> None:
+    """Follow a sweep to its end, and print its table."""
+    points = {point.number: sweeps.describe_point(point) for point in handle.report().points}
+    count = len(points)
+
+    def tell(job: Job, number: int) -> None:
+        if not quiet:
+            adapter = (job.result or {}).get("adapter") or job.reason or ""
+            output.tell(f"{number} of {count}: {points[number]}: {job.state.value} {adapter}".rstrip())
+
+    try:
+        if not quiet:
+            output.tell(f"Sweep {handle.id}: {tables.format_count(count, 'training')}")
+        report = handle.wait(on_end=tell)
+    except KeyboardInterrupt:
+        output.tell("")  # behind the ^C of the terminal
+        output.tell(f"Stopped following sweep {handle.id}. Its jobs continue in the background.")
+        output.suggest("Follow it again", "jobs", "sweep", handle.id, "--wait")
+        raise
+    output.emit(report, as_json, lambda: sweeps.draw_sweep(report))
+    if report.smallest is not None:
+        (chosen,) = (point.adapter for point in report.points if point.number == report.smallest)
+        output.suggest("Name it", "adapters", "alias", str(chosen), "best", as_json=as_json)
+    else:
+        raise errors.JobFailed(report.points[0].job, report.points[0].reason or "no training has succeeded")
+
+
+def _explain(name: str) -> errors.Problem:
+    fix = f"write a list such as --vary '{name}=[1,2]', or use --set for one value"
+    return errors.Problem(where=f"--vary {name}", what="is not a JSON list", fix=fix)

@@ -1,0 +1,201 @@
+"""Sweeps: one training for each combination of settings, all on the same examples."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finch_hub import errors
+from finch_hub.hub.jobs import POLL_SECONDS, JobHandle
+from finch_hub.hub.sweep_ranking import Trained, rank_points
+from finch_hub.registry import adapter_versions, jobs, values
+from finch_hub.specs.jobs import Job, JobState, TrainSpec
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.reading import ReadingConfig
+from finch_hub.specs.reports import TrainingReport
+from finch_hub.specs.sweeps import SweepPoint, SweepReport
+from finch_hub.specs.training import TrainingConfig
+from finch_hub.texts.counts import format_count
+
+if TYPE_CHECKING:
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.messaging.dispatcher import Dispatcher
+
+MAX_POINTS = 100
+_STORED = {"stored": True}
+# They change nothing of what is learned, or must be equal so that the losses can be compared.
+_OF_ALL = ("validation", "samples", "threads", "checkpoint_every", "keep_checkpoints", "gradient_checkpointing")
+
+
+def list_points(settings: Mapping[str, object]) -> list[dict[str, object]]:
+    """Return all combinations of the settings. A list holds the values of a setting to try.
+
+    Raises:
+        InvalidSpec: with everything that is wrong with the lists.
+    """
+    varied = {
+        name: value
+        for name, value in settings.items()
+        if isinstance(value, list) and name not in ReadingConfig.model_fields
+    }
+    problems = []
+    for name, tried in varied.items():
+        if name in _OF_ALL:
+            problems.append(errors.Problem(where=name, what="is the same for all points", fix="give one value"))
+        elif not tried:
+            problems.append(errors.Problem(where=name, what="has no value to try", fix="give two or more"))
+        elif len({json.dumps(value, sort_keys=True, default=str) for value in tried}) < len(tried):
+            problems.append(errors.Problem(where=name, what="has a value twice", fix="give each value once"))
+    count = 1
+    for tried in varied.values():
+        count *= len(tried)
+    if not problems and count < 2:
+        fix = "give a setting a list of values, such as rank=[8, 16]"
+        problems.append(errors.Problem(what="no setting has several values", fix=fix))
+    if count > MAX_POINTS:
+        what, fix = f"the settings have {count:,} combinations", f"try at most {MAX_POINTS} at once"
+        problems.append(errors.Problem(what=what, fix=fix))
+    if problems:
+        raise errors.InvalidSpec(problems, subject="this sweep")
+    same = {name: value for name, value in settings.items() if name not in varied}
+    return [
+        {**same, **dict(zip(varied, combination, strict=True))} for combination in itertools.product(*varied.values())
+    ]
+
+
+def make_id(specs: Sequence[TrainSpec]) -> str:
+    """Return the id of a sweep. Equal requests on equal data have the same one, so that a second one goes on."""
+    text = json.dumps([spec.model_dump(mode="json") for spec in specs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def make_key(sweep_id: str, number: int) -> str:
+    """Return the idempotency key of the job of a point."""
+    return f"sweep:{sweep_id}:{number}"
+
+
+class SweepHandle:
+    """Handle of the jobs of a sweep.
+
+    Attributes:
+        id: id of the sweep.
+    """
+
+    def __init__(self, sweep_id: str, first: Mapping[int, Job], stores: Stores, dispatcher: Dispatcher) -> None:
+        self.id = sweep_id
+        self._first, self._stores, self._dispatcher = dict(first), stores, dispatcher
+        self._specs = {number: TrainSpec.of_stored(job.spec, context=_STORED) for number, job in first.items()}
+
+    def __repr__(self) -> str:
+        return f"<SweepHandle {self.id}: {format_count(len(self._first), 'point')} of adapter {self.adapter}>"
+
+    @property
+    def adapter(self) -> str:
+        """Name of the adapter of which each point is a version."""
+        return next(iter(self._specs.values())).adapter
+
+    def jobs(self) -> list[JobHandle]:
+        """Return the jobs of the points, in the order of submission; of a job that was tried again, the newest."""
+        return list(self._newest().values())
+
+    def resume(self) -> None:
+        """Submit the points again whose training failed or was cancelled."""
+        for handle in self._newest().values():
+            if handle.refresh().state in (JobState.FAILED, JobState.CANCELLED):
+                handle.retry()
+
+    def cancel(self) -> None:
+        """Cancel the jobs that have not ended."""
+        for handle in self._newest().values():
+            with contextlib.suppress(errors.IllegalTransition):  # it has ended meanwhile
+                handle.cancel()
+
+    def report(self) -> SweepReport:
+        """Return the points as they are now, the lowest held-out loss first."""
+        names = _find_varied(list(self._specs.values()))
+        trained = []
+        for number, handle in self._newest().items():
+            job, report = handle.refresh(), None
+            adapter = (job.result or {}).get("adapter")
+            if job.state is JobState.SUCCEEDED:
+                found = handle.report()
+                report = found if isinstance(found, TrainingReport) else None
+            settings = {name: _get(self._specs[number], name) for name in names}
+            point = SweepPoint(
+                number=number, settings=settings, job=job.id, state=job.state, reason=job.reason, adapter=adapter
+            )
+            trained.append(Trained(point, report))
+        return rank_points(self.id, self.adapter, trained)
+
+    def wait(self, timeout: float | None = None, *, on_end: Callable[[Job, int], None] | None = None) -> SweepReport:
+        """Wait until all jobs have ended, and return the report. A failed job is a point without a loss.
+
+        Args:
+            timeout: seconds to wait; None waits without a limit.
+            on_end: called with each job that has ended, and the number of its point.
+
+        Raises:
+            TimeoutError: some jobs have not ended in that time.
+            Unavailable: the database did not answer for two minutes.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for number, handle in self._newest().items():
+            left = None if deadline is None else max(deadline - time.monotonic(), POLL_SECONDS)
+            job = handle.wait(left)
+            if on_end is not None:
+                on_end(job, number)
+        return self.report()
+
+    def best(self) -> values.AdapterVersion:
+        """Wait for the sweep, and return the version with the lowest held-out loss.
+
+        Raises:
+            JobFailed: no training has succeeded; gives the reason of the first.
+        """
+        report = self.wait()
+        if report.best is None:
+            raise errors.JobFailed(report.points[0].job, report.points[0].reason or "no training has succeeded")
+        (best,) = (point for point in report.points if point.number == report.best)
+        with self._stores.database.read() as session:
+            return adapter_versions.resolve(session, str(best.adapter))
+
+    def _newest(self) -> dict[int, JobHandle]:
+        """Return the newest try of each point."""
+        with self._stores.database.read() as session:
+            newest = jobs.newest_retries(session, [job.id for job in self._first.values()])
+            found = [jobs.get(session, job_id) for job_id in newest]
+        return {
+            number: JobHandle(job, self._stores, self._dispatcher)
+            for number, job in zip(self._first, found, strict=True)
+        }
+
+
+def find_sweep(sweep_id: str, stores: Stores, dispatcher: Dispatcher) -> SweepHandle:
+    """Return the sweep with this id.
+
+    Raises:
+        NotFound: there is none, or all its jobs were deleted.
+    """
+    keys = {make_key(sweep_id, number): number for number in range(1, MAX_POINTS + 1)}
+    with stores.database.read() as session:
+        found = jobs.get_by_key(session, set(keys))
+    if not found:
+        raise errors.NotFound("sweep", sweep_id)
+    first = {keys[str(key)]: job for key, job in found.items()}
+    return SweepHandle(sweep_id, dict(sorted(first.items())), stores, dispatcher)
+
+
+def _find_varied(specs: Sequence[TrainSpec]) -> list[str]:
+    """Return the settings in which the specifications differ, in the order of their fields."""
+    names = [*LoRAConfig.model_fields, *TrainingConfig.model_fields]
+    return [name for name in names if any(_get(spec, name) != _get(specs[0], name) for spec in specs)]
+
+
+def _get(spec: TrainSpec, name: str) -> Any:
+    owner = spec.lora if name in LoRAConfig.model_fields else spec.training
+    return getattr(owner, name)

@@ -1,0 +1,62 @@
+"""`finch-hub sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .conftest import Run
+
+
+def test_sweep_submits_each_combination(run: Run, data: Path, tiny_folder: Path) -> None:
+    varied = ("--rank", "4,8", "--learning-rate", "1e-4,3e-4", "--vary", 'target_modules=["attention","mlp"]')
+    words = (
+        "sweep",
+        data,
+        "--adapter",
+        "birds",
+        "--base",
+        tiny_folder,
+        *varied,
+        "--epochs",
+        1,
+        "--set",
+        "weight_decay=0.1",
+    )
+    ran = run(*words, "--detach")
+    sweep_id = ran.out.strip()
+    assert f"finch-hub jobs sweep {sweep_id} --wait" in ran.err
+    jobs = run("jobs", "list", "--json").json
+    assert len(jobs) == 8
+    assert {job["spec"]["training"]["epochs"] for job in jobs} == {1}
+    report = run("jobs", "sweep", sweep_id, "--json").json
+    assert [list(point["settings"]) for point in report["points"]] == [["rank", "target_modules", "learning_rate"]] * 8
+    table = run("jobs", "sweep", sweep_id).out
+    assert f"Sweep {sweep_id} of birds" in table
+    assert table.count("queued") == 8
+    again = run(*words, "--detach", "--no-together", "--json").json
+    assert again["id"] == sweep_id
+    assert len(run("jobs", "list", "--json").json) == 8
+
+
+def test_values_that_are_no_list_are_refused(run: Run, data: Path, tiny_folder: Path) -> None:
+    words = ("sweep", data, "--adapter", "birds", "--base", tiny_folder)
+    ran = run(*words, "--vary", "alpha=8", "--vary", "rank=[4,8]")
+    assert ran.status == 2
+    assert "rank has an option of its own" in ran.err
+    ran = run(*words, "--vary", "weight_decay=8")
+    assert ran.status == 2
+    assert "--vary weight_decay: is not a JSON list" in ran.err
+    ran = run(*words, "--rank", "4,x")
+    assert ran.status == 2
+    assert "'x' is neither a number nor auto" in ran.err
+    assert run("jobs", "sweep", "abc").status == 3
+
+
+def test_a_sweep_without_success_ends_as_a_failed_job(run: Run, data: Path, tiny_folder: Path) -> None:
+    sweep_id = run("sweep", data, "--adapter", "birds", "--base", tiny_folder, "--rank", "4,8", "--detach").out.strip()
+    for job in run("jobs", "list", "--json").json:
+        run("jobs", "cancel", job["id"])
+    ran = run("jobs", "sweep", sweep_id, "--wait")
+    assert ran.status == 5
+    assert "No training has succeeded." in ran.out
+    assert ran.err.count("cancelled") >= 2
