@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation: three trainings of a tiny random model, and their composition.
+"""Draw the pictures of the documentation: two trainings of a tiny random model, and their composition.
 
 Run it as `PYTHONPATH=.:tests python docs/draw_pictures.py`. It takes a minute or two.
 """
@@ -17,7 +17,7 @@ from finch_hub.display.charts.retention import chart_retention
 
 IMAGES = Path(__file__).parent / "images"
 ROWS = 120
-SUBJECTS = {"finch": CORPUS[:3], "contract": CORPUS[5:6], "dose": CORPUS[6:7]}
+SUBJECTS = {"finch": CORPUS[:3], "contract": CORPUS[5:8]}
 TRAINING = {"epochs": 8, "learning_rate": 3e-3, "target_modules": "all-linear", "validation": 0.2}
 
 
@@ -29,7 +29,7 @@ def make_rows(subject: str, answers: list[str]) -> list[tuple[str, str]]:
 def main() -> None:
     """Train, compose, and write the pictures."""
     with tempfile.TemporaryDirectory() as place:
-        base = save_model(DEFAULT, Path(place) / "tiny", layers=8)
+        base = save_model(DEFAULT, Path(place) / "tiny")
         with Hub(settings.load(home=Path(place) / "home")) as hub:
             try:
                 trained = [

@@ -41,14 +41,14 @@ def samples(reference: str, as_json: bool) -> None:
 @click.command()
 @click.argument("reference", shell_complete=completion.complete_references)
 @options.report_options
-def report(reference: str, out: str, samples: bool, replace: bool) -> None:
+def report(reference: str, html: str, samples: bool, replace: bool) -> None:
     """Write a report of a version with its pictures to one HTML file.
 
     It has the loss curve, the data, retention, conflicts, drift, lineage, settings and the command that repeats them.
     The file needs no network and can be printed. The command needs the extra `report`.
     """
     with output.open_hub() as hub:
-        path = hub.adapters.write_report(reference, out, samples=samples, replace=replace)
+        path = hub.adapters.write_report(reference, html, samples=samples, replace=replace)
     output.say(f"Wrote the report of {reference} to {path}")
 
 

@@ -178,14 +178,14 @@ def show_sweep(sweep_id: str, wait: bool, quiet: bool, as_json: bool) -> None:
 @jobs.command()
 @click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @options.report_options
-def report(job_id: str, out: str, samples: bool, replace: bool) -> None:
+def report(job_id: str, html: str, samples: bool, replace: bool) -> None:
     """Write a report of a job with its pictures to one HTML file.
 
     It needs no network and can be printed. The report of a job that made a version is that of the version. It needs the
     extra `report`.
     """
     with output.open_hub() as hub:
-        path = hub.jobs.get(job_id).write_report(out, samples=samples, replace=replace)
+        path = hub.jobs.get(job_id).write_report(html, samples=samples, replace=replace)
     output.say(f"Wrote the report of job {job_id} to {path}")
 
 

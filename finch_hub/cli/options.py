@@ -210,11 +210,11 @@ def training_source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def report_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for the file of a report. The command gets them as `out`, `samples` and `replace`."""
+    """Add the options for the file of a report. The command gets them as `html`, `samples` and `replace`."""
     for option in (
         click.option("--replace", is_flag=True, help="Replace an earlier report."),
         click.option("--samples", is_flag=True, help="Show sample answers. They quote rows of the data."),
-        click.option("--html", "out", type=click.Path(), required=True, help="Path of the new HTML file."),
+        click.option("--html", type=click.Path(), required=True, help="Path of the new HTML file."),
     ):
         command = option(command)
     return command

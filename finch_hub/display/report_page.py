@@ -223,7 +223,7 @@ def _show_lineage(graph: LineageGraph) -> Section:
     )
     texts = tuple(f"The registry lacks a parent of {reference}." for reference in graph.incomplete)
     table = Table(
-        title="Versions, nearest first", columns=("version", "kind", "made from", "result", "made"), rows=rows
+        title="Versions, nearest first", columns=("version", "kind", "made from", "result", "created"), rows=rows
     )
     return Section(heading="Lineage", texts=texts, tables=(table,))
 

@@ -191,15 +191,15 @@ class Adapters:
         with self._stores.database.read() as session:
             return read_samples_of(session, reference, self._stores)
 
-    def write_report(self, reference: str, out: str | Path, *, samples: bool = False, replace: bool = False) -> Path:
+    def write_report(self, reference: str, html: str | Path, *, samples: bool = False, replace: bool = False) -> Path:
         """Write a report of the version as one HTML file, which needs no network and no script, and return its path.
 
         It has the curve, the data, retention, conflicts, drift, lineage, settings, and the command that repeats them.
 
         Args:
-            out: path of the new file.
+            html: path of the new file.
             samples: whether to show sample answers. They quote rows of the data.
-            replace: whether to replace an earlier report at `out`.
+            replace: whether to replace an earlier report at `html`.
 
         Raises:
             NotFound: there is no such version.
@@ -209,7 +209,7 @@ class Adapters:
         """
         from finch_hub.hub import reporting
 
-        return reporting.report_version(self.get(reference), out, self._stores, samples=samples, replace=replace)
+        return reporting.report_version(self.get(reference), html, self._stores, samples=samples, replace=replace)
 
     def compare(self, *references: str, show_equal: bool = False, modules: bool = False) -> Comparison:
         """Compare versions of any adapters and bases, or all versions of one adapter, given by its name alone.

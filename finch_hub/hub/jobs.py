@@ -237,16 +237,16 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
         result = self._wait_for_result(timeout, progress=progress)
         return cast("ReportT_co", self._kind.report.of_stored(result.report))
 
-    def write_report(self, out: str | Path, *, samples: bool = False, replace: bool = False) -> Path:
+    def write_report(self, html: str | Path, *, samples: bool = False, replace: bool = False) -> Path:
         """Write a report of the job as it is now as one HTML file, and return its path.
 
         The report of a job that made a version is that of the version, with the times of the job. A job that runs has a
         report of its curve so far.
 
         Args:
-            out: path of the new file.
+            html: path of the new file.
             samples: whether to show sample answers of the version. They quote rows of the data.
-            replace: whether to replace an earlier report at `out`.
+            replace: whether to replace an earlier report at `html`.
 
         Raises:
             Conflict: the path exists and may not be replaced, or there are no sample answers.
@@ -256,7 +256,7 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
         from finch_hub.hub import reporting
 
         job, events = self.refresh(), list(self.events())
-        return reporting.report_job(job, events, out, self._stores, samples=samples, replace=replace)
+        return reporting.report_job(job, events, html, self._stores, samples=samples, replace=replace)
 
     def events(
         self, *, after: int = 0, follow: bool = False, while_waiting: Callable[[], None] | None = None

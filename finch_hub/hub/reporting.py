@@ -49,14 +49,16 @@ def report_job(
         "state": job.state.value,
         "reason": job.reason,
         "owner": job.owner or None,
-        "submitted": job.created_at,
+        "created": job.created_at,
         "started": job.started_at,
         "ended": job.finished_at,
     }
     version = _find_version(job, stores)
     if version is not None:
         facts = _describe_version(version, stores, samples=samples)
-        facts = report_page.add_summary(facts, {name: value for name, value in summary.items() if name != "kind"})
+        # State, kind and time of the version stand for those of the job.
+        of_job = {"job": job.id, "owner": job.owner or None, "submitted": job.created_at, "ended": job.finished_at}
+        facts = report_page.add_summary(facts, of_job)
         return _write(facts, path, stores)
     if samples:
         raise errors.Conflict(f"job {job.id} has made no version that has sample answers (leave samples out)")
@@ -85,7 +87,7 @@ def _describe_version(version: AdapterVersion, stores: Stores, *, samples: bool)
             "state": version.state,
             "kind": version.kind,
             "base": f"{version.base.name} ({version.base.architecture})",
-            "made": version.created_at,
+            "created": version.created_at,
             "aliases": version.aliases or None,
             "tags": version.tags or None,
             "notes": version.notes or None,

@@ -106,8 +106,8 @@ def test_quantization_has_its_size() -> None:
 
 
 def test_summary_can_get_more() -> None:
-    facts = add_summary(ReportFacts(title="T", summary={"a": 1}), {"made": datetime(2026, 1, 2, tzinfo=UTC)})
-    assert [name for name, _ in make_page(facts).sections[0].fields] == ["a", "made"]
+    facts = add_summary(ReportFacts(title="T", summary={"a": 1}), {"created": datetime(2026, 1, 2, tzinfo=UTC)})
+    assert [name for name, _ in make_page(facts).sections[0].fields] == ["a", "created"]
 
 
 def test_hostile_text_in_each_field_is_text() -> None:
