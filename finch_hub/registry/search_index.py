@@ -141,9 +141,8 @@ def build(connection: sa.Connection) -> None:
 def create(connection: sa.Connection) -> None:
     """Create the tables and the triggers. The tables are empty until `fill`, and without indexes."""
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(
-            f"CREATE TABLE {LETTERS} (block VARCHAR NOT NULL, letter VARCHAR NOT NULL, folded VARCHAR NOT NULL, PRIMARY KEY (block, letter)) WITHOUT ROWID"
-        )
+        columns = "block VARCHAR NOT NULL, letter VARCHAR NOT NULL, folded VARCHAR NOT NULL"
+        connection.exec_driver_sql(f"CREATE TABLE {LETTERS} ({columns}, PRIMARY KEY (block, letter)) WITHOUT ROWID")
         rows = [(_find_block(letter), letter, folded) for letter, folded in folding.list_letters().items()]
         connection.exec_driver_sql(f"INSERT INTO {LETTERS} VALUES (?, ?, ?)", rows)  # noqa: S608
     else:
@@ -165,6 +164,8 @@ def renew_words(connection: sa.Connection) -> None:
 
 def fold_query(session: Session, text: str) -> str:
     """Return a text as SQLite's index has it, but for what FTS5 does itself to a text and to a query."""
+    if text.isascii():
+        return text
     query = sa.text(f"SELECT {_FOLD_SQLITE} FROM (SELECT :text AS text) AS given")  # noqa: S608
     return str(session.scalar(query, {"text": text}))
 
@@ -360,7 +361,9 @@ def _insert_sqlite(which: str) -> list[str]:
 
 
 def _select_texts_sqlite(present: str) -> str:
-    return f"SELECT given.id, {_FOLD_SQLITE} FROM (SELECT v.id, {_TEXT.format(join='group_concat')} AS text {present} LIMIT -1) given"
+    text = _TEXT.format(join="group_concat")
+    # Without the limit, SQLite would make the text anew for each letter.
+    return f"SELECT given.id, {_FOLD_SQLITE} FROM (SELECT v.id, {text} AS text {present} LIMIT -1) AS given"  # noqa: S608
 
 
 _METRICS_SQLITE, _SPEC_SQLITE = (f"iif(json_valid({column}), {column}, '{{}}')" for column in ("v.metrics", "v.spec"))
