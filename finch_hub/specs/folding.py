@@ -30,15 +30,15 @@ SEPARATORS = (
 )
 # Blocks whose letters FTS5 does not fold, and what is changed, as GLOB has it.
 _BLOCKS = "\u01c0-\u024f\u0300-\u1cff\u1e00-\u1fff\ua640-\ua69f\ufb1d-\ufb4f"
-PATTERN = f"*[{IGNORED}{CHANGED}{_BLOCKS}]*"
-_GEORGIAN_CAPITALS = "\u1c90-\u1cba\u1cbd-\u1cbf"  # newer than FTS5
+_CAPITALS = "\u13a0-\u13f5\u1c90-\u1cba\u1cbd-\u1cbf\U0001e900-\U0001e921"  # of Cherokee, Georgian and Adlam
+PATTERN = f"*[{IGNORED}{CHANGED}{_BLOCKS}{_CAPITALS}]*"
 
 
 def list_letters() -> dict[str, str]:
     """Return the characters that FTS5 does not fold itself, each with what it is replaced by."""
     letters = dict.fromkeys(_list_characters(IGNORED), "")
     letters |= dict(zip(_DIGITS, CHANGED_TO, strict=False))
-    letters |= {letter: letter.lower() for letter in _list_characters(_GEORGIAN_CAPITALS)}
+    letters |= {letter: letter.lower() for letter in _list_characters(_CAPITALS)}
     for letter in _list_characters(_BLOCKS):
         parts = unicodedata.normalize("NFD", letter)
         if letter not in letters and len(parts) > 1:
