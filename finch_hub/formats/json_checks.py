@@ -31,7 +31,8 @@ def parse_object(text: str | bytes, **options: Any) -> dict[str, Any]:
         options: arguments of :func:`json.loads`.
 
     Raises:
-        ValueError: the text is not a JSON object, is nested too deeply, or has half of a surrogate pair: an `UnusableTextError`.
+        ValueError: the text is not a JSON object, is nested too deeply, or has half of a surrogate pair. Of the last,
+            it is an `UnusableTextError`.
     """
     try:
         value = json.loads(text, **options)

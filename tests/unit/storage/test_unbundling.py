@@ -361,8 +361,8 @@ def fill_with_quotes(stores: Stores, tmp_path: Path) -> list[str]:
             adapter_versions.edit_card(session, f"{name}/1", QUOTE)
             adapter_names.describe(session, name, QUOTE)
             evaluations.add(
-                session, base_id=version.base.id, dataset=registry.digest("others"), evaluator="own", adapter=f"{name}/1",
-                metrics={"loss": 1.5, "worst": QUOTE, QUOTE: 1, "of_rows": [{"text": QUOTE}]},
+                session, base_id=version.base.id, dataset=registry.digest("others"), evaluator="own",
+                adapter=f"{name}/1", metrics={"loss": 1.5, "worst": QUOTE, QUOTE: 1, "of_rows": [{"text": QUOTE}]},
             )  # fmt: skip
             metrics = {**version.metrics, "worst": QUOTE, "of_layers": {"first": 1.0}}
             session.execute(sa.update(versions).where(versions.c.identity == version.identity).values(metrics=metrics))
@@ -486,6 +486,15 @@ def test_data_that_is_purged_while_versions_are_checked_is_noticed(
     assert count_quotes(two) == 0
 
 
+def count_statements(stores: Stores, manifest: Manifest) -> tuple[list[unbundled_versions.Place], int]:
+    """Return the plan of a bundle, and the number of statements that it took."""
+    statements: list[str] = []
+    with stores.database.read() as session:
+        sa.event.listen(session.connection(), "before_cursor_execute", lambda *args: statements.append(args[2]))
+        places = unbundled_versions.plan(session, manifest)
+    return places, len(statements)
+
+
 def test_versions_of_one_identity_are_looked_up_together(hubs: list[Stores], tmp_path: Path) -> None:
     """Hundreds of them would otherwise each read the rows of all."""
     two, one, _ = hubs
@@ -496,11 +505,8 @@ def test_versions_of_one_identity_are_looked_up_together(hubs: list[Stores], tmp
         with two.database.write() as session:
             places = unbundled_versions.lock(session, manifest)
             unbundled_versions.register(session, manifest, places, {}, who="ana")
-        statements: list[str] = []
-        with two.database.read() as session:
-            sa.event.listen(session.connection(), "before_cursor_execute", lambda *args: statements.append(args[2]))
-            places = unbundled_versions.plan(session, manifest)
-        counts.append(len(statements))
+        places, count = count_statements(two, manifest)
+        counts.append(count)
         with one.database.write() as session:
             for _ in range(5):
                 adapter_versions.create(
