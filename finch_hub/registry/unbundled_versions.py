@@ -136,7 +136,7 @@ def _find_rows(session: Session, manifest: Manifest) -> dict[str, sa.Row[Any]]:
     """
     columns = ("id", "number", "identity", "digest", "state", "created_at", "deleted_at", "purged_at")
     adapter = _adapters.c.name, _adapters.c.deleted_at.label("adapter_deleted_at")
-    query = (
+    query: sa.Select[Any] = (
         sa.select(*(_versions.c[name] for name in columns), *adapter, _bases.c.fingerprint)
         .join(_adapters, _adapters.c.id == _versions.c.adapter_id)
         .join(_bases, _bases.c.id == _versions.c.base_id)
