@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -23,7 +23,7 @@ _MAX_BYTES = 2**20  # of a file that may be a card; the hub counts its character
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.option("--edit", is_flag=True, help="Open the card in the editor of $VISUAL or $EDITOR.")
 @click.option(
     "--from", "source", type=click.Path(allow_dash=True), help="Take the card from a file, or - for standard input."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 from finch_hub.display.adapters import format_import
 
 _IDENTITIES = {
@@ -15,7 +15,7 @@ _IDENTITIES = {
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.argument("repository")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--main", is_flag=True, help="Let main take the version, whatever main holds.")
@@ -40,8 +40,8 @@ def push(reference: str, repository: str, private: bool, main: bool, samples: bo
             f"These files differ there: {', '.join(pushed.differs)} (to replace them, run `{again}`, and push)"
         )
     output.emit(pushed, as_json, lambda: [*lines, pushed.address])
-    pulled = f"{pushed.repository}@{pushed.tag}"
-    output.suggest("Pull it in another hub", "adapters", "pull", pulled, "--name", "NAME", as_json=as_json)
+    pulled, name = f"{pushed.repository}@{pushed.tag}", pushed.version.partition("/")[0]
+    output.suggest("Pull it in another hub", "adapters", "pull", pulled, "--name", name, as_json=as_json)
 
 
 @click.command()

@@ -15,7 +15,7 @@ from finch_hub import errors
 from finch_hub.artifacts import hugging_face
 from finch_hub.artifacts.config_cleaning import MAX_BYTES, canonical_json
 from finch_hub.artifacts.hugging_face import RepositoryReference
-from finch_hub.formats.card_files import PICTURE, write_card_files
+from finch_hub.formats.card_files import PICTURES, write_card_files
 from finch_hub.formats.finch_record import RECORD, parse_record, read_record, write_record
 from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
@@ -119,7 +119,7 @@ def write_files(
     if samples is not None:  # an edited text may end within a block of code, which would take them in
         parts.insert(2 if card.edited_at is None else 1, f"{format_samples(samples)}\n")
     text = "\n".join(part.strip("\n") + "\n" for part in parts)
-    write_card_files(admitted.folder, clean(text), card.picture)
+    write_card_files(admitted.folder, clean(text), card.pictures)
     return admitted.folder
 
 
@@ -265,14 +265,14 @@ def _commit(
     before: ModelInfo | None,
     branch: str | None = None,
 ) -> str:
-    """Add files to those of a commit, without the curve of the version before."""
+    """Add files to those of a commit, without the pictures of the version before."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     hugging_face.avoid_missing_xet(name)
     operations: list[CommitOperationAdd | CommitOperationDelete]
     operations = [CommitOperationAdd(file.name, str(file)) for file in sorted(files.iterdir())]
-    if before is not None and PICTURE in hugging_face.list_files(before) and not (files / PICTURE).exists():
-        operations.append(CommitOperationDelete(PICTURE))
+    there = hugging_face.list_files(before) if before is not None else {}
+    operations += [CommitOperationDelete(name) for name in PICTURES if name in there and not (files / name).exists()]
     made = api.create_commit(
         name,
         operations,

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("default::finch_hub.specs.reading.DataWa
 def test_data_sets_are_added_listed_and_purged(run: Run, data: Path) -> None:
     assert run("datasets", "add", data, "--name", "birds").out == "Added data set birds: 10 examples\n"
     assert "birds" in run("datasets", "list").out
-    purged = run("datasets", "purge", "birds")
+    purged = run("datasets", "purge", "birds", "--yes")
     assert purged.out == "Deleted the text of data set birds. Its hash and figures remain.\n"
     (purged,) = run("datasets", "list", "--json").json
     assert purged["purged_at"] is not None
@@ -101,7 +101,7 @@ def test_data_set_that_gets_another_name_is_told_to_have_it(run: Run, data: Path
     moved = run("datasets", "add", data, "--name", "e2", "--replace")
     names = f"Moved the name e2 from data set {digest[:12]} to {other[:12]}, which was wrens"
     assert moved.out == f"{names}: 11 examples\n"
-    run("datasets", "purge", "e2")
+    run("datasets", "purge", "e2", "--yes")
     assert run("datasets", "add", data, "--name", "e3").out == "Added data set e3: 11 examples\n"
 
 
