@@ -72,8 +72,10 @@ def _read(source: str) -> str:
         else:
             with Path(source).open("rb") as stream:
                 content = stream.read(_MAX_BYTES + 1)
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise errors.NotFound("file", source) from None
+    except OSError as error:
+        raise errors.InvalidInput(f"cannot be read: {error.strerror}", where=source, fix="name another file") from None
     if len(content) > _MAX_BYTES:
         what = f"has more than {_MAX_BYTES:,} bytes"
         raise errors.InvalidInput(what, where=source, fix="keep long texts elsewhere, and link to them")

@@ -184,7 +184,11 @@ def path(reference: str, as_json: bool) -> None:
 @adapters.command()
 @click.argument("reference", shell_complete=completion.complete_references)
 @click.argument("alias")
-@click.option("--expected", type=int, help="Version number that the alias must point at now. 0 means no version.")
+@click.option(
+    "--expected",
+    type=click.IntRange(0, 10**9),
+    help="Version number that the alias must point at now. 0 means no version.",
+)
 @click.option("--delete", is_flag=True, help="Delete the alias. REFERENCE is then the adapter's name.")
 @click.option("--why", help="Reason, for the history of the alias.")
 @output.yes_option
@@ -193,7 +197,7 @@ def alias(reference: str, alias: str, expected: int | None, delete: bool, why: s
     with output.open_hub() as hub:
         if delete:
             output.confirm(f"Delete alias {reference}@{alias}?", yes=yes)
-            hub.adapters.delete_alias(reference, alias, why=why)
+            hub.adapters.delete_alias(reference, alias, expected=expected, why=why)
             output.say(f"Deleted alias {reference}@{alias}")
         else:
             version = hub.adapters.set_alias(reference, alias, expected=expected, why=why)

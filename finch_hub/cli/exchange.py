@@ -33,7 +33,7 @@ def push(reference: str, repository: str, private: bool, main: bool, samples: bo
     place = f"{pushed.repository} as {pushed.tag}, commit {pushed.commit}"
     lines = [f"Pushed {pushed.version} to {place}" if pushed.is_new else f"{pushed.version} is already in {place}"]
     if not pushed.is_main:
-        lines.append("main stays as it is, since it holds another version (with --main, it takes this one)")
+        lines.append("main stays as it is, since it holds another adapter or version (with --main, it takes this one)")
     if pushed.differs:
         again = f"hf repos tag delete {pushed.repository} {pushed.tag}"
         lines.append(

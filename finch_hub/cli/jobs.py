@@ -111,7 +111,7 @@ def show(job_id: str, config: bool, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
-@click.option("--after", type=int, default=0, help="Number of the event to start after.")
+@click.option("--after", type=click.IntRange(0, 2**62), default=0, help="Number of the event to start after.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def watch(job_id: str, after: int, as_json: bool) -> None:
     """Follow a job until it has ended."""
@@ -249,8 +249,8 @@ def retry(hub: Hub, job_id: str) -> JobHandle:
 
 
 @jobs.command()
-@click.option("--days", type=click.FloatRange(min=0), help="Delete jobs that ended more than this many days ago.")
-@click.option("--keep", type=click.IntRange(min=0), help="Number of ended jobs to keep.")
+@click.option("--days", type=options.Days(), help="Delete jobs that ended more than this many days ago.")
+@click.option("--keep", type=click.IntRange(0, 10**9), help="Number of ended jobs to keep.")
 @output.yes_option
 def prune(days: float | None, keep: int | None, yes: bool) -> None:
     """Delete ended jobs with their events. Versions and their lineage stay.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import re
 import tomllib
 from collections.abc import Callable, Container, Iterable
@@ -77,6 +78,20 @@ def parse_settings(pairs: Iterable[str], option: str, *, reserved: Container[str
 def settings_option(option: str, name: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return an option that takes NAME=VALUE pairs."""
     return click.option(option, name, multiple=True, metavar="NAME=VALUE", help=f"{text} Can be repeated.")
+
+
+class Days(click.FloatRange):
+    """A number of days, 0 to 36,500."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=36_500)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the number. No comparison refuses what is not one."""
+        days = super().convert(value, param, ctx)
+        if math.isnan(days):
+            self.fail(f"{value} is not a number of days", param, ctx)
+        return days
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):

@@ -52,7 +52,17 @@ EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
 
 # What the system says about paths of users, and about their disks.
 _REFUSALS = frozenset(
-    {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.ENOTDIR,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+    }
 )
 
 

@@ -18,7 +18,7 @@ def worker() -> None:
 
 @worker.command()
 @click.option("--name", help="Name of the worker.  [default: made of host and process]")
-@click.option("--slots", type=click.IntRange(min=1), help="Number of jobs at a time.  [default: one per device]")
+@click.option("--slots", type=click.IntRange(1, 1000), help="Number of jobs at a time.  [default: one per device]")
 @click.option(
     "--queue", "queues", multiple=True, default=("default",), show_default=True, help="Queue to serve. Can be repeated."
 )

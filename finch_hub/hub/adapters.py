@@ -261,19 +261,24 @@ class Adapters:
             change.details |= {"from": before, "to": version.number}
             return adapter_versions.resolve(session, AdapterReference(version.name, version=version.number))
 
-    def delete_alias(self, name: str, alias: str, *, why: str | None = None) -> None:
+    def delete_alias(self, name: str, alias: str, *, expected: int | None = None, why: str | None = None) -> None:
         """Remove `name@alias`.
 
         Args:
+            expected: number of the version that the alias must point at now; None checks nothing.
             why: reason of the removal, for the history of the alias.
 
         Raises:
             NotFound: there is no such alias.
+            AliasMoved: the alias points elsewhere than expected.
             Conflict: an unfinished job names it.
         """
         why = None if why is None else self._clean(why, "the reason")
-        with changing(self._stores, "alias.remove", f"{name}@{alias}", why=why) as change, change.write() as session:
-            change.details["from"] = adapters.delete_alias(session, name, alias, who=change.who, why=why)
+        on, details = f"{name}@{alias}", {"expected": expected, "why": why}
+        with changing(self._stores, "alias.remove", on, **details) as change, change.write() as session:
+            change.details["from"] = adapters.delete_alias(
+                session, name, alias, expected=expected, who=change.who, why=why
+            )
 
     def tag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Add tags to the version, as `name` or `name=value`. A tag that it has takes the new value."""

@@ -135,8 +135,8 @@ def push_files(
 ) -> PushedVersion:
     """Make the commit and the tag of a version in a repository, unless they are there with today's state.
 
-    The commit is on the branch main, unless main holds a newer version. The tag moves only to a commit that has another
-    state of the same adapter.
+    The commit is on the branch main, unless main holds an adapter and a newer version was pushed. The tag moves only to
+    a commit that has another state of the same adapter.
 
     Args:
         names: all names of the adapter, former ones too.
@@ -168,7 +168,7 @@ def push_files(
         if f"finch-{tag}" in {ref.name for ref in refs.branches}:  # an earlier push ended before it removed it
             api.delete_branch(name, branch=f"finch-{tag}")
         is_main = not _is_another(changed, info, files)
-        if is_new := main and not is_main:
+        if is_new := not is_main and (main or not _holds_adapter(info)):
             _commit(api, version, name, files, before=info)
         return _describe(version, tagged, str(there.sha), is_new=is_new, is_main=is_main or is_new, differs=differs)
     is_main, commit = True, str(info.sha)  # an earlier push ended before its tag
@@ -179,8 +179,9 @@ def push_files(
             fix = f"push to another repository, or replace it with {write_options({'main': True})}"
             what = f"adapter {held.name}" if held.name else "an adapter that no hub pushed"
             raise errors.Conflict(f"main of {name} holds {what}, not {version.name} ({fix})")
-        newest = max([0 if held is None else held.number, *map(_read_number, tags)])
-        is_main = main or (newest <= version.number and not is_other)
+        is_main = held is None or not (
+            is_other or held.number > version.number or _has_newer_tag(api, name, tags, version, names)
+        )
         if is_main:
             commit = _commit(api, version, name, files, before=info)
     branch = f"finch-{tag}"
@@ -219,7 +220,7 @@ def _read_held(info: ModelInfo) -> _Held | None:
     import huggingface_hub
 
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
-    if WEIGHTS not in sizes:
+    if not _holds_adapter(info):
         return None
     if RECORD not in sizes or sizes[RECORD] > MAX_BYTES:
         return _Held()
@@ -232,6 +233,22 @@ def _read_held(info: ModelInfo) -> _Held | None:
         number=number if isinstance(number, int) else 0,
         restriction=values.read_restriction(made),
     )
+
+
+def _holds_adapter(info: ModelInfo) -> bool:
+    return WEIGHTS in hugging_face.list_files(info)
+
+
+def _has_newer_tag(
+    api: HfApi, name: str, tags: Collection[str], version: values.AdapterVersion, names: Collection[str]
+) -> bool:
+    """Tell whether a newer version of an adapter was pushed. The tag of anything else may have such a name, too."""
+    newer = sorted((tag for tag in tags if _read_number(tag) > version.number), key=_read_number, reverse=True)
+    for tag in newer:
+        held = _read_held(api.model_info(name, revision=tag, files_metadata=True))
+        if held is not None and held.name in names and held.number == _read_number(tag):
+            return True
+    return False
 
 
 def _read_number(tag: str) -> int:

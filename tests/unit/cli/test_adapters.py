@@ -37,7 +37,9 @@ def test_adapters_are_listed_tagged_aliased_and_deleted(run: Run, database: Data
     ]
     assert "medical/2" in run("adapters", "lineage", "medical").out
     assert run("adapters", "delete", "medical/1", "--yes").status == 4  # an alias points at it
-    assert run("adapters", "alias", "medical", "best", "--delete", "--yes").out == "Deleted alias medical@best\n"
+    assert run("adapters", "alias", "medical", "best", "--delete", "--yes", "--expected", 2).status == 4
+    deleted = run("adapters", "alias", "medical", "best", "--delete", "--yes", "--expected", 1)
+    assert deleted.out == "Deleted alias medical@best\n"
     assert run("adapters", "delete", "medical/1", "--yes").out == "Deleted medical/1. Its number will not be reused.\n"
     assert run("adapters", "alias", "medical/2", "latest").status == 2
 
