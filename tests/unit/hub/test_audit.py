@@ -177,6 +177,7 @@ REFUSALS: dict[str, tuple[audit.Action, Callable[[Hub], object]]] = {
     "a deletion": ("version.delete", lambda hub: hub.adapters.delete("legal/1")),
     "a deletion of an adapter": ("adapter.delete", lambda hub: hub.adapters.delete("legal")),
     "a purge": ("adapter.purge", lambda hub: hub.adapters.purge("legal")),
+    "a look before a purge": ("adapter.purge", lambda hub: hub.adapters.check_purge("legal")),
     "a restoration": ("version.restore", lambda hub: hub.adapters.restore("legal/1")),
     "a tag": ("version.tag", lambda hub: hub.adapters.tag("legal", "no good name")),
     "an import": ("version.create", lambda hub: hub.import_adapter("/nowhere", name="x", base="tiny")),
