@@ -112,11 +112,12 @@ def show(reference: str, as_json: bool) -> None:
         version = hub.adapters.get(reference)
         folder = str(hub.adapters.folder(version.reference))
         limits = hub.adapters.limits(version.reference)
+        datasets = hub.adapters.datasets(version.reference)
         evaluations = hub.adapters.evaluations(version.reference)
         evidence = hub.adapters.evidence(version.reference)
-    value = {**tables.to_json(version), "folder": folder, "limits": limits}
+    value = {**tables.to_json(version), "folder": folder, "limits": limits, "datasets": datasets}
     value |= {"evaluations": tables.to_json(evaluations), "evidence": tables.to_json(evidence)}
-    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations, limits, evidence))
+    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations, limits, evidence, datasets))
 
 
 @adapters.command()

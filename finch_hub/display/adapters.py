@@ -28,10 +28,16 @@ def draw_version(
     evaluations: Sequence[Evaluation],
     limits: Mapping[str, Sequence[str]],
     evidence: Evidence,
+    datasets: Sequence[str] = (),
 ) -> Table:
-    """Draw one version with its lineage, metrics and evaluations."""
+    """Draw one version with its lineage, metrics and evaluations.
+
+    Args:
+        datasets: names of the data sets that it was trained on.
+    """
     lineage = version.lineage
-    data = f"{(lineage.train_digest or '')[:12]}, held out {(lineage.validation_digest or '-')[:12]}"
+    named = f"{', '.join(datasets)}: " if datasets else ""
+    data = f"{named}{(lineage.train_digest or '')[:12]}, held out {(lineage.validation_digest or '-')[:12]}"
     return draw_fields(
         {
             "version": version.reference,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from finch_hub.display.evidence import make_bars
 from finch_hub.display.tables import draw_table, format_number, group
-from finch_hub.specs.comparisons import OTHER_DATA
+from finch_hub.specs.comparisons import explain_other_data
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -45,12 +45,13 @@ def _draw_modules(modules: Sequence[ComparedModule], versions: Sequence[str]) ->
 
 
 def draw_metric(metric: str, points: Sequence[MetricPoint]) -> Group:
-    """Draw a metric of the versions of an adapter, with bars if it is a number."""
+    """Draw a metric of the versions of an adapter, with bars if its values are numbers that can be compared."""
     rows = [(p.version, p.value, p.held_out and p.held_out[:12], p.state, p.created_at) for p in points]
     numbers = [float(point.value) for point in points if _is_number(point.value)]
-    bars = [make_bars(numbers)] if len(numbers) > 1 else []
-    measured = {point.held_out for point in points if point.value is not None and point.held_out is not None}
-    remarks = [OTHER_DATA] if len(measured) > 1 and metric.startswith("loss") else []
+    measured = [point for point in points if point.value is not None and point.held_out is not None]
+    is_comparable = not metric.startswith("loss") or len({point.held_out for point in measured}) < 2
+    bars = [make_bars(numbers)] if len(numbers) > 1 and is_comparable else []
+    remarks = [] if is_comparable else [explain_other_data([point.version for point in measured])]
     return group([draw_table(("version", metric, "held-out data", "state", "created"), rows), *bars, *remarks])
 
 

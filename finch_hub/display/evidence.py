@@ -33,7 +33,12 @@ def draw_evidence(evidence: Evidence) -> Group:
         parts += format_curve(evidence.curve)
     if evidence.composition is not None:
         conflicts = evidence.composition.conflicts.evolve(rows=())  # the composition's drawing has them
-        parts += [draw_composition(evidence.composition), "Before composing:", draw_conflicts(conflicts)]
+        parts += [
+            "Before composing:",
+            draw_conflicts(conflicts),
+            "After composing:",
+            draw_composition(evidence.composition),
+        ]
         if evidence.module_conflicts > len(conflicts.modules):
             kept = f"the {len(conflicts.modules):,} worst are kept"
             parts.append(f"{evidence.module_conflicts:,} conflicts by module were measured, and {kept}.")

@@ -18,6 +18,7 @@ from finch_hub.registry import (
     adapters,
     alias_moves,
     audit,
+    datasets,
     evaluations,
     evidence,
     lineage,
@@ -434,11 +435,12 @@ class Adapters:
         return list(restored.versions)
 
     def check_purge(self, reference: str) -> list[str]:
-        """Return the references of the versions that `purge` would purge, with its errors."""
+        """Return the references of the versions that `purge` would purge, with its errors. The audit has a refusal."""
         from finch_hub.registry import adapter_purges
 
-        with self._stores.database.read() as session:
-            return adapter_purges.check(session, _parse_unmoved(reference, "purge"))
+        named = _parse_unmoved(reference, "purge")
+        with changing(self._stores, _purge_action(named), reference), self._stores.database.read() as session:
+            return adapter_purges.check(session, named)
 
     def purge(self, reference: str, *, expected: Sequence[str] | None = None) -> PurgedAdapter:
         """Purge a version, or an adapter with all its versions, deleted or not. Nobody can restore it.
@@ -459,8 +461,7 @@ class Adapters:
         from finch_hub.storage.adapter_purging import purge_adapter
 
         named = _parse_unmoved(reference, "purge")
-        action: audit.Action = "version.purge" if named.version is not None else "adapter.purge"
-        with self._stores.use_reserve(), changing(self._stores, action, reference) as change:
+        with self._stores.use_reserve(), changing(self._stores, _purge_action(named), reference) as change:
             return purge_adapter(named, change, self._stores, expected=expected)
 
     def get_usable(self, reference: str) -> values.AdapterVersion:
@@ -483,6 +484,17 @@ class Adapters:
                 return find_limits(adapter)
         except errors.Incompatible as error:  # an earlier hub stored it
             return {f"a problem with {p.where or 'its files'}: it {p.what}": OPERATIONS for p in error.problems}
+
+    def datasets(self, reference: str) -> tuple[str, ...]:
+        """Return the names of the data sets that a version was trained or validated on, and of what they are made of.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        with self._stores.database.read() as session:
+            lineage = adapter_versions.resolve(session, reference).lineage
+            digests = [digest for digest in (lineage.train_digest, lineage.validation_digest) if digest is not None]
+            return tuple(datasets.list_source_names(session, digests))
 
     def import_(self, source: str | Path, *, name: str, base: str) -> values.AdapterVersion:
         """Import an adapter as a new version after checking its files, and holding it against its base.
@@ -552,6 +564,10 @@ def _named(change: Change, version: values.AdapterVersion) -> values.AdapterVers
     """Name the version in the audit for which the reference stood."""
     change.on = version.reference
     return version
+
+
+def _purge_action(named: AdapterReference) -> audit.Action:
+    return "version.purge" if named.version is not None else "adapter.purge"
 
 
 def _parse_unmoved(reference: str, verb: str) -> AdapterReference:

@@ -11,7 +11,7 @@ from finch_hub import errors
 from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.update_geometry import UpdateSpectrum
 from finch_hub.registry import adapter_versions, evidence, values
-from finch_hub.specs.comparisons import OTHER_DATA, ComparedModule, ComparedValue, Comparison, Section
+from finch_hub.specs.comparisons import ComparedModule, ComparedValue, Comparison, Section, explain_other_data
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject
@@ -52,8 +52,9 @@ def compare(references: Sequence[str], stores: Stores, *, show_equal: bool, modu
         for known in found
         if known.absence is not None
     ]
-    measured = {v.lineage.validation_digest for v in versions if "loss_after" in v.metrics}
-    remarks += [OTHER_DATA] if len(measured - {None}) > 1 else []
+    measured = [v for v in versions if "loss_after" in v.metrics and v.lineage.validation_digest is not None]
+    if len({v.lineage.validation_digest for v in measured}) > 1:
+        remarks.append(explain_other_data([v.reference for v in measured]))
     updates: list[ComparedModule] = []
     if modules:
         updates, more = _compare_modules(versions, stores)

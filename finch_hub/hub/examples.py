@@ -264,6 +264,7 @@ def register_examples(
         of_jobs=of_jobs,
         check_stored=check_stored,
     )
+    datasets.add_sources(session, dataset.digest, stored.made_of)
     licenses = datasets.list_licenses(session, stored.made_of)
     is_known = len(licenses) == len(stored.made_of) and len(set(licenses.values())) == 1
     if dataset.license is None and is_known:

@@ -36,15 +36,23 @@ def check_reproduction(adapter: str, *, stores: Stores) -> tuple[ReproduceSpec, 
         made = version.lineage
         digests = (made.train_digest, made.validation_digest) if version.kind == "train" else ()
         read = tuple(filter(None, digests))
-        reasons = [*_explain_data(session, read), *_explain_parents(session, version)]
+        has_come = isinstance(version.spec.get("bundle"), dict)
+        reasons = [*_explain_data(session, read, has_come=has_come), *_explain_parents(session, version)]
     adapter_deletion.refuse(f"cannot reproduce adapter {version.reference}", reasons)
     return ReproduceSpec(adapter=version.reference), read
 
 
-def _explain_data(session: Session, digests: tuple[str, ...]) -> Iterator[str]:
+def _explain_data(session: Session, digests: tuple[str, ...], *, has_come: bool) -> Iterator[str]:
+    """Yield why data cannot be read.
+
+    Args:
+        has_come: whether the version came with a bundle, which has no data.
+    """
     for digest in digests:
         dataset = datasets.find_digest(session, digest)
-        if dataset is None:
+        if dataset is None and has_come:
+            yield f"the data set {digest[:12]} was never in this hub, since a bundle has no data ({_RETRAIN})"
+        elif dataset is None:
             yield f"the data set {digest[:12]} was removed ({_RETRAIN})"
         elif dataset.purged_at is not None:
             fix = f"add the data of {dataset.name} again" if dataset.name is not None else _RETRAIN

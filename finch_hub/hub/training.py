@@ -134,10 +134,10 @@ def check_trainings(
                     if requirements.together and target_modules.names_head(lora, layout):
                         what = "an adapter of the head cannot be combined with together"
                         collector.add(errors.Problem(where="together", what=what, fix="remove together, or the head"))
-    made_of: set[str] = set()
+    sources: tuple[set[str], set[str]] = set(), set()
     with contextlib.ExitStack() as stack:
         train, held_out, report = _read_parts(
-            data, validation, training, reading, overrides, stores, collector, progress, made_of, stack
+            data, validation, training, reading, overrides, stores, collector, progress, sources, stack
         )
         if report is not None:
             if needs_held_out and not held_out:
@@ -152,8 +152,10 @@ def check_trainings(
                     collector.add(errors.Problem(where="rank", what=what, fix=fix))
         collector.raise_problems()
         read = report or ReadingReport(rows=len(train))
-        store = functools.partial(store_examples, stores=stores, report=read, made_of=made_of, keeps=look is None)
-        stored = tuple(store(part) for part in (train, held_out) if part)
+        store = functools.partial(store_examples, stores=stores, report=read, keeps=look is None)
+        stored = tuple(
+            store(part, made_of=made_of) for part, made_of in zip((train, held_out), sources, strict=True) if part
+        )
         longest = max(map(_max_tokens, itertools.chain(train, held_out)))
         thinking = any(has_reasoning(message) for example in train for message in example.messages)
         if system is None and started is not None:
@@ -202,13 +204,13 @@ def _read_parts(
     stores: Stores,
     collector: ProblemCollector,
     progress: Progress | None,
-    made_of: set[str],
+    sources: tuple[set[str], set[str]],
     stack: contextlib.ExitStack,
 ) -> tuple[ExampleFile, ExampleFile, ReadingReport | None]:
     """Return the examples to train on and those held out, in files that the stack closes; no report if it failed.
 
     Args:
-        made_of: gets the digests of the stored data sets that were read.
+        sources: get the digests of the stored data sets that the examples of each part are from.
     """
     train, held_out = stack.enter_context(ExampleFile()), stack.enter_context(ExampleFile())
     report: ReadingReport | None = None
@@ -225,7 +227,7 @@ def _read_parts(
             also_read=also_read,
             progress=progress,
             beside_file=beside_file,
-            made_of=made_of,
+            made_of=sources[0],
         )
     read_held_out = functools.partial(
         read_examples,
@@ -234,7 +236,7 @@ def _read_parts(
         keep=held_out.add,
         progress=progress,
         checks_ignored=False,
-        made_of=made_of,
+        made_of=sources[1],
     )
     if validation is not None:
         with collector.collect():
@@ -248,6 +250,7 @@ def _read_parts(
         for example, is_out in zip(train, is_held_out.tolist(), strict=True):
             parts[is_out].add(example)
         train = parts[0]
+        sources[1].update(sources[0])
     return train, held_out, report
 
 

@@ -159,7 +159,7 @@ def _select_deleted(session: Session, reference: AdapterReference, adapter: Adap
     query = sa.select(AdapterVersion).where(AdapterVersion.adapter_id == adapter.id)
     if reference.version is None:
         if adapter.deleted_at is None:
-            raise errors.Conflict(f"cannot restore adapter {reference}: it is not deleted (restore a version of it)")
+            raise _explain_undeleted(session, adapter)
         is_of_deletion = AdapterVersion.deleted_at == adapter.deleted_at, AdapterVersion.purged_at.is_(None)
         return session.scalars(query.where(*is_of_deletion).order_by(AdapterVersion.number)).all()
     row = get_row(session, reference, deleted=True)
@@ -170,6 +170,23 @@ def _select_deleted(session: Session, reference: AdapterReference, adapter: Adap
     if adapter.deleted_at is not None:
         raise errors.Deleted("adapter", reference.name)
     return session.scalars(query.where(AdapterVersion.id == row.id)).all()
+
+
+def _explain_undeleted(session: Session, adapter: Adapter) -> errors.FinchError:
+    """Return why an adapter that is not deleted cannot be restored."""
+    rows = session.execute(
+        sa.select(AdapterVersion.number, AdapterVersion.deleted_at, AdapterVersion.purged_at)
+        .where(AdapterVersion.adapter_id == adapter.id, ~NEVER_HAD_FILES)
+        .order_by(AdapterVersion.number)
+    ).all()
+    if rows and all(row.purged_at is not None for row in rows):
+        return errors.Deleted("adapter", adapter.name, is_purged=True)
+    what = f"cannot restore adapter {adapter.name}: it is not deleted"
+    for row in rows:
+        if row.deleted_at is not None and row.purged_at is None:
+            fix = f"restore a version of it, as in `finch-hub adapters restore {adapter.name}/{row.number}`"
+            return errors.Conflict(f"{what} ({fix})")
+    return errors.Conflict(what)
 
 
 def find(session: Session, *, limit: int = 100, after: str | None = None) -> DeletionPage:

@@ -104,14 +104,15 @@ def rename(session: Session, name: str, new: str) -> None:
     if adapter_id is None or current is None:
         raise not_found(session, name)
     if new == name == current:
-        raise errors.Conflict(f"adapter {name} has that name already (choose another)")
+        raise errors.Conflict(f"adapter {name} has that name already (use {_find_free(session, new, 'lora')})")
     if new == current:  # a repetition
         return
     former = session.scalar(sa.select(_former.c.adapter_id).where(_former.c.name == new))
     is_taken = _is_adapter(session, new)
     if is_taken or former not in (None, adapter_id):
         had = "has" if is_taken else "had"
-        raise errors.Conflict(f"cannot rename adapter {current}: another adapter {had} the name {new} (choose another)")
+        what = f"cannot rename adapter {current}: another adapter {had} the name {new}"
+        raise errors.Conflict(f"{what} (use {_find_free(session, new, 'lora')})")
     if former is None:
         _check_new(session, new)
     session.execute(sa.delete(_former).where(_former.c.name == new))

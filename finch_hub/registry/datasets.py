@@ -16,6 +16,7 @@ from finch_hub.registry.types import Columns, insert_new, later, now, once, one_
 from finch_hub.specs.options import write_options
 
 datasets = tables.Dataset.__table__
+_sources = tables.DatasetSource.__table__
 _COLUMNS = [datasets.c[name] for name in values.Dataset.model_fields]
 _PREFIX = re.compile(r"[0-9a-f]{8,63}")
 _MAX_NAMED = 20  # jobs in a message
@@ -86,6 +87,33 @@ def set_license(session: Session, digest: str, license: str) -> values.Dataset: 
     """
     session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(license=license))
     return get(session, digest)
+
+
+def add_sources(session: Session, digest: str, sources: Collection[str]) -> None:
+    """Record of which stored data sets another one was made."""
+    if rows := [{"digest": digest, "source": source} for source in sources if source != digest]:
+        session.execute(insert_new(session, _sources, "digest", "source"), rows)
+
+
+def list_made(session: Session, digests: Collection[str]) -> list[str]:
+    """Return the digests of data sets, and of all that were made of them, directly or not."""
+    found, last = list(digests), list(digests)
+    while last:
+        made = sa.select(_sources.c.digest).where(one_of(_sources.c.source, last)).distinct()
+        last = [digest for digest in session.scalars(made) if digest not in set(found)]
+        found += last
+    return found
+
+
+def list_source_names(session: Session, digests: Collection[str]) -> list[str]:
+    """Return the names of data sets, and of those that they were made of, directly or not."""
+    found, last = list(digests), list(digests)
+    while last:
+        sources = sa.select(_sources.c.source).where(one_of(_sources.c.digest, last)).distinct()
+        last = [source for source in session.scalars(sources) if source not in found]
+        found += last
+    is_named = one_of(datasets.c.digest, found), datasets.c.name.is_not(None)
+    return list(session.scalars(sa.select(datasets.c.name).where(*is_named).order_by(datasets.c.name)))
 
 
 def lock_rows(session: Session, digests: Collection[str]) -> None:

@@ -293,6 +293,17 @@ class Dataset(Table):
     purged_at: Mapped[Moment | None]
 
 
+class DatasetSource(Table):
+    """A stored data set that another one was made of, such as one half of a split."""
+
+    __tablename__ = "dataset_sources"
+
+    digest: Mapped[Digest] = mapped_column(ForeignKey("datasets.digest", ondelete="CASCADE"), primary_key=True)
+    source: Mapped[Digest] = mapped_column(
+        ForeignKey("datasets.digest", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
 class Adapter(Table):
     """An adapter name, with the counter that numbers its versions."""
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import adapter_names, adapter_versions, datasets, search_index, tables
-from finch_hub.registry.types import BigId, Instant
+from finch_hub.registry.types import BigId, Instant, one_of
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.queries import NumberFilter, Term, TextFilter, TimeFilter, Words
 from finch_hub.specs.references import AdapterReference
@@ -218,8 +218,8 @@ def _build_parent(session: Session, term: TextFilter) -> Filter:
 
 
 def _build_data(session: Session, term: TextFilter) -> Filter:
-    digests = _find_digests(session, term.text)
-    reads = [_versions.c[name].in_(digests) for name in ("train_digest", "validation_digest")]
+    digests = datasets.list_made(session, _find_digests(session, term.text))
+    reads = [one_of(_versions.c[name], digests) for name in ("train_digest", "validation_digest")]
     rows = sa.select(sa.func.count()).where(_versions.c.id == entries.c.version_id, sa.or_(*reads))
     ids = sa.union(*(sa.select(_versions.c.id.label("version_id")).where(read) for read in reads))
     return Filter(condition=rows.correlate(entries).scalar_subquery() > 0, ids=ids)

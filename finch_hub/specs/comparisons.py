@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -10,8 +11,13 @@ from finch_hub.specs.value import Value
 Section = Literal["version", "settings", "data", "metrics", "retention", "environment", "libraries"]
 
 
-OTHER_DATA = "Losses on other held-out data cannot be compared (evaluate the versions on one data set)."
-"""Remark on losses of versions with other validation data."""
+_MAX_NAMED = 6  # versions in a command
+
+
+def explain_other_data(versions: Sequence[str]) -> str:
+    """Return the remark on losses of versions with other validation data, with the command that makes others."""
+    words = " ".join(f"--adapter {version}" for version in versions[:_MAX_NAMED])
+    return f"Losses on other held-out data cannot be compared (run `finch-hub eval DATA {words}` on one data set)."
 
 
 class ComparedValue(Value):

@@ -7,7 +7,7 @@ from alembic import op
 from finch_hub.registry import search_index
 
 revision: str = "0023"
-down_revision: str | Sequence[str] | None = "0021"
+down_revision: str | Sequence[str] | None = "0022"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 is_additive: bool = True

@@ -111,6 +111,7 @@ def compose(
             composer=Composer(core=core, weights=weights, rank=spec.rank, seed=mix_seed(spec.seed, adapters)),
             conflicts=diagnosis,
             config=peft_output.common_config(adapters),
+            max_rank=sum(adapter.rank for adapter in adapters),
         )
         if base is None:
             composed = _compose_unmeasured(task)
@@ -139,6 +140,7 @@ class _Task:
     composer: Composer
     conflicts: ConflictReport
     config: Mapping[str, Any]
+    max_rank: int
 
     @property
     def scale(self) -> float | None:
@@ -267,6 +269,7 @@ def _compose_measured(task: _Task, measurement: Measurement, report: Report) -> 
     composed = task.finish(chosen.trial, chosen.scale, chosen.weights, lines)
     is_divided = all(rows.is_divided for rows in measurement.rows if rows is not None)
     advice = retention.advise(lines, composed.report.below_retention, is_divided=is_divided)
+    advice += retention.advise_next(lines, task.spec, rank=composed.report.rank, max_rank=task.max_rank)
     if chosen != best:
         advice += (f"{best.trial.label} won the search, but plain linear is better on the report rows and was chosen",)
     evidence = composed.report.evolve(

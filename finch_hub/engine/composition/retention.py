@@ -6,7 +6,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.reports import Retention, TokenMetrics
+
+_MORE_WEIGHT = 1.5  # factor of the weight of a parent that keeps too little
 
 Metrics = Sequence[TokenMetrics | None]
 
@@ -70,16 +73,46 @@ def find_below(lines: Sequence[Retention], min_retention: float | None) -> tuple
     )
 
 
+def advise_next(lines: Sequence[Retention], spec: ComposeSpec, *, rank: int, max_rank: int) -> tuple[str, ...]:
+    """Return what can be done for the parents that keep too little, with the command of another composition.
+
+    Args:
+        lines: retention of each parent, in the order of the specification.
+        rank: rank of the composition.
+        max_rank: sum of the parents' ranks, which no composition can exceed.
+    """
+    below = [line.parent in find_below([line], spec.min_retention) for line in lines]
+    if not any(is_below and line.status != "unmeasured" for is_below, line in zip(below, lines, strict=True)):
+        return ()
+    options = []
+    if not all(below):  # more weight for all of them would change nothing between them
+        weights = (
+            parent.weight * (_MORE_WEIGHT if is_below else 1)
+            for parent, is_below in zip(spec.parents, below, strict=True)
+        )
+        options.append(f"--weights {','.join(f'{weight:g}' for weight in weights)}")
+    if rank < max_rank and spec.rank is not None:
+        options.append(f"--rank {max_rank}")
+    if not options:
+        return ("no weights and no rank help all of them: keep the adapters apart and switch at run time",)
+    kept = [f"--{name} {value}" for name, value in (("strategy", spec.strategy), ("resolver", spec.resolver))
+            if value not in ("auto", "keep")]  # fmt: skip
+    words = [*(parent.adapter for parent in spec.parents), f"--adapter {spec.adapter}", *kept, *options]
+    command = f"finch-hub compose {' '.join(words)} --min-retention {spec.min_retention:g}"
+    return (f"to keep more, run `{command}`, or keep the adapters apart and switch at run time",)
+
+
 def advise(lines: Sequence[Retention], below: Sequence[str], *, is_divided: bool) -> tuple[str, ...]:
     """Return advice for parents below the minimum and for figures that are uncertain."""
     advice: list[str] = []
     for line in lines:
         if line.parent in below:
-            what = "is worse than the base" if line.retention is None else f"keeps {line.retention:.2f} of its gain"
-            fix = "increase its weight, choose a higher rank, or keep it apart and switch at run time"
             if line.status == "unmeasured":
-                what, fix = "was not measured, so its retention can be below the minimum", "add validation rows"
-            advice.append(f"{line.parent} {what} ({fix})")
+                what = "was not measured, so its retention can be below the minimum"
+                advice.append(f"{line.parent} {what} (add validation rows)")
+                continue
+            what = "is worse than the base" if line.retention is None else f"keeps {line.retention:.2f} of its gain"
+            advice.append(f"{line.parent} {what}")
         elif line.status == "undefined":
             advice.append(f"{line.parent} gains less than two standard errors over the base on its rows")
     if not is_divided:

@@ -28,6 +28,7 @@ QUERIES = [
     "tag:gold",
     "parent:a1/1",
     "data:seeds",
+    "data:sown",
     "created>2026-01-02",
     "metric.loss<0.01",
     "lora.r=8 metric.loss<0.5",
@@ -49,6 +50,11 @@ def many(database: Database) -> Database:
         session.execute(sa.insert(tables.Adapter.__table__), [{"name": f"a{n}"} for n in range(1, VERSIONS // 10)])
         seeds = {"name": "seeds", "digest": registry.digest("seeds"), "format": "m", "examples": 1, "bytes": 1}
         session.execute(sa.insert(tables.Dataset.__table__), [seeds])
+        session.execute(
+            sa.insert(tables.Dataset.__table__), [{**seeds, "name": "sown", "digest": registry.digest("s")}]
+        )
+        link = {"digest": registry.digest("seeds"), "source": registry.digest("sown")}
+        session.execute(sa.insert(tables.DatasetSource.__table__), [link])
         rows = [
             {
                 **row,

@@ -55,6 +55,10 @@ def test_version_shows_lineage_metrics_and_evaluations(drawn: Drawn) -> None:
     for shown in ("birds/1", "LlamaForCausalLM", "aaaaaaaaaaaa, held out -", "rank 16", "/folder"):
         assert shown in text
     assert "evaluations" not in text
+    version = make_version("birds", lineage=lineage)
+    assert "seeds: aaaaaaaaaaaa, held out -" in drawn(
+        adapters.draw_version(version, "/folder", [], {}, NOTHING, ["seeds"])
+    )
 
 
 def test_version_shows_the_description_of_its_adapter(drawn: Drawn) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from finch_hub.display import comparisons
-from finch_hub.specs.comparisons import OTHER_DATA, ComparedModule, ComparedValue, Comparison, MetricPoint
+from finch_hub.specs.comparisons import ComparedModule, ComparedValue, Comparison, MetricPoint, explain_other_data
 
 from .conftest import Drawn
 
@@ -62,4 +62,5 @@ def test_losses_on_other_held_out_data_are_told(drawn: Drawn, metric: str, data:
     ]
     text = drawn(comparisons.draw_metric(metric, points))
     assert data[0] * 12 in text
-    assert (OTHER_DATA in " ".join(text.split())) is is_told
+    assert (explain_other_data(["a/1", "a/2"]) in " ".join(text.split())) is is_told
+    assert ("█" in text or "▁" in text) is not is_told

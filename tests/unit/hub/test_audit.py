@@ -28,6 +28,7 @@ READERS = {
     Hub: {"close", "events", "generator", "get_sweep", "plan", "preview_training", "back_up", "bundle", "fsck"},
     Adapters: {
         *("alias_history", "card", "check_purge", "evaluations", "find", "find_deleted", "folder", "get", "get_usable"),
+        "datasets",
         *("limits", "lineage", "verify", "versions", "compare", "evidence", "iterate", "metric", "overview", "samples"),
         "write_report",
     },
@@ -189,6 +190,7 @@ REFUSALS: dict[str, tuple[audit.Action, Callable[[Hub], object]]] = {
     "a deletion": ("version.delete", lambda hub: hub.adapters.delete("legal/1")),
     "a deletion of an adapter": ("adapter.delete", lambda hub: hub.adapters.delete("legal")),
     "a purge": ("adapter.purge", lambda hub: hub.adapters.purge("legal")),
+    "a look before a purge": ("adapter.purge", lambda hub: hub.adapters.check_purge("legal")),
     "a restoration": ("version.restore", lambda hub: hub.adapters.restore("legal/1")),
     "a tag": ("version.tag", lambda hub: hub.adapters.tag("legal", "no good name")),
     "an import": ("version.create", lambda hub: hub.import_adapter("/nowhere", name="x", base="tiny")),

@@ -9,6 +9,8 @@ import pytest
 from support.families import named, save_family
 
 from finch_hub import Hub, JobState, Requirements, errors, settings
+from finch_hub.registry import datasets
+from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import TrainSpec
 from finch_hub.specs.reading import DataWarning
 
@@ -267,3 +269,16 @@ def test_secret_in_a_system_prompt_is_warned_of_and_not_changed(hub: Hub, data: 
     with pytest.warns(errors.FinchWarning, match=match):
         spec = train_spec(hub, data, base=tiny_folder, system=system)
     assert spec.system == system
+
+
+def test_halves_of_a_stored_data_set_are_made_of_it_and_its_validation_data_is_not(
+    hub: Hub, data: Path, tiny_folder: Path, database: Database
+) -> None:
+    whole, held = hub.datasets.add(data, name="birds"), hub.datasets.add([("Who?", "A wren.")], name="held")
+    halves = train_spec(hub, "birds", base=tiny_folder)
+    train_spec(hub, "birds", base=tiny_folder, validation="held")
+    with database.read() as session:
+        assert sorted(datasets.list_made(session, [whole.digest])) == sorted(
+            [whole.digest, halves.train, halves.validation or ""]
+        )
+        assert datasets.list_made(session, [held.digest]) == [held.digest]

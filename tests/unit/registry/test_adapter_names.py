@@ -88,9 +88,9 @@ def test_adapter_gets_a_former_name_back_and_no_other_one_does(database: Databas
     registry.add_version(database, "a")
     registry.add_version(database, "other")
     rename(database, "a", "b")
-    with pytest.raises(errors.Conflict, match="another adapter had the name a "):
+    with pytest.raises(errors.Conflict, match=r"another adapter had the name a \(use a-lora\)"):
         rename(database, "other", "a")
-    with pytest.raises(errors.Conflict, match="another adapter has the name b "):
+    with pytest.raises(errors.Conflict, match=r"another adapter has the name b \(use b-lora\)"):
         rename(database, "other", "b")
     rename(database, "b", "a")
     assert registry.resolve(database, "b").reference == "a/1"

@@ -60,3 +60,14 @@ def test_purge_of_a_data_set_that_a_job_needs_is_refused(database: Database, fie
     registry.cancel(database, job)
     with database.write() as session:
         assert datasets.purge(session, made.digest).purged_at is not None
+
+
+def test_sources_are_found_through_any_number_of_steps(database: Database) -> None:
+    named, copy, half = add(database, "all", "birds"), add(database, "prompted"), add(database, "half")
+    with database.write() as session:
+        for made, source in ((copy, named), (half, copy), (half, half), (half, copy)):
+            datasets.add_sources(session, made.digest, [source.digest])
+    with database.read() as session:
+        assert datasets.list_made(session, [named.digest]) == [named.digest, copy.digest, half.digest]
+        assert datasets.list_made(session, [half.digest]) == [half.digest]
+        assert datasets.list_source_names(session, [half.digest]) == ["birds"]

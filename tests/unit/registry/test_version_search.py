@@ -117,6 +117,20 @@ def find(database: Database, query: str = "", **options: Any) -> values.VersionP
         return version_search.find(session, query, **options)
 
 
+def test_data_set_finds_what_was_trained_on_a_part_of_it(filled: Database) -> None:
+    sown = registry.digest("sown")
+    nuts = registry.digest("nuts")
+    with filled.write() as session:
+        for digest, name in ((sown, "sown"), (nuts, None)):
+            datasets.add(session, digest=digest, format="messages", examples=2, name=name)
+        datasets.add_sources(session, nuts, [sown])
+    wanted = {v.reference for v in find(filled, f"data:{nuts}").versions}
+    assert wanted
+    for text in ("sown", sown, sown[:8]):
+        assert {v.reference for v in find(filled, f"data:{text}").versions} == wanted
+    assert not {v.reference for v in find(filled, "-data:sown").versions} & wanted
+
+
 @pytest.mark.parametrize("few", [20_000, 1], ids=["sorted", "in order"])
 def test_search_finds_what_a_look_at_each_version_finds(
     filled: Database, few: int, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from finch_hub.engine.composition import retention
+from finch_hub.specs.jobs import ComposeSpec, Parent
 from finch_hub.specs.reports import TokenMetrics
 
 
@@ -90,3 +91,20 @@ def test_advice_fits_what_became_of_the_parent() -> None:
         "nothing gains less than two standard errors over the base on its rows",
     ]
     assert "too few validation rows" in advice[3]
+
+
+def test_advice_names_only_what_can_be_done() -> None:
+    lines = [
+        retention.make_line(name, base=BASE, own=metrics(*[1.0] * 4), composed=metrics(*[composed] * 4))
+        for name, composed in (("a/1", 1.5), ("b/1", 1.0))
+    ]
+    parents = (Parent(adapter="a/1"), Parent(adapter="b/1"))
+    spec = ComposeSpec(adapter="both", parents=parents, rank=16, min_retention=0.9)
+    (cut,) = retention.advise_next(lines, spec, rank=16, max_rank=32)
+    command = "finch-hub compose a/1 b/1 --adapter both --weights 1.5,1 --rank 32 --min-retention 0.9"
+    assert f"`{command}`" in cut
+    (whole,) = retention.advise_next(lines, spec, rank=32, max_rank=32)
+    assert "--rank" not in whole
+    (both,) = retention.advise_next([lines[0], lines[0]], spec, rank=32, max_rank=32)
+    assert "no weights and no rank" in both
+    assert retention.advise_next([lines[1], lines[1]], spec, rank=32, max_rank=32) == ()
