@@ -77,6 +77,8 @@ OF_THE_COMMAND: dict[str, set[str]] = {
     "compose": {"plan"},
     "worker stop": {"wait"},
     "adapters alias": {"delete"},
+    "adapters report": {"html", "samples", "replace"},
+    "jobs report": {"html", "samples", "replace"},
     "adapters card": {"edit", "from", "reset"},
     "adapters list": {"deleted"},
     "adapters lineage": {"mermaid"},
@@ -186,5 +188,5 @@ def test_keys_of_the_json_of_a_job_are_keywords() -> None:
 
 
 def test_engine_has_the_words_of_the_hub() -> None:
-    own = {"self", "examples", "training", "reading"}
+    own = {"self", "examples", "training", "reading", "report"}
     assert set(inspect.signature(LoRAAdapter.train).parameters) - own <= list_keywords(Hub.train)

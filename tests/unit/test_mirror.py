@@ -92,7 +92,6 @@ EXERCISED_IN = {
     "specs/inspections": "unit/storage/test_inspection.py",
     "display/charts/bars": "unit/display/charts/test_data.py",
     "display/charts/matrix": "unit/display/charts/test_retention.py",
-    "display/commands": "unit/cli/test_repeated_commands.py",
     "display/inspections": "unit/cli/test_fsck.py",
     "registry/consistency": "unit/storage/test_inspection.py",
     "specs/evaluation": "unit/engine/inference/test_evaluators.py",
