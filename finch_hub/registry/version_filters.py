@@ -155,7 +155,7 @@ def _build_words(_: Session, words: Sequence[Words]) -> Filter:
     for term in words:
         text, last = term.text, ""
         if term.begins:
-            text, _, last = term.text.rpartition(" ")
+            text, _space, last = term.text.rpartition(" ")
         query: sa.ColumnElement[Any] = sa.func.phraseto_tsquery(language, sa.func.fold_text(text))
         if term.begins:
             word = sa.literal("'").concat(sa.func.fold_text(last)).concat(" ':*")

@@ -397,8 +397,8 @@ def test_changed_weights_are_refused_whatever_identity_is_left(
     record = {**record, "identity": kept[identity]} if identity in kept else record.pop("identity") and record
     other = save_adapter(tiny_folder, tmp_path / "other", seed=5, r=4, lora_alpha=8, target_modules=["q_proj"])
     config = json.dumps({**json.loads((other / CONFIG).read_bytes()), **spoil}).encode()
-    files = {**read_files(other, WEIGHTS), CONFIG: config, "finch.json": json.dumps(record).encode()}
-    repository.commit(files)
+    record_bytes = json.dumps(record).encode()
+    repository.commit({**read_files(other, WEIGHTS), CONFIG: config, "finch.json": record_bytes})
     with pytest.raises(errors.RefusedArtifact, match="the files were changed"):
         birds.repositories.pull("ana/birds", name="guest", base="tiny")
 

@@ -499,7 +499,7 @@ def test_versions_of_one_identity_are_looked_up_together(hubs: list[Stores], tmp
     """Hundreds of them would otherwise each read the rows of all."""
     two, one, _ = hubs
     first = registry.resolve(one.database, publish(one, tmp_path, "legal"))
-    counts = []
+    counts: list[int] = []
     for _ in range(2):
         manifest = read_manifest(one, tmp_path / f"{len(counts)}", "legal")
         with two.database.write() as session:
