@@ -93,8 +93,8 @@ def build_filters(session: Session, terms: Sequence[Term]) -> list[Filter]:
     found: list[Filter] = []
     words = [term for term in terms if isinstance(term, Words)]
     if words:
-        build = _build_texts if session.get_bind().dialect.name == "sqlite" else _build_words
-        found.append(build(session, words))
+        is_sqlite = session.get_bind().dialect.name == "sqlite"
+        found.append(_build_texts(session, words) if is_sqlite else _build_words(words))
     for term in terms:
         if isinstance(term, TextFilter):
             made = _TEXT_FILTERS[term.field](session, term)
@@ -147,7 +147,7 @@ def _matches(expression: str) -> Condition:
     return sa.literal_column("version_texts", sa.String()).op("MATCH", is_comparison=True)(expression)
 
 
-def _build_words(_: Session, words: Sequence[Words]) -> Filter:
+def _build_words(words: Sequence[Words]) -> Filter:
     """Return the filter for PostgreSQL's text search."""
     language: sa.ColumnElement[Any] = sa.literal_column("'simple'")
     nothing: sa.ColumnElement[Any] = sa.literal_column("$$' '$$::tsquery")  # a word that no text has
