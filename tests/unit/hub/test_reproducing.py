@@ -63,5 +63,5 @@ def test_reproduction_without_its_data_is_refused(hub: Hub, versions: Database) 
 def test_reproduction_of_a_version_from_a_bundle_says_that_its_data_did_not_come(hub: Hub, versions: Database) -> None:
     lineage = values.Lineage(train_digest="a" * 64)
     registry.add_version(versions, "guest", lineage=lineage, spec={"bundle": {"hub": "h"}})
-    with pytest.raises(errors.Conflict, match="the data set a{12} was never in this hub, since a bundle has no data"):
+    with pytest.raises(errors.Conflict, match=r"the data set a{12} was never in this hub, since a bundle has no data"):
         hub.reproduce("guest")
