@@ -28,11 +28,17 @@ install: .use ## set up .venv with what running needs; CUDA=1 for NVIDIA GPUs
 .development:
 	$(INSTALL) --development
 
+# The code of README and guides: pyright would otherwise ask the network for its newest version.
+PAGE_CODE := build/pages
+
 check: $(INSTALLED) ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m scripts.page_code $(PAGE_CODE)
+	MYPYPATH=$(PAGE_CODE)/plugins $(BIN)/mypy $(PAGE_CODE)
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright -p $(PAGE_CODE) --pythonpath $(BIN)/python
 
 format: $(INSTALLED) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .

@@ -52,6 +52,7 @@ def _format_exit_codes() -> Iterator[str]:
     meanings = {code: meaning for _, code, meaning in output.EXIT_CODES}
     meanings |= {0: "done", output.INTERNAL: "a bug in Finch Hub or a plugin; `FINCH_DEBUG=1` shows where"}
     meanings[output.INTERRUPTED] = "interrupted (a followed job continues), or a worker was interrupted twice"
+    meanings[output.CLOSED_OUTPUT] = "the reader of standard output left, such as `head`"
     meanings[128 + signal.SIGTERM] = "a worker was told to stop twice, and did not finish its jobs"
     yield from (f"| {code} | {meaning} |\n" for code, meaning in sorted(meanings.items()))
 

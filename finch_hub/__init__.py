@@ -5,11 +5,14 @@ Names are imported on first use, so ``import finch_hub`` costs almost nothing.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
+from finch_hub import progress as _progress
 
 if sys.platform == "win32":
     raise ImportError(
@@ -21,14 +24,15 @@ if TYPE_CHECKING:
     from finch_hub.engine.training.adapter import LoRAAdapter
     from finch_hub.hub.facade import Hub
     from finch_hub.hub.jobs import JobHandle
+    from finch_hub.hub.versions import Version
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.settings import Settings
     from finch_hub.specs.backups import BackupReport, RestoreReport
     from finch_hub.specs.bundles import BundleReport, UnbundleReport
-    from finch_hub.specs.events import Event
+    from finch_hub.specs.events import Event, NewEvent
     from finch_hub.specs.examples import Example, Message
     from finch_hub.specs.generation import GenerationConfig
-    from finch_hub.specs.jobs import Job, JobState, Requirements
+    from finch_hub.specs.jobs import BaseModelSource, Job, JobState, Requirements
     from finch_hub.specs.lora import LoRAConfig
     from finch_hub.specs.reading import ReadingConfig
     from finch_hub.specs.reports import (
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdapterVersion",
     "BackupReport",
+    "BaseModelSource",
     "BundleReport",
     "CompositionReport",
     "ConflictReport",
@@ -64,6 +69,7 @@ __all__ = [
     "LoRAConfig",
     "MergeReport",
     "Message",
+    "NewEvent",
     "QuantizationReport",
     "ReadingConfig",
     "ReproductionReport",
@@ -74,6 +80,7 @@ __all__ = [
     "TrainingReport",
     "UnbundleReport",
     "Value",
+    "Version",
     "errors",
 ]
 
@@ -85,14 +92,15 @@ _MODULES = {
         "engine.training.adapter": ["LoRAAdapter"],
         "hub.facade": ["Hub"],
         "hub.jobs": ["JobHandle"],
+        "hub.versions": ["Version"],
         "registry.values": ["AdapterVersion"],
         "settings": ["Settings"],
         "specs.backups": ["BackupReport", "RestoreReport"],
         "specs.bundles": ["BundleReport", "UnbundleReport"],
-        "specs.events": ["Event"],
+        "specs.events": ["Event", "NewEvent"],
         "specs.examples": ["Example", "Message"],
         "specs.generation": ["GenerationConfig"],
-        "specs.jobs": ["Job", "JobState", "Requirements"],
+        "specs.jobs": ["BaseModelSource", "Job", "JobState", "Requirements"],
         "specs.lora": ["LoRAConfig"],
         "specs.reading": ["ReadingConfig"],
         "specs.reports": [name for name in __all__ if name.endswith("Report") and name not in _OTHER_REPORTS],
@@ -101,6 +109,17 @@ _MODULES = {
     }.items()
     for name in names
 }
+
+
+@contextlib.contextmanager
+def _open_view() -> Iterator[_progress.Show]:
+    from finch_hub.display.sessions import open_client_view
+
+    with open_client_view(None) as view:
+        yield view.show
+
+
+_progress.use_view(_open_view)
 
 
 def __getattr__(name: str) -> Any:

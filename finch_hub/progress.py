@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -36,6 +36,29 @@ class Advance(NamedTuple):
 
 Listener = Callable[[Advance], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_default_listener: Listener | None = None
+
+
+def listen_by_default(listener: Listener | None) -> None:
+    """Call a listener with the advances of all work of this process that nobody else listens to; None calls none."""
+    global _default_listener
+    _default_listener = listener
+
+
+Show = Callable[[Any], None]
+"""Receiver of the events of a training that runs in this process."""
+_view: Callable[[], contextlib.AbstractContextManager[Show]] | None = None
+
+
+def use_view(opener: Callable[[], contextlib.AbstractContextManager[Show]]) -> None:
+    """Let `open_view` open this. The package does so, since what draws lies above the engine, which calls that."""
+    global _view
+    _view = opener
+
+
+def open_view() -> contextlib.AbstractContextManager[Show]:
+    """Open what shows the events of a training to the user of this process."""
+    return contextlib.nullcontext(lambda event: None) if _view is None else _view()
 
 
 @contextlib.contextmanager
@@ -83,7 +106,7 @@ class Meter:
     def __init__(self, work: str, total: int | None = None, *, size: int = 1) -> None:
         self.total = total
         self._work, self._size, self._done = work, size, 0
-        self._listener = _listener.get()  # here, since other threads may count
+        self._listener = _listener.get() or _default_listener  # here, since other threads may count
         self._began = self._told = time.monotonic()
 
     def add(self, parts: int = 1) -> None:

@@ -20,6 +20,7 @@ from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from finch_hub import errors, url_passwords
 from finch_hub.texts.secret_shapes import redact
+from finch_hub.texts.visible_text import to_line
 
 LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -232,8 +233,10 @@ class Settings(pydantic_settings.BaseSettings):
     @pydantic.field_validator("user", "owner")
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
-        if value is not None and not value.isprintable():
+        if value is not None and (not value.isprintable() or to_line(value) != value):
             raise ValueError("contains characters that cannot be printed; use letters, digits and spaces")
+        if value is not None and not any(map(str.isalnum, value)):
+            raise ValueError("has no letter or digit; use a name")
         return None if value is None else redact(value)[:_MAX_OWNER]  # it is stored and shown
 
     @pydantic.field_validator("broker_url")

@@ -37,6 +37,7 @@ from scripts.command_walk import ROOT, CommandWalk
 EXTRAS = {
     "cuda": "import bitsandbytes, pynvml",
     "parquet": "import pyarrow.parquet",
+    "report": "import jinja2, vl_convert",
     "postgres": "import psycopg, sqlalchemy; sqlalchemy.create_engine('postgresql+psycopg://localhost/finch')",
     "s3": "import fsspec; fsspec.filesystem('s3', anon=True)",
 }

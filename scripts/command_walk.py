@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 WORKER_SECONDS = 120.0
+_WITHOUT_EXTRA = (0, 2)  # a report needs an extra
 
 
 class CommandWalk:
@@ -43,7 +44,9 @@ class CommandWalk:
         started = time.monotonic()
         command = [str(word) for word in (self._program, *words)]
         environment = self._environment | {"FINCH_HOME": str(self._folder / home)}
-        done = subprocess.run(command, cwd=self._folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=self._folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
         line = " ".join(command[1:])
         print(f"{time.monotonic() - started:6.1f} s  finch-hub {line}", flush=True)
         if done.returncode not in status:
@@ -102,6 +105,7 @@ class CommandWalk:
         self.run("db", "upgrade")
         self.run("db", "check")
         self.run("plugins", "list")
+        self.run("completion", "bash")
         self.run("plugins", "show", "strategy", "linear")
         report = json.loads(self.run("doctor", "--json", status=(0, 7)))  # 7: this machine has little memory or disk
         of_machine = ("machine", "home", "artifacts")
@@ -116,9 +120,11 @@ class CommandWalk:
         rows = self.write_rows("finch", "It eats seeds")
         self.run("datasets", "add", rows, "--name", "finches", "--license", "cc-by-4.0")
         self.run("datasets", "show", "finches")
+        self.run("datasets", "preview", "finches", "--base", "tiny")
         bees = self.write_rows("bee", "It flies")
         self.run("datasets", "list")
         options = ("--base", "tiny", "--epochs", "1")
+        self.run("train", "finches", "--adapter", "finch", *options, "--dry-run")
         self.run("train", "finches", "--adapter", "finch", *options, "--set", "samples=1")
         self.run(
             "train", bees, "--adapter", "bee", *options, "--rank", "4", "--time-limit", "10m", "--memory-bytes", "1G"
@@ -130,6 +136,10 @@ class CommandWalk:
     def _use(self) -> None:
         answers = self.run("generate", "Why?", "--adapter", "base", "--adapter", "finch", "--max-new-tokens", "4")
         _expect("finch" in answers, f"generate names the adapter, but printed {answers}")
+        prompts = self._folder / "prompts.txt"
+        prompts.write_text("Why?\nWhere?\n", encoding="utf-8")
+        self.run("compare", "finch", "--prompts", prompts, "--max-new-tokens", "4")
+        self.run("chat", "finch", "--with", "base", "--max-new-tokens", "4")
         self.run("eval", "bee.jsonl", "--adapter", "finch", "--adapter", "bee")
         self.run("compose", "finch", "bee", "--plan", "--probe")
         self.run("compose", "finch", "bee", "--adapter", "both", "--evaluations", "4", "--weights", "1,0.5")
@@ -141,6 +151,7 @@ class CommandWalk:
         self.run("adapters", "evidence", "both/1")
         self.run("adapters", "samples", "finch/1")
         self.run("adapters", "compare", "finch/1", "bee/1", "--modules")
+        self.run("adapters", "report", "finch/1", "--html", "finch.html", "--samples", status=_WITHOUT_EXTRA)
         self.run("adapters", "metric", "finch", "loss_after")
         self.run("adapters", "lineage", "both/1")
         self.run("adapters", "alias", "both/1", "best")
@@ -163,18 +174,18 @@ class CommandWalk:
         self.run("adapters", "pull", "walk/imported", "--name", "pulled", status=(7,))
         self.run("adapters", "rename", "imported", "team/imported")
         self.run("adapters", "check", "imported/1")
-        self.run("adapters", "delete", "imported/1")
+        self.run("adapters", "delete", "imported/1", "--yes")
         self.run("adapters", "restore", "imported/1")
         self.run("adapters", "purge", "imported/1", "--yes")
         self.run("audit", "--on", "imported")
-        self.run("datasets", "purge", "finches")
+        self.run("datasets", "purge", "finches", "--yes")
         self.run("fsck")
         self.run("db", "reindex")
         self.run("gc", "--dry-run")
         self.run("gc")
-        self.run("bases", "remove", "tiny-gguf", status=(4,))  # its adapter needs it
-        self.run("adapters", "delete", "gguf/1")
-        self.run("bases", "remove", "tiny-gguf")
+        self.run("bases", "remove", "tiny-gguf", "--yes", status=(4,))  # its adapter needs it
+        self.run("adapters", "delete", "gguf/1", "--yes")
+        self.run("bases", "remove", "tiny-gguf", "--yes")
 
     def _queue(self) -> None:
         command = ("train", "bee.jsonl", "--adapter", "late", "--base", "tiny", "--queue", "unserved", "--detach")
@@ -182,11 +193,13 @@ class CommandWalk:
         self.run("jobs", "cancel", job)
         self.run("jobs", "show", job)
         self.run("jobs", "events", job)
+        self.run("jobs", "logs", job)
+        self.run("jobs", "report", job, "--html", "job.html", status=_WITHOUT_EXTRA)
         self.run("jobs", "watch", job, status=(6,))
         self.run("jobs", "save", job, status=(6,))
         self.run("jobs", "cancel", self.run("jobs", "retry", job, "--detach").strip())
         _expect(len(self.read("jobs", "list", "--state", "cancelled")) == 2, "two jobs are cancelled")
-        self.run("jobs", "prune", "--keep", "1")
+        self.run("jobs", "prune", "--keep", "1", "--yes")
 
     def _serve(self) -> None:
         self.run("worker", "stop")

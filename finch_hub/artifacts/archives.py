@@ -141,7 +141,10 @@ def open_archive(path: Path, *, max_bytes: int) -> Iterator[Archive]:
             to too many bytes, or is damaged. Damage may be found while the archive is open.
     """
     with open_regular_file(path) as stream:  # once, since something else may be at the path a moment later
-        start = stream.read(len(git_lfs.POINTER))
+        try:
+            start = stream.read(len(git_lfs.POINTER))
+        except OSError as error:  # the system lets some files be opened, but not be read
+            raise errors.RefusedArtifact(f"cannot be read: {error.strerror}", subject=path.name) from None
         git_lfs.check_content(start, name=path.name)
         stream.seek(0)
         limit = _Limit(path.name, os.fstat(stream.fileno()).st_size, max_bytes)

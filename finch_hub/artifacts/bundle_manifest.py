@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from finch_hub import errors
-from finch_hub.formats.json_checks import parse_object
+from finch_hub.formats.json_checks import UnusableTextError, parse_object
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.specs.annotations import Tag, check_description, check_notes
 from finch_hub.specs.bundles import FORMAT, BundledVersion, Manifest
@@ -22,6 +23,7 @@ _FILES = frozenset({CONFIG, WEIGHTS})
 _FINGERPRINT = re.compile(r"([0-9]+:)?[0-9a-f]{60,64}")
 _MAX_FIGURE = 1e300  # which no JSON reader and no database makes infinite
 _FIGURES = ("loss_before", "loss_after", "mean_retention", "worst_retention", "relative_error")
+_GROUPS = {"versions": "version", "adapters": "adapter", "bases": "base"}
 _OBJECTS = ("lora", "training", "import")  # of a specification
 
 
@@ -34,6 +36,10 @@ def parse(data: bytes, *, subject: str) -> Manifest:
     """
     try:
         record = parse_object(data, parse_constant=_refuse_constant)
+    except UnusableTextError as error:
+        record = json.loads(data)
+        problems = [_describe_unusable(place, record) for place in error.places]
+        raise errors.RefusedArtifact(problems, subject=f"manifest of {subject}") from None
     except ValueError as error:
         raise errors.RefusedArtifact(f"its manifest cannot be read: {str(error)[:200]}", subject=subject) from None
     number = record.get("format")
@@ -47,6 +53,18 @@ def parse(data: bytes, *, subject: str) -> Manifest:
     if problems := list(find_problems(manifest)):
         raise errors.RefusedArtifact(problems, subject=f"manifest of {subject}")
     return manifest
+
+
+def _describe_unusable(place: tuple[str | int, ...], record: JsonObject) -> errors.Problem:
+    """Return the problem of a text, with the version, adapter or base that it belongs to."""
+    where = ".".join(map(str, place))
+    group, index, *fields = (*place, "", "")[: max(3, len(place))]
+    entry = record[group][index] if group in _GROUPS and isinstance(index, int) else None
+    if isinstance(entry, dict) and fields != ["name"]:
+        name, number = entry.get("name"), entry.get("number")
+        owner = f"{name}/{number}" if group == "versions" else name
+        where = f"{_GROUPS[str(group)]} {errors.shorten(str(owner))}: {'.'.join(map(str, fields))}"
+    return errors.Problem(where=where, what="has half of a surrogate pair")
 
 
 def _refuse_constant(name: str) -> float:
@@ -123,6 +141,8 @@ def find_wrong_documents(where: str, spec: JsonObject, metrics: JsonObject) -> I
     for name in ("system", "preset", "validation"):
         if not isinstance(spec.get(name), str | None):
             yield errors.Problem(where=f"{where}: spec.{name}", what="is not a text")
+    if isinstance(spec.get("preset"), str) and "\0" in spec["preset"]:
+        yield errors.Problem(where=f"{where}: spec.preset", what="has the character NUL")
     if isinstance(spec.get("preset"), str) and len(spec["preset"]) > 96:
         yield errors.Problem(where=f"{where}: spec.preset", what="has more than 96 characters")
     if isinstance(spec.get("import"), dict):

@@ -50,6 +50,7 @@ class AdmittedAdapter:
         ignored_files: names of the files and folders beside it that were not read.
         notes: sentences that say what else of the source was changed or left out.
         origin: identity that its record names; not checked, and empty without a record.
+        before: identity of the source's files, before the gate changed them.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class AdmittedAdapter:
     ignored_files: tuple[str, ...]
     notes: tuple[str, ...]
     origin: str
+    before: str
 
     @property
     def rank(self) -> int:
@@ -151,6 +153,7 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
     if problems:
         raise errors.RefusedArtifact(problems, subject=source.shown)
     identity = adapter_identity(into)
+    before = _identify_source(source, text) if notes else identity
     return AdmittedAdapter(
         folder=into,
         identity=identity,
@@ -159,7 +162,8 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
         ignored_fields=checked.ignored_fields,
         ignored_files=source.leftovers,
         notes=tuple(notes),
-        origin=_read_origin(source, identity, is_changed=bool(notes)),
+        origin=_read_origin(source, identity, before),
+        before=before,
     )
 
 
@@ -190,11 +194,21 @@ def _read_config(source: AdapterSource, metadata: Mapping[str, str]) -> bytes:
         return stream.read(config_cleaning.MAX_BYTES + 1)
 
 
-def _read_origin(source: AdapterSource, identity: str, *, is_changed: bool) -> str:
+def _identify_source(source: AdapterSource, config: bytes) -> str:
+    """Return the identity of files that were brought to another form, empty if their config has none."""
+    with open_regular_file(source.weights) as stream:
+        weights = hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        return identity_of(config, weights)
+    except ValueError:
+        return ""
+
+
+def _read_origin(source: AdapterSource, identity: str, before: str) -> str:
     """Return the identity that a record names: the adapter's own, or that of the adapter which was exported.
 
     Args:
-        is_changed: whether the adapter was brought to another form, which has another identity.
+        before: identity of the files before the adapter was brought to another form.
 
     Raises:
         RefusedArtifact: the adapter's own identity is not true, or the record cannot be read.
@@ -212,8 +226,8 @@ def _read_origin(source: AdapterSource, identity: str, *, is_changed: bool) -> s
         if value is not None and not (isinstance(value, str) and _IDENTITY.fullmatch(value)):
             what = f"has the identity {config_fields.shorten(value)}, which is not a SHA-256"
             raise errors.RefusedArtifact(what, where=RECORD, fix=f"delete {RECORD} to import the files")
-    if declared not in (None, identity) and not is_changed:
-        what = f"declares the identity {declared}, but the files have {identity}"
+    if declared not in (None, identity, before):
+        what = f"declares the identity {declared}, but the files have {before or identity}"
         fix = f"the files were changed; delete {RECORD} to import them"
         raise errors.RefusedArtifact(what, where=RECORD, fix=fix)
     return origin or declared or ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -23,7 +23,7 @@ _MAX_BYTES = 2**20  # of a file that may be a card; the hub counts its character
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.option("--edit", is_flag=True, help="Open the card in the editor of $VISUAL or $EDITOR.")
 @click.option(
     "--from", "source", type=click.Path(allow_dash=True), help="Take the card from a file, or - for standard input."
@@ -72,8 +72,10 @@ def _read(source: str) -> str:
         else:
             with Path(source).open("rb") as stream:
                 content = stream.read(_MAX_BYTES + 1)
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise errors.NotFound("file", source) from None
+    except OSError as error:
+        raise errors.InvalidInput(f"cannot be read: {error.strerror}", where=source, fix="name another file") from None
     if len(content) > _MAX_BYTES:
         what = f"has more than {_MAX_BYTES:,} bytes"
         raise errors.InvalidInput(what, where=source, fix="keep long texts elsewhere, and link to them")

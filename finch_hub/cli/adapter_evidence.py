@@ -1,14 +1,14 @@
-"""`finch-hub adapters evidence`, `samples`, `compare` and `metric`."""
+"""`finch-hub adapters evidence`, `samples`, `report`, `compare` and `metric`."""
 
 from __future__ import annotations
 
 import click
 
-from finch_hub.cli import options, output
+from finch_hub.cli import completion, options, output
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def evidence(reference: str, as_json: bool) -> None:
     """Show what was measured when a version was made.
@@ -24,7 +24,7 @@ def evidence(reference: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def samples(reference: str, as_json: bool) -> None:
     """Show sample prompts with the answers before and after a training.
@@ -39,7 +39,21 @@ def samples(reference: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("references", nargs=-1, required=True)
+@click.argument("reference", shell_complete=completion.complete_references)
+@options.report_options
+def report(reference: str, html: str, samples: bool, replace: bool) -> None:
+    """Write a report of a version with its pictures to one HTML file.
+
+    It has the loss curve, the data, retention, conflicts, drift, lineage, settings and the command that repeats them.
+    The file needs no network and can be printed. The command needs the extra `report`.
+    """
+    with output.open_hub() as hub:
+        path = hub.adapters.write_report(reference, html, samples=samples, replace=replace)
+    output.say(f"Wrote the report of {reference} to {path}")
+
+
+@click.command()
+@click.argument("references", nargs=-1, required=True, shell_complete=completion.complete_references)
 @options.renamed_option("--show-equal", former="--all", is_flag=True, help="Also show what is equal.")
 @click.option("--modules", is_flag=True, help="Also compare norms and overlaps of the updates by module.")
 @output.json_option
@@ -57,7 +71,7 @@ def compare(references: tuple[str, ...], show_equal: bool, modules: bool, as_jso
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_adapters)
 @click.argument("metric")
 @output.json_option
 def metric(name: str, metric: str, as_json: bool) -> None:
@@ -69,4 +83,4 @@ def metric(name: str, metric: str, as_json: bool) -> None:
     output.emit(points, as_json, lambda: draw_metric(metric, points))
 
 
-COMMANDS = (evidence, samples, compare, metric)
+COMMANDS = (evidence, samples, report, compare, metric)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import adapter_card, adapter_evidence, exchange, following, output, paging
+from finch_hub.cli import adapter_card, adapter_evidence, completion, exchange, following, options, output, paging
 from finch_hub.display import tables
 from finch_hub.display.adapters import draw_version, format_evidence, format_import
 from finch_hub.display.inspections import describe_inspection
@@ -51,14 +51,14 @@ adapters.add_command(exchange.pull)
 @adapters.command("list")
 @click.option("--deleted", is_flag=True, help="List what is deleted. It can be restored until its files are removed.")
 @paging.page_options(100, "adapters")
-@output.json_option
-def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
+@output.list_options
+def list_(deleted: bool, limit: int, after: str | None, quiet: bool, as_json: bool) -> None:
     """List the adapters by name with their newest versions.
 
     `finch-hub adapters find` searches all versions.
     """
     if deleted:
-        _list_deleted(limit, after, as_json)
+        _list_deleted(limit, after, quiet=quiet, as_json=as_json)
         return
     with output.open_hub() as hub:
         page = hub.adapters.overview(limit=limit, after=after)
@@ -69,7 +69,8 @@ def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
             (v.reference, summary.versions, v.kind, v.state, v.base, format_evidence(v.metrics), aliases, v.created_at)
         )
     columns = ("newest", "versions", "kind", "state", "base", "result", "aliases", "created")
-    output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without="There are no adapters."))
+    empty, advice = "There are no adapters.", ("Read how to train one", "train", "--help")
+    output.emit_list(page, columns, rows, as_json=as_json, quiet=quiet, empty=empty, advice=advice)
     paging.suggest_next(page.next, "list", as_json=as_json)
 
 
@@ -82,8 +83,8 @@ def list_(deleted: bool, limit: int, after: str | None, as_json: bool) -> None:
     help="created, updated, name, or a number such as metric.loss_after. With - in front, the largest is first.",
 )
 @paging.page_options(50, "versions")
-@output.json_option
-def find(query: tuple[str, ...], sort: str, limit: int, after: str | None, as_json: bool) -> None:
+@output.list_options
+def find(query: tuple[str, ...], sort: str, limit: int, after: str | None, quiet: bool, as_json: bool) -> None:
     """Find versions by words and filters.
 
     A version must meet all of them. Words are searched in names, descriptions, notes, cards, tags and names of data
@@ -104,21 +105,23 @@ def find(query: tuple[str, ...], sort: str, limit: int, after: str | None, as_js
         for v in page.versions
     ]
     columns = ("version", "kind", "state", "base", "result", "aliases", "tags", "created")
-    output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without="No version meets the query."))
+    empty, advice = "No version meets the query.", ("List the adapters", "adapters", "list")
+    output.emit_list(page, columns, rows, as_json=as_json, quiet=quiet, empty=empty, advice=advice)
     paging.suggest_next(page.next, "find", "--sort", sort, "--", text, as_json=as_json)
 
 
-def _list_deleted(limit: int, after: str | None, as_json: bool) -> None:
+def _list_deleted(limit: int, after: str | None, *, quiet: bool, as_json: bool) -> None:
     with output.open_hub() as hub:
         page = hub.adapters.find_deleted(limit=limit, after=after)
     rows = [(deletion.reference, deletion.versions, deletion.deleted_at) for deletion in page.deletions]
-    columns, without = ("deleted", "versions", "when"), "Nothing that was deleted can be restored."
-    output.emit(page, as_json, lambda: tables.draw_list(columns, rows, without=without))
+    columns, empty = ("reference", "versions", "deleted"), "Nothing that was deleted can be restored."
+    advice = ("List the adapters", "adapters", "list")
+    output.emit_list(page, columns, rows, as_json=as_json, quiet=quiet, empty=empty, advice=advice)
     paging.suggest_next(page.next, "list", "--deleted", as_json=as_json)
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def show(reference: str, as_json: bool) -> None:
     """Show one version with its metrics, lineage and files."""
@@ -135,10 +138,10 @@ def show(reference: str, as_json: bool) -> None:
 
 
 @adapters.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_adapters)
 @paging.page_options(100, "versions")
-@output.json_option
-def versions(name: str, limit: int, after: str | None, as_json: bool) -> None:
+@output.list_options
+def versions(name: str, limit: int, after: str | None, quiet: bool, as_json: bool) -> None:
     """List the versions of one adapter, newest first."""
     with output.open_hub() as hub:
         page = hub.adapters.versions(name, limit=limit, after=after)
@@ -147,12 +150,13 @@ def versions(name: str, limit: int, after: str | None, as_json: bool) -> None:
         for v in page.versions
     ]
     columns = ("version", "kind", "state", "result", "aliases", "tags", "created")
-    output.emit(page, as_json, lambda: tables.draw_table(columns, rows))
+    empty, advice = f"Adapter {name} has no versions.", ("List the adapters", "adapters", "list")
+    output.emit_list(page, columns, rows, as_json=as_json, quiet=quiet, empty=empty, advice=advice)
     paging.suggest_next(page.next, "versions", name, as_json=as_json)
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.option(
     "--direction",
     type=click.Choice(["ancestors", "descendants", "both"]),
@@ -170,7 +174,7 @@ def lineage(reference: str, direction: Direction, mermaid: bool, as_json: bool) 
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def verify(reference: str, as_json: bool) -> None:
     """Hold every stored byte of a version against its hash.
@@ -186,7 +190,7 @@ def verify(reference: str, as_json: bool) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def path(reference: str, as_json: bool) -> None:
     """Print a local folder with a version's files in PEFT's format."""
@@ -196,16 +200,22 @@ def path(reference: str, as_json: bool) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.argument("alias")
-@click.option("--expected", type=int, help="Version number that the alias must point at now. 0 means no version.")
+@click.option(
+    "--expected",
+    type=click.IntRange(0, 10**9),
+    help="Version number that the alias must point at now. 0 means no version.",
+)
 @click.option("--delete", is_flag=True, help="Delete the alias. REFERENCE is then the adapter's name.")
 @click.option("--why", help="Reason, for the history of the alias.")
-def alias(reference: str, alias: str, expected: int | None, delete: bool, why: str | None) -> None:
+@output.yes_option
+def alias(reference: str, alias: str, expected: int | None, delete: bool, why: str | None, yes: bool) -> None:
     """Make name@ALIAS point at a version."""
     with output.open_hub() as hub:
         if delete:
-            hub.adapters.delete_alias(reference, alias, why=why)
+            output.confirm(f"Delete alias {reference}@{alias}?", yes=yes)
+            hub.adapters.delete_alias(reference, alias, expected=expected, why=why)
             output.say(f"Deleted alias {reference}@{alias}")
         else:
             version = hub.adapters.set_alias(reference, alias, expected=expected, why=why)
@@ -213,7 +223,7 @@ def alias(reference: str, alias: str, expected: int | None, delete: bool, why: s
 
 
 @adapters.command("alias-history")
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.option("--limit", type=click.IntRange(1, 10**9), default=100, show_default=True, help="Maximum number of moves.")
 @click.option("--after", type=click.IntRange(1, 2**62), help="Number of the last move on the previous page.")
 @output.json_option
@@ -235,8 +245,9 @@ def alias_history(reference: str, limit: int, after: int | None, as_json: bool) 
         )
         for move in moves
     ]
-    columns, without = ("when", "alias", "from", "to", "who", "why"), "No alias of the adapter was ever set."
-    output.emit(moves, as_json, lambda: tables.draw_list(columns, rows, without=without))
+    columns, empty = ("at", "alias", "from", "to", "who", "why"), "No alias of the adapter was ever set."
+    advice = ("List its versions", "adapters", "versions", reference.partition("@")[0])
+    output.emit_list(moves, columns, rows, as_json=as_json, empty=empty, advice=advice)
     if len(moves) == limit:
         paging.suggest_next(str(moves[-1].id), "alias-history", reference, as_json=as_json)
 
@@ -246,7 +257,7 @@ def _name_end(number: int | None) -> str:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.argument("tags", nargs=-1, required=True)
 @click.option("--remove", is_flag=True, help="Remove the tags.")
 def tag(reference: str, tags: tuple[str, ...], remove: bool) -> None:
@@ -272,7 +283,7 @@ def tag(reference: str, tags: tuple[str, ...], remove: bool) -> None:
 
 
 @adapters.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_adapters)
 @click.argument("new")
 def rename(name: str, new: str) -> None:
     """Rename an adapter. References with its former name go on naming it."""
@@ -282,7 +293,7 @@ def rename(name: str, new: str) -> None:
 
 
 @adapters.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_adapters)
 @click.argument("text")
 def describe(name: str, text: str) -> None:
     """Say what an adapter is for. TEXT replaces its description."""
@@ -292,7 +303,7 @@ def describe(name: str, text: str) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.argument("text")
 def note(reference: str, text: str) -> None:
     """Write notes on a version. TEXT replaces its notes."""
@@ -302,9 +313,10 @@ def note(reference: str, text: str) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("adapter", metavar="REFERENCE", shell_complete=completion.complete_references)
+@options.config_option
 @following.job_options
-def reproduce(reference: str, detach: bool, quiet: bool, as_json: bool) -> None:
+def reproduce(adapter: str, detach: bool, quiet: bool, as_json: bool) -> None:
     """Repeat the job that made a version and compare the bytes.
 
     If they differ, the command shows where and what may be the cause, and exits with 9. It makes no version.
@@ -312,7 +324,7 @@ def reproduce(reference: str, detach: bool, quiet: bool, as_json: bool) -> None:
     from finch_hub.specs.reports import ReproductionReport
 
     with output.open_hub() as hub:
-        handle = hub.reproduce(reference)
+        handle = hub.reproduce(adapter)
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
         report = None if detach else handle.report()
         if isinstance(report, ReproductionReport) and not report.identical:
@@ -341,7 +353,7 @@ def import_(source: str, name: str, base: str, as_json: bool) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @output.json_option
 def check(reference: str, as_json: bool) -> None:
     """Hold an unchecked version against its base.
@@ -354,13 +366,15 @@ def check(reference: str, as_json: bool) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
-def delete(reference: str) -> None:
+@click.argument("reference", shell_complete=completion.complete_references)
+@output.yes_option
+def delete(reference: str, yes: bool) -> None:
     """Delete one version, given as name/3, or an adapter with all its versions.
 
     It can be restored until a collection removes its files, which is a week later or more.
     """
     with output.open_hub(deletes=True) as hub:
+        output.confirm(f"Delete {reference}?", yes=yes)
         deletion = hub.adapters.delete(reference)
     if AdapterReference.parse(reference).version is not None:
         output.say(f"Deleted {deletion.reference}. Its number will not be reused.")
@@ -370,7 +384,7 @@ def delete(reference: str) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 def restore(reference: str) -> None:
     """Restore a deleted version, given as name/3, or a deleted adapter.
 
@@ -383,8 +397,8 @@ def restore(reference: str) -> None:
 
 
 @adapters.command()
-@click.argument("reference")
-@click.option("--yes", is_flag=True, help="Ask for no confirmation.")
+@click.argument("reference", shell_complete=completion.complete_references)
+@output.yes_option
 @output.json_option
 def purge(reference: str, yes: bool, as_json: bool) -> None:
     """Remove one version, given as name/3, or an adapter with all its versions, so that nobody can restore it.
@@ -395,9 +409,8 @@ def purge(reference: str, yes: bool, as_json: bool) -> None:
     """
     with output.open_hub(deletes=True) as hub:
         versions = hub.adapters.check_purge(reference)
-        if not yes:
-            count = tables.format_count(len(versions), "version")
-            output.confirm(f"Purge {reference} with {count}, which cannot be undone?")
+        count = tables.format_count(len(versions), "version")
+        output.confirm(f"Purge {reference} with {count}, which cannot be undone?", yes=yes)
         purged = hub.adapters.purge(reference, expected=versions)
     count = tables.format_count(len(purged.versions), "version")
     freed = f"Purged {purged.reference} with {count}. {tables.format_bytes(purged.bytes)} freed."

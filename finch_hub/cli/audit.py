@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub.cli import output, paging
-from finch_hub.display import tables
 from finch_hub.display.tables import format_value
 
 if TYPE_CHECKING:
@@ -57,8 +56,9 @@ def audit(
     with output.open_hub() as hub:
         entries = hub.audit.find(who=who, action=action, on=on, since=since, limit=limit, after=after)
     rows = [(entry.at, entry.who, entry.action, entry.on, entry.outcome, _describe(entry)) for entry in entries]
-    columns = ("when", "who", "action", "on", "outcome", "details")
-    output.emit(entries, as_json, lambda: tables.draw_list(columns, rows, without="There are no such entries."))
+    columns = ("at", "who", "action", "on", "outcome", "details")
+    empty, advice = "There are no such entries.", ("Show the newest entries", "audit")
+    output.emit_list(entries, columns, rows, as_json=as_json, empty=empty, advice=advice)
     if len(entries) == limit:
         filters = [*_repeat(who, action, on, since), *paging.repeat_limit()]
         output.suggest("next page", "audit", *filters, f"--after={entries[-1].id}", as_json=as_json)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finch_hub.cli import options, output
+from finch_hub.cli import completion, options, output
 from finch_hub.display import progress, tables
 
 if TYPE_CHECKING:
     from finch_hub.registry import values
+
+SMALL_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # for a first try; it has 270 MB
 
 
 @click.group()
@@ -60,8 +62,7 @@ def add(
     output.emit(base, as_json, lambda: lines)
     if base.earlier is not None:
         _tell_earlier(base, base.earlier)
-    words = ("train", "DATA", "--adapter", "NAME", "--base", base.name)
-    output.suggest("Train an adapter for it", *words, as_json=as_json)
+    output.suggest("Add the data to train an adapter on", "datasets", "add", "--help", as_json=as_json)
 
 
 def _tell_earlier(base: values.Base, earlier: values.Base) -> None:
@@ -74,8 +75,8 @@ def _tell_earlier(base: values.Base, earlier: values.Base) -> None:
 
 
 @bases.command("list")
-@output.json_option
-def list_(as_json: bool) -> None:
+@output.list_options
+def list_(quiet: bool, as_json: bool) -> None:
     """List the base models."""
     with output.open_hub() as hub:
         bases = hub.bases.find()
@@ -83,12 +84,13 @@ def list_(as_json: bool) -> None:
         (b.name, b.hub_id, b.architecture, f"{b.parameters:,}", b.fingerprint[:12], b.source, b.created_at)
         for b in bases
     ]
-    columns = ("base", "id", "architecture", "parameters", "fingerprint", "source", "added")
-    output.emit(bases, as_json, lambda: tables.draw_list(columns, rows, without="There are no bases."))
+    columns = ("name", "hub id", "architecture", "parameters", "fingerprint", "source", "created")
+    empty, advice = "There are no bases.", ("Add a small one", "bases", "add", SMALL_BASE)
+    output.emit_list(bases, columns, rows, as_json=as_json, quiet=quiet, empty=empty, advice=advice)
 
 
 @bases.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_bases)
 @output.json_option
 def show(name: str, as_json: bool) -> None:
     """Show one base model.
@@ -114,15 +116,17 @@ def show(name: str, as_json: bool) -> None:
 
 
 @bases.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_bases)
+@output.yes_option
 @output.json_option
-def remove(name: str, as_json: bool) -> None:
+def remove(name: str, yes: bool, as_json: bool) -> None:
     """Remove a base model that no adapter and no unfinished job needs.
 
     NAME is the name or the fingerprint of the base. Files that were converted from GGUF are deleted. A folder or
     download of yours stays.
     """
     with output.open_hub(deletes=True) as hub:
+        output.confirm(f"Remove base {hub.bases.get(name).name}?", yes=yes)
         base = hub.bases.remove(name)
     freed = f", and freed {tables.format_bytes(base.freed)}" if base.freed else ""
     output.emit(base, as_json, lambda: f"Removed base {base.name}{freed}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 from finch_hub.display import progress, tables
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("out", type=click.Path())
-@click.argument("references", nargs=-1, required=True)
+@click.argument("references", nargs=-1, required=True, shell_complete=completion.complete_references)
 @click.option(
     "--lineage/--no-lineage", default=True, show_default=True, help="Take the files of all ancestors along, too."
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub import errors
-from finch_hub.cli import following, options, output
+from finch_hub.cli import completion, following, options, output
 from finch_hub.display import compositions
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("adapters", nargs=-1, required=True)
+@click.argument("adapters", nargs=-1, required=True, shell_complete=completion.complete_references)
 @click.option("--adapter", help="Name of the result. Each run makes a new version of it.")
 @click.option("--plan", is_flag=True, help="Report the conflicts without composing.")
 @click.option(
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 @click.option("--evaluations", type=int, help="Maximum number of held-out evaluations in the search.")
 @click.option("--min-retention", type=float, help="Retention that each adapter must reach for the result to be ready.")
 @click.option("--seed", type=int, help="Seed of random strategies.")
+@click.option("--system", help="System prompt of the result.  [default: the one that all adapters have]")
 @options.depends_on
 @options.requirement_options
+@options.config_option
 @following.job_command
 def compose(
     hub: Hub,
@@ -72,7 +74,7 @@ def compose(
         adapter=adapter,
         weights=weights,
         requirements=requirements,
-        depends_on=depends_on,
+        depends_on=[hub.jobs.get(job).id for job in depends_on],
         parameters=options.parse_settings(parameters, "--parameter"),
         resolver_parameters=options.parse_settings(resolver_parameters, "--resolver-parameter"),
         **options.drop_unset(**composing),

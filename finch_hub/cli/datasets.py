@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from finch_hub.cli import options, output
-from finch_hub.display import progress, tables
+from finch_hub.cli import completion, options, output
+from finch_hub.cli.bases import SMALL_BASE
+from finch_hub.display import previews, progress, tables
 
 if TYPE_CHECKING:
     from finch_hub.hub.datasets import AddedDataset
@@ -22,11 +24,11 @@ _MAX_SHOWN = 20  # versions that a purge names
 
 @click.group()
 def datasets() -> None:
-    """Check, list and purge data sets."""
+    """Preview, check, list and purge data sets."""
 
 
 @datasets.command()
-@click.argument("data", type=click.Path(allow_dash=True))
+@click.argument("data", type=click.Path(allow_dash=True), shell_complete=completion.complete_data)
 @click.option("--name", help="Name of the data set.")
 @click.option(
     "--replace",
@@ -55,20 +57,65 @@ def add(
         dataset = hub.datasets.add(
             data, name=name, replace=replace, system=system, license=license_, progress=progress.RowCounter(), **reading
         )
+        bases = hub.bases.find()
     parts = [dataset] if dataset.validation is None else [dataset, dataset.validation]
     output.emit(dataset, as_json, lambda: list(map(_describe, parts)))
     train, *held_out = map(_argument, parts)
     validation = ["--validation", *held_out] if held_out else []
-    words = ("train", train, *validation, "--adapter", "NAME", "--base", "BASE")
-    output.suggest("Train an adapter on it", *words, as_json=as_json)
+    if bases:
+        words = ("train", train, *validation, "--adapter", _suggest_name(dataset), "--base", bases[-1].name)
+        output.suggest("Train an adapter on it", *words, as_json=as_json)
+    else:
+        output.suggest("Add a base to train an adapter for", "bases", "add", SMALL_BASE, as_json=as_json)
+
+
+@datasets.command()
+@click.argument("data", type=click.Path(allow_dash=True), shell_complete=completion.complete_data)
+@click.option(
+    "--base", required=True, shell_complete=completion.complete_bases, help="Base model that is to see the rows."
+)
+@click.option("--revision", help="Revision of a Hugging Face model.")
+@click.option("--system", help="System prompt of the examples that have none.")
+@click.option("--max-length", type=click.IntRange(8), help="Tokens to which rows are cut.  [default: as in a training]")
+@click.option("--limit", type=click.IntRange(1, 1000), default=3, show_default=True, help="Maximum number of rows.")
+@options.reading_options
+@output.json_option
+def preview(
+    data: str,
+    base: str,
+    revision: str | None,
+    system: str | None,
+    max_length: int | None,
+    limit: int,
+    reading: ReadingOptions,
+    as_json: bool,
+) -> None:
+    """Show the first rows as a base sees them: what is learned, and what is dropped.
+
+    DATA is a file, a folder of files, a stored data set, or - for standard input. Nothing is stored. Without colors,
+    [[double brackets]] mark what is learned and ~~tildes~~ what is dropped.
+    """
+    output.tell(f"reading the data and the tokenizer of {base}")
+    with output.open_hub() as hub:
+        found = hub.datasets.preview(
+            data,
+            base=base,
+            revision=revision,
+            system=system,
+            max_length=max_length,
+            limit=limit,
+            progress=progress.RowCounter(),
+            **reading,
+        )
+    output.emit(found, as_json, lambda: previews.draw_data_preview(found))
 
 
 @datasets.command("list")
 @click.option(
     "--limit", type=click.IntRange(1, 10**9), default=100, show_default=True, help="Maximum number of data sets."
 )
-@output.json_option
-def list_(limit: int, as_json: bool) -> None:
+@output.list_options
+def list_(limit: int, quiet: bool, as_json: bool) -> None:
     """List the stored data sets, including those of jobs."""
     with output.open_hub() as hub:
         datasets = hub.datasets.find(limit=limit)
@@ -76,12 +123,13 @@ def list_(limit: int, as_json: bool) -> None:
         (d.digest[:12], d.name, d.examples, d.format, tables.format_bytes(d.bytes), d.created_at, d.purged_at)
         for d in datasets
     ]
-    columns = ("digest", "name", "examples", "format", "size", "stored", "purged")
-    output.emit(datasets, as_json, lambda: tables.draw_list(columns, rows, without="There are no data sets."))
+    columns = ("digest", "name", "examples", "format", "bytes", "created", "purged")
+    empty, advice = "There are no data sets.", ("Read how to add one", "datasets", "add", "--help")
+    output.emit_list(datasets, columns, rows, as_json=as_json, quiet=quiet, empty=empty, advice=advice)
 
 
 @datasets.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_datasets)
 @output.json_option
 def show(name: str, as_json: bool) -> None:
     """Show one data set, without its rows.
@@ -105,16 +153,19 @@ def show(name: str, as_json: bool) -> None:
 
 
 @datasets.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_datasets)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
+@output.yes_option
 @output.json_option
-def purge(name: str, quiet: bool, as_json: bool) -> None:
+def purge(name: str, quiet: bool, yes: bool, as_json: bool) -> None:
     """Delete the text of a data set, and every copy of its rows that the hub has.
 
     NAME is the name of the data set, or the first characters of its digest. Its hash stays in the lineage of the
     adapters trained on it. Backups keep the rows, and so do data sets that you added with a name or with other rows.
     """
     with output.open_hub(deletes=True) as hub, progress.show_advances(quiet=quiet):
+        label = _label(hub.datasets.get(name))
+        output.confirm(f"Delete the text of data set {label}, which cannot be undone?", yes=yes)
         dataset = hub.datasets.purge(name)
     output.emit(dataset, as_json, lambda: _describe_purge(dataset))
     for other in dataset.also_in:
@@ -141,6 +192,11 @@ def _describe_purge(dataset: PurgedDataset) -> list[str]:
         count = tables.format_count(dataset.changed_records, "record")
         lines.append(f"Removed its texts from {count} of jobs, versions and logs.")
     return lines
+
+
+def _suggest_name(dataset: Dataset) -> str:
+    """Return a valid name of an adapter that reads like that of the data set."""
+    return re.sub(r"[^a-z0-9._-]+", "-", (dataset.name or "").lower()).strip("-._")[:40] or "first"
 
 
 def _label(dataset: Dataset) -> str:

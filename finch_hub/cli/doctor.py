@@ -234,7 +234,7 @@ def _workers(settings: Settings) -> Finding:
 
     if settings.database_url is None and not (settings.home / "finch.db").exists():
         return Finding(about="workers", found="started when a job is submitted")
-    with Hub(settings) as hub:
+    with Hub(settings, progress=False) as hub:
         workers = hub.workers.find()
     alive = [worker for worker in workers if worker.state in ("active", "draining", "stopping")]
     silent = sum(worker.state == "silent" for worker in workers)
@@ -259,7 +259,7 @@ def _queue(settings: Settings) -> Finding:
 
     if settings.database_url is None and not (settings.home / "finch.db").exists():
         return Finding(about="queue", found="empty")
-    with Hub(settings) as hub:
+    with Hub(settings, progress=False) as hub:
         unreadable = hub.jobs.find_set_aside(limit=_SHOWN_JOBS + 1)
         unsettled = hub.jobs.find_unsettled()
         stuck = hub.jobs.find_stuck()
@@ -335,7 +335,7 @@ def _clocks(settings: Settings) -> Finding:
             advice.append(f"this machine and the {name} differ by {tables.format_duration(abs(skew))}: {fix}")
 
     if settings.database_url is not None and not settings.database.startswith("sqlite"):
-        with Hub(settings) as hub:
+        with Hub(settings, progress=False) as hub:
             asked_at, status = time.time(), hub.jobs.status()
         compare("database", asked_at, status.at.timestamp())
     if settings.broker_url is not None:
@@ -375,7 +375,7 @@ def _listeners(settings: Settings) -> Finding:
 
     if settings.database_url is None and not (settings.home / "finch.db").exists():
         return Finding(about="listeners", found="none")
-    with Hub(settings) as hub:
+    with Hub(settings, progress=False) as hub:
         found = hub.workers.find_listeners()
     described = [
         f"{listener.name} ({tables.format_count(listener.waiting, 'change')} waiting, {listener.skipped} skipped)"

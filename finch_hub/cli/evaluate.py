@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finch_hub.cli import following, options
+from finch_hub.cli import completion, following, options
 from finch_hub.display import progress
 
 if TYPE_CHECKING:
@@ -16,15 +16,26 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("data")
-@click.option("--adapter", "adapters", multiple=True, help="Adapter to measure. Can be repeated.")
-@click.option("--base", help="Base model, which is always measured too.  [default: the adapters' base]")
+@click.argument("data", shell_complete=completion.complete_data)
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    shell_complete=completion.complete_references,
+    help="Adapter to measure. Can be repeated.",
+)
+@click.option(
+    "--base",
+    shell_complete=completion.complete_bases,
+    help="Base model, which is always measured too.  [default: the adapters' base]",
+)
 @click.option("--evaluator", default="held_out_loss", show_default=True, help="Evaluator plugin.")
 @options.settings_option("--parameter", "parameters", "Evaluator parameter.")
 @click.option(
     "--system", help="System prompt of rows that have none.  [default: the one that each adapter was trained with]"
 )
 @options.reading_options
+@options.config_option
 @following.job_command
 def evaluate(
     hub: Hub,

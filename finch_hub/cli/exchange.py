@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 from finch_hub.display.adapters import format_import
 
 _IDENTITIES = {
@@ -35,7 +35,7 @@ def _bars_in_terminals_only() -> Iterator[None]:
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.complete_references)
 @click.argument("repository")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--main", is_flag=True, help="Let main take the version, whatever main holds.")
@@ -53,15 +53,15 @@ def push(reference: str, repository: str, private: bool, main: bool, samples: bo
     place = f"{pushed.repository} as {pushed.tag}, commit {pushed.commit}"
     lines = [f"Pushed {pushed.version} to {place}" if pushed.is_new else f"{pushed.version} is already in {place}"]
     if not pushed.is_main:
-        lines.append("main stays as it is, since it holds another version (with --main, it takes this one)")
+        lines.append("main stays as it is, since it holds another adapter or version (with --main, it takes this one)")
     if pushed.differs:
         again = f"hf repos tag delete {pushed.repository} {pushed.tag}"
         lines.append(
             f"These files differ there: {', '.join(pushed.differs)} (to replace them, run `{again}`, and push)"
         )
     output.emit(pushed, as_json, lambda: [*lines, pushed.address])
-    pulled = f"{pushed.repository}@{pushed.tag}"
-    output.suggest("Pull it in another hub", "adapters", "pull", pulled, "--name", "NAME", as_json=as_json)
+    pulled, name = f"{pushed.repository}@{pushed.tag}", pushed.version.partition("/")[0]
+    output.suggest("Pull it in another hub", "adapters", "pull", pulled, "--name", name, as_json=as_json)
 
 
 @click.command()

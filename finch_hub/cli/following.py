@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.cli.output import Command
-from finch_hub.display import progress, reports, tables
+from finch_hub.display import progress, reports
 
 if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle
-    from finch_hub.hub.waiting import WaitStatus
-
-_SHOWN_JOBS = 3
-NO_WORKER = "no worker is running (start one with `finch-hub worker start`)"
 
 
 def job_options(command: Command) -> Command:
     """Add `--detach`, `--quiet` and `--json`, which every command that submits a job has."""
     command = output.json_option(command)
-    command = click.option("--quiet", is_flag=True, help="Show no progress.")(command)
+    command = click.option("--quiet", is_flag=True, help="Print only the id of the version, or of a job without one.")(
+        command
+    )
     return click.option("--detach", is_flag=True, help="Submit the job and print its id only.")(command)
 
 
@@ -48,75 +47,53 @@ def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> 
     """
     if detach:
         job = handle.refresh()
-        for warning in _warnings_of(handle):
+        for warning in handle.list_warnings():
             output.tell(warning)
         output.emit(job, as_json, lambda: job.id)
         output.suggest(f"Submitted job {job.id} ({job.state}). Follow it", "jobs", "watch", job.id)
         return
     watch(handle, quiet=quiet)
     with progress.show_advances(quiet=quiet):
-        result, report = handle.result(), handle.report()
+        try:
+            result, report = handle.result(), handle.report()
+        except (errors.JobFailed, errors.JobCancelled):
+            suggest_next(handle, as_json=as_json)
+            raise
+    if quiet and not as_json:
+        output.say(getattr(result, "reference", handle.id))
+        return
     value = {"job": handle.refresh(), "result": result, "report": report}
     output.emit(value, as_json, lambda: reports.draw_result(result, report))
-    if reference := getattr(result, "reference", None):
-        output.suggest("Try it", "generate", "PROMPT", "--adapter", reference, as_json=as_json)
+    suggest_next(handle, as_json=as_json)
+
+
+def suggest_next(handle: JobHandle, *, as_json: bool) -> None:
+    """Print what a user may do after the end of a job."""
+    job = handle.refresh()
+    spec, made = job.spec, (job.result or {}).get("adapter")
+    if job.state == "failed":
+        output.suggest("Read what happened", "jobs", "logs", job.id, as_json=as_json)
+    if job.state in ("failed", "cancelled"):
+        output.suggest("Submit it again", "jobs", "retry", job.id, as_json=as_json)
+    elif made is not None:
+        output.suggest("Try it", "chat", made, "--with", "base", as_json=as_json)
+    elif job.kind == "merge":
+        output.suggest("Use it as a base", "bases", "add", str(spec.get("out")), as_json=as_json)
+    elif job.kind in ("export", "reproduce"):
+        output.suggest("Look at the adapter", "adapters", "show", str(spec.get("adapter")), as_json=as_json)
+    elif job.kind == "evaluate" and spec.get("adapters"):
+        output.suggest("Look at the adapter", "adapters", "show", str(spec["adapters"][0]), as_json=as_json)
 
 
 def watch(handle: JobHandle, *, quiet: bool = False, after: int = 0) -> None:
     """Show a job's events until it has ended, and why no worker runs it. After Ctrl-C the job continues."""
-    told: set[str] = set()
     try:
         with progress.open_view(quiet=quiet) as view:
-
-            def warn() -> None:
-                for warning in _warnings_of(handle):
-                    if warning not in told:
-                        view.write(warning)
-                    told.add(warning)
-
-            def tell() -> None:
-                warn()
-                if text := describe_wait(handle.wait_status()):
-                    view.show_wait(text)
-
-            warn()
-            for event in handle.events(after=after, follow=True, while_waiting=tell):
-                view.show(event)
+            view.write(f"- job {handle.id}")
+            handle.follow(after=after, view=view)
     except KeyboardInterrupt:
         output.tell("")  # behind the ^C of the terminal
         output.tell(f"Stopped following job {handle.id}. It continues in the background.")
         output.suggest("Follow it again", "jobs", "watch", handle.id)
         output.suggest("Cancel it", "jobs", "cancel", handle.id)
         raise
-
-
-def describe_wait(status: WaitStatus | None) -> str | None:
-    """Describe why a job has not started, None for one that has."""
-    if status is None:
-        return None
-    if status.state == "waiting":
-        shown, more = status.waits_for[:_SHOWN_JOBS], len(status.waits_for) - _SHOWN_JOBS
-        others = f" and {more:,} more" if more > 0 else ""
-        return status.stuck or f"waits for {'jobs' if len(status.waits_for) > 1 else 'job'} {', '.join(shown)}{others}"
-    ahead = f"{tables.format_count(status.ahead, 'job')} ahead" if status.ahead else "no job ahead"
-    if status.workers == 0:
-        there = "no worker runs yet"
-    else:
-        there = (
-            f"{tables.format_count(status.running, 'job')} running on {tables.format_count(status.workers, 'worker')}"
-        )
-        if status.fitting < status.workers:
-            there += f", {status.fitting} of which can run this one"
-    parts = [ahead, there]
-    if status.starts_at is not None:
-        parts.append(f"it is tried again at {tables.format_value(status.starts_at)}")
-    return ", ".join(parts)
-
-
-def _warnings_of(handle: JobHandle) -> list[str]:
-    if handle.is_unattended():
-        return [f"warning: {NO_WORKER}"]
-    return [
-        f"warning: worker {worker} cannot run this job: it {', '.join(reasons)}"
-        for worker, reasons in handle.obstacles().items()
-    ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import options, output
 from finch_hub.display import progress, tables
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Remove nothing, and show what would be removed.")
 @click.option(
     "--unused-days",
-    type=click.FloatRange(min=0, max=36_500),
+    type=options.Days(),
     help="Age in days from which on unused things are removed.  [default: FINCH_UNUSED_DAYS, or 7]",
 )
 @click.option("--quiet", is_flag=True, help="Show no progress.")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub import errors
-from finch_hub.cli import following, output
-from finch_hub.display import progress, reports, tables
+from finch_hub.cli import completion, following, options, output
+from finch_hub.display import commands, progress, reports, tables
+from finch_hub.workers.logs import job_lines
 from finch_hub.workers.runs import kinds
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ STATES = ("waiting", "queued", "running", "succeeded", "failed", "cancelled")
 
 @click.group()
 def jobs() -> None:
-    """List, watch, cancel and retry jobs."""
+    """List, watch, cancel and retry jobs.
+
+    A JOB is its id, the first characters of it that no other job has, or "last" for the newest of yours.
+    """
 
 
 @jobs.command("list")
@@ -35,30 +39,48 @@ def jobs() -> None:
 @click.option("--kind", type=click.Choice(list(kinds.MODULES)), help="Kind of the jobs.")
 @click.option("--owner", metavar="NAME", help="Owner of the jobs.")
 @click.option("--limit", type=click.IntRange(1, 10**9), default=50, show_default=True, help="Maximum number of jobs.")
-@click.option("--before", metavar="JOB", help="Job that the listed ones are older than.")
-@output.json_option
+@click.option(
+    "--before", metavar="JOB", shell_complete=completion.complete_jobs, help="Job that the listed ones are older than."
+)
+@output.list_options
 def list_(
-    states: tuple[str, ...], kind: str | None, owner: str | None, limit: int, before: str | None, as_json: bool
+    states: tuple[str, ...],
+    kind: str | None,
+    owner: str | None,
+    limit: int,
+    before: str | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """List jobs, newest first."""
     from finch_hub.specs.jobs import JobState
 
     with output.open_hub() as hub:
+        if before is not None:
+            before = hub.jobs.get(before).id
         jobs = hub.jobs.find(
             states=[JobState(state) for state in states] or None, kind=kind, owner=owner, limit=limit, before=before
         )
     rows = [(job.id, job.kind, job.state.value, _summarize(job), job.owner, job.worker, job.created_at) for job in jobs]
     columns = ("job", "kind", "state", "target", "owner", "worker", "created")
-    output.emit(jobs, as_json, lambda: tables.draw_list(columns, rows, without="There are no such jobs."))
+    is_filtered = states or kind or owner or before
+    advice = ("List all jobs", "jobs", "list") if is_filtered else ("Read how to submit one", "train", "--help")
+    empty = "There are no such jobs." if is_filtered else "There are no jobs."
+    output.emit_list(jobs, columns, rows, as_json=as_json, quiet=quiet, empty=empty, advice=advice)
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
+@click.option("--config", is_flag=True, help="Print the settings of the job, as a file that --config reads.")
 @output.json_option
-def show(job_id: str, as_json: bool) -> None:
-    """Show one job with its state, attempts and result."""
+def show(job_id: str, config: bool, as_json: bool) -> None:
+    """Show one job with its state, attempts and result, and the command that repeats it."""
     with output.open_hub() as hub:
         handle = hub.jobs.get(job_id)
+        if config:
+            settings = commands.name_settings(handle.spec, handle.refresh())
+            output.emit(settings, as_json, lambda: commands.write_settings(settings))
+            return
         job, attempts = handle.refresh(), handle.attempts()
         report, report_problem = _read_report(handle) if job.state == "succeeded" else (None, None)
         is_queued = job.state == "queued"
@@ -67,17 +89,29 @@ def show(job_id: str, as_json: bool) -> None:
         is_unattended = is_queued and handle.is_unattended()
         wait = handle.wait_status()
         has_output = report is not None and handle.has_output()
-    value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles, "wait": wait}
+        command = _write_command(handle, job)
+        made = (job.result or {}).get("adapter")
+        curve = _read_curve(hub, made) if made is not None else []
+    value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles, "wait": wait, "command": command}
     output.emit(value, as_json, lambda: _draw_job(job, attempts, queue, wait, obstacles, is_unattended, report_problem))
     if report is not None and not as_json:
         output.draw(reports.draw_report(report))
+    if not as_json:
+        for line in curve:
+            output.say(line)
+    if command is not None and not as_json:
+        output.say(f"Repeat it with: {command}")
     if has_output:
-        output.suggest("Fetch its output, within a week after the job", "jobs", "save", job_id, as_json=as_json)
+        output.suggest("Fetch its output, within a week after the job", "jobs", "save", handle.id, as_json=as_json)
+    if job.finished_at is None:
+        output.suggest("Follow it", "jobs", "watch", job.id, as_json=as_json)
+    else:
+        following.suggest_next(handle, as_json=as_json)
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
-@click.option("--after", type=int, default=0, help="Number of the event to start after.")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
+@click.option("--after", type=click.IntRange(0, 2**62), default=0, help="Number of the event to start after.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def watch(job_id: str, after: int, as_json: bool) -> None:
     """Follow a job until it has ended."""
@@ -88,16 +122,21 @@ def watch(job_id: str, after: int, as_json: bool) -> None:
                 output.say_json(event.model_dump_json())
         else:
             following.watch(handle, after=after)
-        report, problem = _read_report(handle)  # raises the error of a job that has none
+        try:
+            report, problem = _read_report(handle)
+        except (errors.JobFailed, errors.JobCancelled):
+            following.suggest_next(handle, as_json=as_json)
+            raise
         if not as_json:
             drawn = problem if report is None else reports.draw_result(handle.version() or report, report)
             output.draw(drawn)
         if handle.has_output():
-            output.suggest("Fetch its output", "jobs", "save", job_id, as_json=as_json)
+            output.suggest("Fetch its output", "jobs", "save", handle.id, as_json=as_json)
+        following.suggest_next(handle, as_json=as_json)
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @click.option("--out", type=click.Path(), help="Path of the new folder.  [default: that of the submission]")
 @click.option("--replace", is_flag=True, default=None, help="Replace an earlier output of the same kind.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -112,9 +151,9 @@ def save(job_id: str, out: str | None, replace: bool | None, quiet: bool) -> Non
         was_saved = not replace and handle.is_saved(out)
         path = handle.save(out, replace=replace)
     if was_saved:
-        output.say(f"The output of job {job_id} was written to {path} before")
+        output.say(f"The output of job {handle.id} was written to {path} before")
     else:
-        output.say(f"Wrote the output of job {job_id} to {path}")
+        output.say(f"Wrote the output of job {handle.id} to {path}")
 
 
 @jobs.command("sweep")
@@ -137,7 +176,21 @@ def show_sweep(sweep_id: str, wait: bool, quiet: bool, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
+@options.report_options
+def report(job_id: str, html: str, samples: bool, replace: bool) -> None:
+    """Write a report of a job with its pictures to one HTML file.
+
+    It needs no network and can be printed. The report of a job that made a version is that of the version. It needs the
+    extra `report`.
+    """
+    with output.open_hub() as hub:
+        path = hub.jobs.get(job_id).write_report(html, samples=samples, replace=replace)
+    output.say(f"Wrote the report of job {job_id} to {path}")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def events(job_id: str, as_json: bool) -> None:
     """Print the events of a job so far."""
@@ -150,7 +203,32 @@ def events(job_id: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event, without the lines of the log.")
+def logs(job_id: str, as_json: bool) -> None:
+    """Print the events of a job with their times, and the lines of this machine's worker log about it.
+
+    `finch-hub jobs watch` follows a job that runs.
+    """
+    with output.open_hub() as hub:
+        handle = hub.jobs.get(job_id)
+        for event in handle.events():
+            if as_json:
+                output.say_json(event.model_dump_json())
+                continue
+            drawn = progress.draw_event(event)
+            text = " ".join(drawn.split()) if isinstance(drawn, str) else f"report {event.data.get('name', '')}"
+            if text:
+                output.say(f"{tables.format_value(event.at)}  {event.level:5}  {text.removeprefix('- ')}")
+        lines = [] if as_json else list(job_lines.read_job_lines(hub.settings.home / "logs", handle.id))
+        if lines:
+            output.say(f"The log of the worker of this home, {hub.settings.home / 'logs'}:")
+        for line in lines:
+            output.say(line)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 def cancel(job_id: str) -> None:
     """Cancel a job. A running job stops within seconds."""
     with output.open_hub(deletes=True) as hub:  # so that what it needs can be deleted
@@ -163,7 +241,7 @@ def cancel(job_id: str) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=completion.complete_jobs)
 @following.job_command
 def retry(hub: Hub, job_id: str) -> JobHandle:
     """Submit a failed or cancelled job again as a new job."""
@@ -171,9 +249,10 @@ def retry(hub: Hub, job_id: str) -> JobHandle:
 
 
 @jobs.command()
-@click.option("--days", type=click.FloatRange(min=0), help="Delete jobs that ended more than this many days ago.")
-@click.option("--keep", type=click.IntRange(min=0), help="Number of ended jobs to keep.")
-def prune(days: float | None, keep: int | None) -> None:
+@click.option("--days", type=options.Days(), help="Delete jobs that ended more than this many days ago.")
+@click.option("--keep", type=click.IntRange(0, 10**9), help="Number of ended jobs to keep.")
+@output.yes_option
+def prune(days: float | None, keep: int | None, yes: bool) -> None:
     """Delete ended jobs with their events. Versions and their lineage stay.
 
     With FINCH_HISTORY_DAYS and FINCH_HISTORY_JOBS the workers do this regularly.
@@ -181,6 +260,7 @@ def prune(days: float | None, keep: int | None) -> None:
     if days is None and keep is None:
         raise click.UsageError("no jobs are selected: add --days, --keep or both")
     with output.open_hub(deletes=True) as hub:
+        output.confirm("Delete ended jobs with their events, which cannot be undone?", yes=yes)
         count = hub.jobs.prune(days=days, keep=keep)
     output.say(f"Deleted {tables.format_count(count, 'job')}")
 
@@ -191,6 +271,27 @@ def _read_report(handle: JobHandle) -> tuple[Value | None, str | None]:
         return handle.report(), None
     except (errors.InvalidSpec, errors.NotFound) as error:
         return None, f"cannot be read by this version of Finch Hub: {error}"
+
+
+def _read_curve(hub: Hub, reference: str) -> list[str]:
+    """Return the loss curve of the version that a job made, as lines of bars."""
+    from finch_hub.display.evidence import format_curve
+
+    try:
+        curve = hub.adapters.evidence(reference).curve
+    except errors.NotFound:  # it was deleted
+        return []
+    return format_curve(curve) if curve is not None else []
+
+
+def _write_command(handle: JobHandle, job: Job) -> str | None:
+    """Return the command that submits the job again, None if this version cannot read it."""
+    if job.unreadable is not None:
+        return None
+    try:
+        return commands.write_command(handle.spec, job=job)
+    except (errors.InvalidSpec, errors.NotFound):
+        return None
 
 
 def _summarize(job: Job) -> str:
@@ -216,6 +317,29 @@ def _describe_queue(hub: Hub, job: Job) -> str:
     return f"{status.queued:,} queued, {status.running:,} running{own}"
 
 
+def _describe_attempt(attempt: Attempt, *, known: str | None) -> str:
+    """Describe an attempt, with its reason unless that is the known one of the job."""
+    ended = attempt.ended_at
+    took = f" after {tables.format_duration((ended - attempt.started_at).total_seconds())}" if ended else ""
+    reason = f": {attempt.reason}" if attempt.reason and attempt.reason not in (known or "") else ""
+    began = tables.format_value(attempt.started_at)
+    return f"{attempt.fence} on {attempt.worker} from {began}: {attempt.outcome or 'running'}{took}{reason}"
+
+
+def _describe_requirements(job: Job) -> str:
+    needed, parts = job.requirements, []
+    if needed.queue != "default":
+        parts.append(f"queue {needed.queue}")
+    if needed.device != "any":
+        parts.append(f"device {needed.device}")
+    if needed.memory_bytes:
+        parts.append(f"{tables.format_bytes(needed.memory_bytes)} of memory")
+    parts += [f"label {label}" for label in needed.labels]
+    if needed.time_limit is not None:
+        parts.append(f"at most {tables.format_duration(needed.time_limit)} for an attempt")
+    return ", ".join(parts)
+
+
 def _draw_job(
     job: Job,
     attempts: Sequence[Attempt],
@@ -225,6 +349,8 @@ def _draw_job(
     is_unattended: bool,
     report_problem: str | None,
 ) -> RenderableType:
+    from finch_hub.hub import waiting
+
     result = job.result or {}
     cancelling = ", cancellation requested" if job.cancel_requested and not job.finished_at else ""
     fields = {
@@ -241,9 +367,12 @@ def _draw_job(
         "ended": job.finished_at,
         "depends on": job.depends_on or None,
         "attempts used up": job.attempts or None,
-        "attempts": tables.Lines(f"{a.fence} on {a.worker}: {a.outcome or 'running'}" for a in attempts) or None,
+        "attempts": tables.Lines(_describe_attempt(a, known=job.reason) for a in attempts) or None,
+        "needs": _describe_requirements(job) or None,
+        "priority": job.priority or None,
+        "retry of": job.retry_of,
         "queue": queue,
-        "waits": following.NO_WORKER if is_unattended else following.describe_wait(wait),
+        "waits": waiting.NO_WORKER if is_unattended else waiting.describe_wait(wait),
         "cannot run on": tables.Lines(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
     }
     return tables.draw_fields(fields)

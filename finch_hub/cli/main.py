@@ -27,6 +27,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compose": ("finch_hub.cli.compose:compose", "Compose adapters of one base into one."),
     "merge": ("finch_hub.cli.export:merge", "Merge adapters into their base as a standalone model."),
     "generate": ("finch_hub.cli.generate:generate", "Answer a prompt with the base and any adapters."),
+    "chat": ("finch_hub.cli.chat:chat", "Talk with one or several adapters."),
+    "compare": (
+        "finch_hub.cli.compare:compare",
+        "Answer the same prompts with the base and each of the adapters, side by side.",
+    ),
     "eval": ("finch_hub.cli.evaluate:evaluate", "Measure the base and adapters on a data set."),
     "quantize": ("finch_hub.cli.quantize:quantize", "Store an adapter with fewer bits as its next version."),
     "export": ("finch_hub.cli.export:export", "Export an adapter to another system's format."),
@@ -35,7 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("finch_hub.cli.worker:worker", "Start, list, drain and stop workers."),
     "plugins": ("finch_hub.cli.plugins:plugins", "List what the installed plugins offer."),
     "bases": ("finch_hub.cli.bases:bases", "Add, list and remove base models."),
-    "datasets": ("finch_hub.cli.datasets:datasets", "Check, list and purge data sets."),
+    "datasets": ("finch_hub.cli.datasets:datasets", "Preview, check, list and purge data sets."),
     "audit": ("finch_hub.cli.audit:audit", "Show who changed what, and what was refused."),
     "db": ("finch_hub.cli.db:db", "Upgrade, inspect and reindex the database."),
     "gc": ("finch_hub.cli.gc:gc", "Remove what nobody refers to, while the hub runs."),
@@ -47,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("finch_hub.cli.restore:restore", "Restore a backup into a new hub."),
     "bundle": ("finch_hub.cli.bundle:bundle", "Write versions with their lineage to one file, for other hubs."),
     "unbundle": ("finch_hub.cli.bundle:unbundle", "Add the versions of a bundle to this hub."),
+    "completion": ("finch_hub.cli.completion_script:completion", "Print the completion script of a shell."),
     "doctor": (
         "finch_hub.cli.doctor:doctor",
         "Check this machine and its hub, and report problems with what to do about them.",
@@ -76,6 +82,18 @@ class Commands(click.Group):
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.exceptions.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
         return super().resolve_command(ctx, args)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the words, which may print the help."""
+        with command_output.end_if_closed():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command. Click itself would exit with 1 when the reader of its output leaves."""
+        with command_output.end_if_closed():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
@@ -107,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return output.refuse(error)
     except (KeyboardInterrupt, click.exceptions.Abort):
         return output.INTERRUPTED
+    except command_output.ClosedOutput:
+        return output.CLOSED_OUTPUT
     except Exception as error:  # whatever a command raises, users see no traceback
         return output.fail(error)
     return result if isinstance(result, int) else 0

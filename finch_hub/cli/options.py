@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import re
+import tomllib
 from collections.abc import Callable, Container, Iterable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from finch_hub import errors
+from finch_hub.cli import completion
 from finch_hub.specs import former_names
 
 _TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -39,7 +43,12 @@ def renamed_option(name: str, *, former: str, **attributes: Any) -> Callable[[Ca
 
 
 depends_on = renamed_option(
-    "--depends-on", former="--after", multiple=True, metavar="JOB", help="Job to wait for. Can be repeated."
+    "--depends-on",
+    former="--after",
+    multiple=True,
+    shell_complete=completion.complete_jobs,
+    metavar="JOB",
+    help="Job to wait for. Can be repeated.",
 )
 
 
@@ -71,6 +80,20 @@ def settings_option(option: str, name: str, text: str) -> Callable[[Callable[...
     return click.option(option, name, multiple=True, metavar="NAME=VALUE", help=f"{text} Can be repeated.")
 
 
+class Days(click.FloatRange):
+    """A number of days, 0 to 36,500."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=36_500)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the number. No comparison refuses what is not one."""
+        days = super().convert(value, param, ctx)
+        if math.isnan(days):
+            self.fail(f"{value} is not a number of days", param, ctx)
+        return days
+
+
 class Numbers(click.ParamType[tuple[float, ...]]):
     """Several numbers in one value: `1,0.5`."""
 
@@ -78,8 +101,8 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         """Parse the numbers."""
-        if isinstance(value, tuple):
-            return value
+        if isinstance(value, (tuple, list)):
+            return tuple(map(float, value))
         try:
             return tuple(float(part) for part in str(value).split(","))
         except ValueError:
@@ -171,15 +194,42 @@ def training_source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Validation data, or the share of DATA to hold out.  "
             "[default: the folder's validation split, or the preset's share]",
         ),
-        click.option("--preset", help="Preset plugin. `finch-hub plugins list --kind preset` lists them."),
+        click.option(
+            "--preset",
+            shell_complete=completion.complete_presets,
+            help="Preset plugin. `finch-hub plugins list --kind preset` lists them.",
+        ),
         click.option("--revision", help="Revision of a Hugging Face model."),
         click.option(
-            "--from", "--start", "start", metavar="REFERENCE", help="Version of an adapter to train further, as name/3."
+            "--from",
+            "--start",
+            "start",
+            shell_complete=completion.complete_references,
+            metavar="REFERENCE",
+            help="Version of an adapter to train further, as name/3.",
         ),
         click.option(
-            "--base", help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --from]"
+            "--base",
+            shell_complete=completion.complete_bases,
+            help="Name of a base, a folder, a GGUF file, or a Hugging Face id.  [default: that of --from]",
         ),
-        click.option("--adapter", required=True, help="Name of the adapter. Each run makes a new version of it."),
+        click.option(
+            "--adapter",
+            required=True,
+            shell_complete=completion.complete_adapters,
+            help="Name of the adapter. Each run makes a new version of it.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def report_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for the file of a report. The command gets them as `html`, `samples` and `replace`."""
+    for option in (
+        click.option("--replace", is_flag=True, help="Replace an earlier report."),
+        click.option("--samples", is_flag=True, help="Show sample answers. They quote rows of the data."),
+        click.option("--html", type=click.Path(), required=True, help="Path of the new HTML file."),
     ):
         command = option(command)
     return command
@@ -242,6 +292,71 @@ def parse_validation(text: str | None) -> str | float | None:
         return float(text) if text is not None else None
     except ValueError:
         return text
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--config`, which every command that submits a job has. Options of the command line win."""
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="TOML file of options and arguments. `finch-hub jobs show JOB --config` prints that of a job.",
+    )(command)
+
+
+SETTINGS_OF_CONFIG = "finch_hub.settings_of_config"
+"""Place in `Context.meta` of the settings of a file that have no option of their own, as NAME=VALUE pairs."""
+_NOT_IN_CONFIG = frozenset({"config", "detach", "dry_run", "json", "plan", "probe", "quiet", "set", "help"})
+
+
+def _read_config(context: click.Context, parameter: click.Parameter, file: str | None) -> None:
+    """Let the settings of a file be the defaults of the command."""
+    from finch_hub.display import commands
+
+    if file is None:
+        return
+    try:
+        settings = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise errors.InvalidSpec(f"is not valid TOML: {error}", where=file, fix="fix that line") from None
+    known = {_name_in_config(known): known for known in context.command.params if not getattr(known, "hidden", False)}
+    known = {name: found for name, found in known.items() if name not in _NOT_IN_CONFIG}
+    takes_settings = any(found.name == "settings" for found in context.command.params)
+    kind = {"eval": "evaluate"}.get(str(context.command.name), context.command.name)
+    problems, defaults, pairs = [], {}, []
+    for name, value in settings.items():
+        if name == "kind":
+            if value != kind:
+                what = f"the file is for a job of kind {value}, and this command submits jobs of kind {kind}"
+                problems.append(errors.Problem(where=name, what=what, fix="use the command of that kind"))
+        elif name in known:
+            is_pairs = isinstance(value, dict)
+            written = [f"{key}={json.dumps(entry)}" for key, entry in value.items()] if is_pairs else value
+            is_words = name == "target_modules" and isinstance(value, list)
+            defaults[str(known[name].name)] = ",".join(value) if is_words else written
+        elif takes_settings and name in commands.WITHOUT_OPTION:
+            pairs.append(f"{name}={json.dumps(value)}")
+        else:
+            near = errors.near(name, [*known, *(commands.WITHOUT_OPTION if takes_settings else ())])
+            fix = f"did you mean {' or '.join(near)}?" if near else "remove it"
+            problems.append(errors.Problem(where=name, what="there is no such setting", fix=fix))
+    if problems:
+        raise errors.InvalidSpec(problems, subject=file)
+    context.default_map = {**(context.default_map or {}), **defaults}
+    context.meta[SETTINGS_OF_CONFIG] = pairs
+
+
+def _name_in_config(parameter: click.Parameter) -> str:
+    """Return the name of an argument, or the word of an option, in the plural if the option can be repeated."""
+    if not isinstance(parameter, click.Option):
+        return str(parameter.name)
+    words = [option.removeprefix("--").replace("-", "_") for option in parameter.opts]
+    if parameter.name in words:
+        return str(parameter.name)
+    word = words[0]
+    return f"{word}s" if parameter.multiple and not word.endswith("s") else word
 
 
 def drop_unset(**options: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -33,6 +33,7 @@ INTERNAL = 1
 UNAVAILABLE = 7
 PLUGIN_FAILED = 8
 INTERRUPTED = 130
+CLOSED_OUTPUT = 141  # as a shell shows the end of `cat`, `git` and others by SIGPIPE
 # The first row that matches an error decides. docs/cli.md prints this table.
 EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
     (errors.InvalidInput, 2, "invalid input: an argument, a data set, an artifact or a combination of them"),
@@ -51,7 +52,17 @@ EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
 
 # What the system says about paths of users, and about their disks.
 _REFUSALS = frozenset(
-    {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.ENOTDIR,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+    }
 )
 
 
@@ -123,7 +134,7 @@ def open_hub(*, deletes: bool = False) -> Hub:
     from finch_hub.hub.facade import Hub
     from finch_hub.storage import disk_reserve
 
-    hub = Hub()
+    hub = Hub(progress=False)
     if deletes:
         disk_reserve.release(hub.settings.home)
     return hub
@@ -145,6 +156,36 @@ def emit(value: Any, as_json: bool, make: Callable[[], RenderableType | list[str
             say(line)
     else:
         draw(drawn)
+
+
+def list_options(command: Command) -> Command:
+    """Add `--json` and `--quiet`, which every list has."""
+    return click.option("--quiet", is_flag=True, help="Print ids only, one a line.")(json_option(command))
+
+
+def emit_list(
+    value: Any,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    as_json: bool,
+    quiet: bool = False,
+    empty: str,
+    advice: tuple[str, ...],
+) -> None:
+    """Print a list as JSON, as the ids in its first column, or as a table.
+
+    Args:
+        empty: sentence in place of a table without rows.
+        advice: purpose and words of the command to run next if there are no rows.
+    """
+    if quiet and not as_json:
+        for row in rows:
+            say(tables.format_value(row[0]))
+        return
+    emit(value, as_json, lambda: tables.draw_table(columns, rows) if rows else empty)
+    if not rows:
+        suggest(*advice, as_json=as_json)
 
 
 def say(line: str) -> None:
@@ -176,17 +217,24 @@ def tell(text: str) -> None:
         click.echo(to_message(text), err=True)
 
 
-def confirm(question: str) -> None:
-    """Ask at a terminal whether to do what cannot be undone, and refuse it where nobody answers.
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask at a terminal whether to delete something, unless `yes` says so. Refuse it where nobody can answer.
 
     Raises:
         InvalidSpec: standard input is not a terminal.
         Abort: the answer is no.
     """
+    if yes:
+        return
     if not sys.stdin.isatty():
         what, fix = "cannot ask for a confirmation: standard input is not a terminal", "add --yes to confirm"
         raise errors.InvalidSpec(what, fix=fix)
     click.confirm(to_line(question), abort=True, err=True)
+
+
+def yes_option(command: Command) -> Command:
+    """Add `--yes`, which every command that deletes something has."""
+    return click.option("--yes", is_flag=True, help="Ask for no confirmation.")(command)
 
 
 def suggest(purpose: str, *words: str, as_json: bool = False) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import following, options
-from finch_hub.display import progress
+from finch_hub.cli import completion, following, options, output
+from finch_hub.display import previews, progress
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("data")
+@click.argument("data", shell_complete=completion.complete_data)
 @options.training_source_options
 @options.reading_options
 @click.option("--epochs", type=int, help="Passes over the data.")
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--rank", type=options.Rank(), help='Rank of the adapter. "auto" finds it by held-out loss.')
 @click.option("--alpha", type=float, help="Numerator of the update's scale, alpha / rank.")
 @click.option("--dropout", type=float, help="Probability of dropping an input in training.")
-@click.option("--target-modules", metavar="NAME,…", help="Modules to adapt: names, all-linear, attention or mlp.")
+@click.option("--target-modules", metavar="NAME,…", help="Modules: names, a pattern, all-linear, attention or mlp.")
 @click.option("--seed", type=int, help="Seed of order, dropout and split.")
 @options.settings_option("--set", "settings", "Other LoRAConfig or TrainingConfig field. Lists are JSON, as in [8,9].")
 @click.option("--priority", type=int, default=0, show_default=True, help="Priority. Higher ones start first.")
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     "--idempotency-key", former="--key", help="Idempotency key: a second submission returns the first job."
 )
 @click.option("--together", is_flag=True, help="Train in one step with other queued jobs that set this option.")
+@click.option("--dry-run", is_flag=True, help="Show the data as the base sees it, time and memory. Store nothing.")
 @options.requirement_options
+@options.config_option
 @following.job_command
 def train(
     hub: Hub,
@@ -54,9 +57,10 @@ def train(
     priority: int,
     depends_on: tuple[str, ...],
     idempotency_key: str | None,
+    dry_run: bool,
     requirements: Requirements,
     **overrides: Any,
-) -> JobHandle:
+) -> JobHandle | None:
     """Train an adapter on a data set.
 
     DATA is the name of a stored data set, a JSON Lines, CSV or Parquet file, a folder of them, or - for standard input.
@@ -66,23 +70,30 @@ def train(
     modules: tuple[str, ...] | str | None = None
     if target_modules is not None:
         names = tuple(name.strip() for name in target_modules.split(","))
+        is_pattern = re.search(r"[\\^$*+?()\[\]{}|]", target_modules) is not None
         modules = names[0] if names in (("all-linear",), ("attention",), ("mlp",)) else names
-    reserved = {option.name for option in click.get_current_context().command.params if option.name}
-    return hub.train(
-        data,
-        adapter=adapter,
-        base=base,
-        revision=revision,
-        start=start,
-        preset=preset,
-        validation=options.parse_validation(validation),
-        system=system,
-        requirements=requirements,
-        priority=priority,
-        depends_on=depends_on,
-        idempotency_key=idempotency_key,
-        progress=progress.RowCounter(),
+        modules = target_modules if is_pattern else modules
+    context = click.get_current_context()
+    reserved = {option.name for option in context.command.params if option.name}
+    in_config = context.meta.get(options.SETTINGS_OF_CONFIG, ())
+    request: dict[str, Any] = {
+        "adapter": adapter,
+        "base": base,
+        "revision": revision,
+        "start": start,
+        "preset": preset,
+        "validation": options.parse_validation(validation),
+        "system": system,
+        "requirements": requirements,
+        "progress": progress.RowCounter(),
         **reading,
         **options.drop_unset(target_modules=modules, **overrides),
-        **options.parse_settings(settings, "--set", reserved=reserved),
-    )
+        **options.parse_settings([*in_config, *settings], "--set", reserved=reserved),
+    }
+    if dry_run:
+        output.tell("reading the data and the tokenizer of the base")
+        preview = hub.preview_training(data, **request)
+        output.emit(preview, context.params["as_json"], lambda: previews.draw_training_preview(preview))
+        return None
+    jobs = [hub.jobs.get(job).id for job in depends_on]
+    return hub.train(data, priority=priority, depends_on=jobs, idempotency_key=idempotency_key, **request)

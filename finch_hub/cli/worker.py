@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import completion, output
 from finch_hub.display import tables
 
 
@@ -18,7 +18,7 @@ def worker() -> None:
 
 @worker.command()
 @click.option("--name", help="Name of the worker.  [default: made of host and process]")
-@click.option("--slots", type=click.IntRange(min=1), help="Number of jobs at a time.  [default: one per device]")
+@click.option("--slots", type=click.IntRange(1, 1000), help="Number of jobs at a time.  [default: one per device]")
 @click.option(
     "--queue", "queues", multiple=True, default=("default",), show_default=True, help="Queue to serve. Can be repeated."
 )
@@ -39,8 +39,8 @@ def start(name: str | None, slots: int | None, queues: tuple[str, ...], labels: 
 
 
 @worker.command("list")
-@output.json_option
-def list_(as_json: bool) -> None:
+@output.list_options
+def list_(quiet: bool, as_json: bool) -> None:
     """List the workers with devices, memory, jobs and last heartbeat, and why some claim no jobs."""
     with output.open_hub() as hub:
         workers = hub.workers.find()
@@ -61,7 +61,8 @@ def list_(as_json: bool) -> None:
         "version",
         "last seen",
     )
-    output.emit(workers, as_json, lambda: tables.draw_list(columns, rows, without="There are no workers."))
+    empty, advice = "There are no workers.", ("Start one", "worker", "start")
+    output.emit_list(workers, columns, rows, as_json=as_json, quiet=quiet, empty=empty, advice=advice)
 
 
 @worker.command()
@@ -81,7 +82,7 @@ def health(as_json: bool) -> int:
 
 
 @worker.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_workers)
 def drain(name: str) -> None:
     """Let a worker finish its current jobs, accept no new ones, and stop."""
     with output.open_hub() as hub:
@@ -91,17 +92,25 @@ def drain(name: str) -> None:
 
 
 @worker.command()
-@click.argument("name", required=False)
-def stop(name: str | None) -> None:
+@click.argument("name", required=False, shell_complete=completion.complete_workers)
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the worker has stopped.")
+def stop(name: str | None, wait: bool) -> None:
     """Stop a worker. Its jobs are checkpointed and put back into the queue.
 
-    Without NAME the command stops the worker that was started on demand in this home, with its broker, and waits until
-    it has stopped.
+    Without NAME the command stops the worker that was started on demand in this home, with its broker.
     """
+    if name is None and not wait:
+        raise click.UsageError("--no-wait is for a worker that is named: the worker of this home is waited for")
     with output.open_hub(deletes=True) as hub:  # a full disk keeps no worker from being stopped
         if name is not None:
             hub.workers.stop(name)
-            output.say(f"Worker {name} puts its jobs back into the queue and stops")
-            output.suggest("Check its state", "worker", "list")
+            if wait:
+                output.tell(f"Worker {name} puts its jobs back into the queue. Waiting until it has stopped …")
+                state = hub.workers.wait_until_stopped(name).state
+                silent = " sends no heartbeats any more, so it was probably killed"
+                output.say(f"Stopped worker {name}" if state == "stopped" else f"Worker {name}{silent}")
+            else:
+                output.say(f"Worker {name} puts its jobs back into the queue and stops")
+                output.suggest("Check its state", "worker", "list")
         else:
             output.say("Stopped the worker of this home" if hub.workers.stop_own() else "No worker runs in this home")

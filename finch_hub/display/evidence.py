@@ -24,7 +24,7 @@ def draw_evidence(evidence: Evidence) -> Group:
     """Draw all evidence of a version."""
     parts: list[RenderableType] = [f"Evidence of {evidence.adapter} ({evidence.kind})"]
     if evidence.absence is not None:
-        parts.append(_ABSENCES[evidence.absence])
+        parts.append(explain_absence(evidence.absence))
     if evidence.training is not None:
         parts.append(draw_report(evidence.training))
         data = {name: getattr(evidence.training.data, name) for name in _DATA}
@@ -69,6 +69,13 @@ _ABSENCES: dict[Absence, str] = {
     "purged": "Nothing is known of its making: it was purged.",
     "unreadable": "Its evidence cannot be read: it is damaged, or a newer Finch Hub wrote it (run `finch-hub fsck`).",
 }
+
+
+def explain_absence(absence: Absence) -> str:
+    """Return why there is no evidence as a sentence."""
+    return _ABSENCES[absence]
+
+
 _DATA = ("examples", "validation_examples", "tokens", "label_tokens", "truncated", "left_out", "duplicates", "overlap")
 
 
@@ -115,9 +122,13 @@ def format_curve(curve: LossCurve) -> list[str]:
         ("held-out loss", curve.held_out_loss, curve.evaluated_steps),
     ):
         if losses:
-            bars = make_bars(losses)
-            lines.append(f"{name} {losses[0]:.3f} {bars} {losses[-1]:.3f}, steps {steps[0]:,} to {steps[-1]:,}")
+            lines.append(format_losses(name, losses, steps))
     return lines
+
+
+def format_losses(name: str, losses: Sequence[float], steps: Sequence[int]) -> str:
+    """Return losses as a line of bars between the first one and the last one, with their steps."""
+    return f"{name} {losses[0]:.3f} {make_bars(losses)} {losses[-1]:.3f}, steps {steps[0]:,} to {steps[-1]:,}"
 
 
 def make_bars(values: Sequence[float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub import errors
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
-    from finch_hub.specs.events import Event, NewEvent
+    from finch_hub.specs.events import NewEvent
 
 PLAIN_SECONDS = 5.0
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30.0, 600.0  # between lines about a job that has not started
@@ -31,7 +31,13 @@ def open_view(*, quiet: bool = False) -> View:
 
 
 class View:
-    """Display of events, open while it is entered. This one shows nothing."""
+    """Display of events, open while it is entered. This one shows nothing.
+
+    Attributes:
+        is_silent: whether events need not be read for it.
+    """
+
+    is_silent = True
 
     def __enter__(self) -> Self:
         return self
@@ -39,7 +45,7 @@ class View:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def show(self, event: Event) -> None:
+    def show(self, event: NewEvent) -> None:
         """Show one event."""
 
     def show_wait(self, text: str) -> None:
@@ -52,11 +58,13 @@ class View:
 class PlainView(View):
     """View with one line per event. Progress gets a line every few seconds, and one for the last step."""
 
+    is_silent = False
+
     def __init__(self) -> None:
         self._shown_at = self._waited_at = float("-inf")
         self._wait_seconds, self._wait = WAIT_SECONDS, ""
 
-    def show(self, event: Event) -> None:
+    def show(self, event: NewEvent) -> None:
         """Write the event, unless it is progress soon after the last line."""
         if event.type == "progress":
             is_last = event.data.get("step") == event.data.get("steps")
@@ -80,13 +88,52 @@ class PlainView(View):
         tables.console(stderr=True).print(line, soft_wrap=isinstance(line, str))
 
 
+class LossHistory:
+    """Losses of a job so far, as its events tell them."""
+
+    def __init__(self) -> None:
+        self._train: dict[int, float] = {}
+        self._held_out: dict[int, float] = {}
+
+    def add(self, event: NewEvent) -> None:
+        """Take the losses of an event. A resumed training repeats steps, and the last loss of a step holds."""
+        step = read_number(event.data, "step")
+        if step is None or event.data.get("unit") is not None:
+            return
+        if event.type == "progress" and (loss := read_number(event.data, "loss")) is not None:
+            self._train[int(step)] = loss
+        if event.type == "metrics" and (loss := read_number(event.data, "valid_loss")) is not None:
+            self._held_out[int(step)] = loss
+
+    def format(self) -> list[str]:
+        """Return a line of bars for the losses of the training, and one for those on held-out data."""
+        from finch_hub.display.evidence import format_losses
+
+        named = (("train loss", self._train), ("held-out loss", self._held_out))
+        return [
+            format_losses(name, [losses[step] for step in sorted(losses)], sorted(losses))
+            for name, losses in named
+            if len(losses) > 1
+        ]
+
+
 class LiveView(View):
-    """View with a progress bar and the messages above it."""
+    """View with a progress bar, the messages above it, and the loss curve below it."""
+
+    is_silent = False
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+        from rich.text import Text
 
-        self._bar: Progress = Progress(
+        history = self._history = LossHistory()
+
+        class CurveProgress(Progress):
+            def get_renderables(self) -> Iterable[RenderableType]:
+                yield from super().get_renderables()
+                yield from (Text(line, overflow="ellipsis", no_wrap=True) for line in history.format())
+
+        self._bar: Progress = CurveProgress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
@@ -105,14 +152,15 @@ class LiveView(View):
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def show(self, event: Event) -> None:
+    def show(self, event: NewEvent) -> None:
         """Move the bar, or write the event above it."""
+        self._history.add(event)
         if event.type == "phase":
             self._phase = str(event.data.get("name", event.message))
             self._bar.reset(self._task, total=None, figures="")
             self._describe(self._phase)
         elif event.type == "progress":
-            step, steps = _read_number(event.data, "step"), _read_number(event.data, "steps")
+            step, steps = read_number(event.data, "step"), read_number(event.data, "steps")
             unit = event.data.get("unit")  # of work beside the steps of a training
             description = self._phase if unit is None else f"{self._phase}: {unit}"
             figures = format_progress(event.data)
@@ -152,11 +200,12 @@ class RowCounter:
 @contextlib.contextmanager
 def show_advances(*, quiet: bool = False) -> Iterator[None]:
     """Write how far the work is that this thread does in the `with` block, unless it is to be quiet."""
-    with contextlib.nullcontext() if quiet else listen(_show_advance):
+    with contextlib.nullcontext() if quiet else listen(show_advance):
         yield
 
 
-def _show_advance(advance: Advance) -> None:
+def show_advance(advance: Advance) -> None:
+    """Write how far some work is."""
     from finch_hub.specs.events import NewEvent
 
     tables.console(stderr=True).print(draw_event(NewEvent.advance(advance)))
@@ -195,18 +244,18 @@ def _draw(event: NewEvent) -> RenderableType:
 def format_progress(data: Mapping[str, Any]) -> str:
     """Format the measurements of a progress event: epoch, loss, speed and remaining time."""
     parts = []
-    if (epoch := _read_number(data, "epoch")) is not None:
+    if (epoch := read_number(data, "epoch")) is not None:
         parts.append(f"epoch {epoch:.2f}")
-    if (loss := _read_number(data, "loss")) is not None:
+    if (loss := read_number(data, "loss")) is not None:
         parts.append(f"training loss {loss:.3f}")
-    if rate := _read_number(data, "tokens_per_second"):
+    if rate := read_number(data, "tokens_per_second"):
         parts.append(f"{rate:,.0f} tokens/s")
-    if (left := _read_number(data, "seconds_left")) is not None:
+    if (left := read_number(data, "seconds_left")) is not None:
         parts.append(f"{tables.format_duration(left)} left")
     return "  ".join(parts)
 
 
-def _read_number(data: Mapping[str, Any], name: str) -> float | None:
+def read_number(data: Mapping[str, Any], name: str) -> float | None:
     """Return a measurement, None for one that is missing, or that another version reports in another form."""
     value = data.get(name)
     return value if isinstance(value, (int, float)) else None

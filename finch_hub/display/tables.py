@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -15,6 +16,8 @@ from finch_hub.texts.visible_text import to_line
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
     from rich.table import Table
+
+    from finch_hub.display.fitted_table import FittedTable
 
 
 class Lines(tuple[str, ...]):
@@ -37,31 +40,19 @@ def to_json(value: Any) -> Any:
 
 @functools.cache
 def console(*, stderr: bool = False) -> Console:
-    """Return the terminal. A pipe gets no colors, and a width that cuts nothing off."""
+    """Return the terminal. A pipe gets no colors, and the width that COLUMNS says, or a wide one."""
     from finch_hub.display.visible_console import VisibleConsole
 
     stream = sys.stderr if stderr else command_output.stream()
-    return VisibleConsole(stderr=stderr, width=None if stream.isatty() else 160)
+    return VisibleConsole(stderr=stderr, width=None if stream.isatty() or os.environ.get("COLUMNS") else 160)
 
 
-def draw_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
-    """Draw rows under their column names, with numbers aligned to the right."""
-    from rich import box
-    from rich.table import Table
+def draw_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> FittedTable:
+    """Draw rows under their column names, with numbers aligned to the right. On a narrow terminal, rows have lines."""
+    from finch_hub.display.fitted_table import FittedTable
 
     cells = [[format_value(value) for value in row] for row in rows]
-    drawn = Table(title=title and to_line(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        is_numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
-        drawn.add_column(to_line(column), justify="right" if is_numeric else "left", overflow="fold")
-    for row in cells:
-        drawn.add_row(*row)
-    return drawn
-
-
-def draw_list(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, without: str) -> Table | str:
-    """Draw rows under their column names, or a sentence if there are no rows."""
-    return draw_table(columns, rows) if rows else without
+    return FittedTable([to_line(column) for column in columns], cells, title=title and to_line(title))
 
 
 def draw_fields(fields: Mapping[str, Any]) -> Table:
@@ -128,7 +119,3 @@ def format_duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}:{rest:02} min"
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
-
-
-def _is_number(text: str) -> bool:
-    return text == "-" or text.replace(",", "").replace(".", "").replace("-", "").replace("%", "").isdigit()

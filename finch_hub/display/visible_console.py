@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from finch_hub.plugins import command_output
 from finch_hub.texts.visible_text import to_block
 
 
@@ -17,7 +18,12 @@ class VisibleConsole(Console):
     """
 
     def __init__(self, *, stderr: bool, width: int | None) -> None:
-        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+        # In a notebook, rich would add an output to the cell for each text, also for a captured one.
+        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, force_jupyter=False)
+
+    def on_broken_pipe(self) -> None:
+        """Let the command end, since the reader of its output has left. Rich itself exits with 1."""
+        raise command_output.ClosedOutput
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text as it is drawn."""

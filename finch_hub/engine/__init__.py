@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finch_hub.engine.bases.base import Base, load_base
     from finch_hub.engine.composition.compose import compose
-    from finch_hub.engine.composition.core_space import CoreSpace
+    from finch_hub.engine.composition.core_space import Block, CoreSpace
     from finch_hub.engine.composition.parents import ParentInput
     from finch_hub.engine.composition.trial import Trial
     from finch_hub.engine.data.reading import read_examples
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from finch_hub.engine.training.adapter import LoRAAdapter
     from finch_hub.engine.training.group import Member, train_group
     from finch_hub.engine.training.interruption import Interrupted
-    from finch_hub.engine.training.loop import train
+    from finch_hub.engine.training.loop import Trained, train
     from finch_hub.formats.adapter_folder import StoredAdapter
 
 __all__ = [
     "Base",
+    "Block",
     "CoreSpace",
     "GGUFParameters",
     "GeneratorModel",
@@ -41,6 +42,7 @@ __all__ = [
     "PEFTParameters",
     "ParentInput",
     "StoredAdapter",
+    "Trained",
     "Trial",
     "compose",
     "exact_answer",
@@ -62,7 +64,7 @@ _MODULES = {
     for module, names in {
         "engine.bases.base": ["Base", "load_base"],
         "engine.composition.compose": ["compose"],
-        "engine.composition.core_space": ["CoreSpace"],
+        "engine.composition.core_space": ["Block", "CoreSpace"],
         "engine.composition.parents": ["ParentInput"],
         "engine.composition.trial": ["Trial"],
         "engine.data.reading": ["read_examples"],
@@ -78,7 +80,7 @@ _MODULES = {
         "engine.training.adapter": ["LoRAAdapter"],
         "engine.training.group": ["Member", "train_group"],
         "engine.training.interruption": ["Interrupted"],
-        "engine.training.loop": ["train"],
+        "engine.training.loop": ["Trained", "train"],
         "formats.adapter_folder": ["StoredAdapter"],
     }.items()
     for name in names

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors, progress, settings
 from finch_hub.hub import importing
+from finch_hub.hub.versions import Version
 from finch_hub.registry import (
     adapter_deletion,
     adapter_names,
@@ -40,10 +41,45 @@ if TYPE_CHECKING:
 
 
 class Adapters:
-    """The adapters of the hub. A reference is `name` (the newest ready version), `name/3` or `name@alias`."""
+    """The adapters of the hub. A reference is `name` (the newest ready version), `name/3` or `name@alias`.
+
+    `adapters["legal@best"]` looks a version up, `"legal" in adapters` tells whether there is one, and a loop over the
+    adapters yields their names, page by page.
+    """
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
+
+    def __getitem__(self, reference: str) -> Version:
+        """Return the version that the reference names.
+
+        Raises:
+            NotFound: there is no such adapter, version or alias; offers similar names.
+        """
+        return Version(self.get(reference), self._stores)
+
+    def __contains__(self, reference: object) -> bool:
+        try:
+            return isinstance(reference, str) and self.get(reference) is not None
+        except (errors.NotFound, errors.InvalidReference):
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        page = self.overview()
+        while True:
+            yield from (adapter.name for adapter in page.adapters)
+            if page.next is None:
+                return
+            page = self.overview(after=page.next)
+
+    def iterate(self, query: str = "", *, sort: str = "-created") -> Iterator[Version]:
+        """Yield all versions that meet a query, page by page, with the errors of `find`."""
+        page = self.find(query, sort=sort)
+        while True:
+            yield from (Version(version, self._stores) for version in page.versions)
+            if page.next is None:
+                return
+            page = self.find(query, sort=sort, after=page.next)
 
     def find(
         self, query: str = "", *, sort: str = "-created", limit: int = 50, after: str | None = None
@@ -156,6 +192,26 @@ class Adapters:
         with self._stores.database.read() as session:
             return read_samples_of(session, reference, self._stores)
 
+    def write_report(self, reference: str, html: str | Path, *, samples: bool = False, replace: bool = False) -> Path:
+        """Write a report of the version as one HTML file, which needs no network and no script, and return its path.
+
+        It has the curve, the data, retention, conflicts, drift, lineage, settings, and the command that repeats them.
+
+        Args:
+            html: path of the new file.
+            samples: whether to show sample answers. They quote rows of the data.
+            replace: whether to replace an earlier report at `html`.
+
+        Raises:
+            NotFound: there is no such version.
+            Conflict: the path exists and may not be replaced, or there are no sample answers.
+            InvalidInput: the extra `report` is not installed.
+            Unavailable: the path cannot be written.
+        """
+        from finch_hub.hub import reporting
+
+        return reporting.report_version(self.get(reference), html, self._stores, samples=samples, replace=replace)
+
     def compare(self, *references: str, show_equal: bool = False, modules: bool = False) -> Comparison:
         """Compare versions of any adapters and bases, or all versions of one adapter, given by its name alone.
 
@@ -206,19 +262,24 @@ class Adapters:
             change.details |= {"from": before, "to": version.number}
             return adapter_versions.resolve(session, AdapterReference(version.name, version=version.number))
 
-    def delete_alias(self, name: str, alias: str, *, why: str | None = None) -> None:
+    def delete_alias(self, name: str, alias: str, *, expected: int | None = None, why: str | None = None) -> None:
         """Remove `name@alias`.
 
         Args:
+            expected: number of the version that the alias must point at now; None checks nothing.
             why: reason of the removal, for the history of the alias.
 
         Raises:
             NotFound: there is no such alias.
+            AliasMoved: the alias points elsewhere than expected.
             Conflict: an unfinished job names it.
         """
         why = None if why is None else self._clean(why, "the reason")
-        with changing(self._stores, "alias.remove", f"{name}@{alias}", why=why) as change, change.write() as session:
-            change.details["from"] = adapters.delete_alias(session, name, alias, who=change.who, why=why)
+        on, details = f"{name}@{alias}", {"expected": expected, "why": why}
+        with changing(self._stores, "alias.remove", on, **details) as change, change.write() as session:
+            change.details["from"] = adapters.delete_alias(
+                session, name, alias, expected=expected, who=change.who, why=why
+            )
 
     def tag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Add tags to the version, as `name` or `name=value`. A tag that it has takes the new value."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from finch_hub.engine.data.chat import with_system
@@ -31,6 +32,7 @@ from finch_hub.storage.changes import Change, changing
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
+    from finch_hub.specs.previews import DataPreview
     from finch_hub.storage.purging import PurgedDataset
     from finch_hub.storage.stores import Stores
 
@@ -101,6 +103,49 @@ class Datasets:
                 progress=progress,
                 **options,
             )
+
+    def preview(
+        self,
+        data: DataSource,
+        *,
+        base: str | Path,
+        revision: str | None = None,
+        system: str | None = None,
+        max_length: int | None = None,
+        limit: int = 3,
+        progress: Progress | None = None,
+        **options: Unpack[ReadingOptions],
+    ) -> DataPreview:
+        """Return the first rows of some data as a base sees them. Nothing is stored, and no model is loaded.
+
+        Args:
+            data: data in the forms that `add` takes, or the name of a stored data set.
+            base: base in the forms that `Hub.train` takes, whose files are on this machine.
+            revision: revision of a Hugging Face id.
+            system: system prompt of the examples that have none.
+            max_length: number of tokens to which rows are cut; None means the base's context, at most 2,048.
+            limit: largest number of rows.
+            progress: called with the number of rows that were read, every few thousand rows.
+            options: fields of `ReadingConfig`.
+
+        Raises:
+            InvalidDataset: the data cannot be read, or too many rows cannot be used; contains their problems.
+            NotFound: there is no such data set or base.
+            Unavailable: the files of the base are not on this machine.
+        """
+        from finch_hub.hub.previewing import preview_data
+
+        return preview_data(
+            data,
+            base=base,
+            revision=revision,
+            system=system,
+            max_length=max_length,
+            limit=limit,
+            options=options,
+            progress=progress,
+            stores=self._stores,
+        )
 
     def _add(
         self,

@@ -21,6 +21,7 @@ from finch_hub.specs.examples import Example, Rows
 from finch_hub.specs.options import name_option
 from finch_hub.specs.reading import LIMITS, ReadingConfig
 from finch_hub.specs.reports import ReadingReport
+from finch_hub.storage.backup import hash_file
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
@@ -205,11 +206,15 @@ def _load_formats(stores: Stores) -> list[row_formats.RowFormat]:
 
 
 def store_examples(
-    examples: ExampleFile, stores: Stores, report: ReadingReport, *, made_of: Collection[str] = ()
+    examples: ExampleFile, stores: Stores, report: ReadingReport, *, made_of: Collection[str] = (), keeps: bool = True
 ) -> StoredExamples:
-    """Store the canonical bytes of the examples, with their formats and the data sets that they were read from."""
+    """Store the canonical bytes of the examples, with their formats and the data sets that they were read from.
+
+    Args:
+        keeps: whether they are stored; otherwise they are only hashed.
+    """
     return StoredExamples(
-        digest=stores.artifacts.put_file(examples.path),
+        digest=stores.artifacts.put_file(examples.path) if keeps else hash_file(examples.path),
         format=", ".join(report.formats)[:_MAX_FORMAT] or "messages",
         examples=len(examples),
         bytes=examples.size,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from finch_hub import errors, settings
+from finch_hub.progress import Advance, listen_by_default
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import ComposeOptions, JobSpec, QuantizeOptions, QuantizeSpec, Requirements, TrainOptions
 from finch_hub.specs.reading import ReadingOptions
@@ -30,11 +32,27 @@ if TYPE_CHECKING:
     from finch_hub.specs.bundles import BundleReport, UnbundleReport
     from finch_hub.specs.collections import CollectionReport
     from finch_hub.specs.inspections import InspectionReport
-    from finch_hub.specs.reports import ConflictReport
+    from finch_hub.specs.previews import TrainingPreview
+    from finch_hub.specs.reports import (
+        CompositionReport,
+        ConflictReport,
+        EvaluationReport,
+        ExportReport,
+        MergeReport,
+        QuantizationReport,
+        ReproductionReport,
+        TrainingReport,
+    )
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
 
 _MAX_DAYS = 36_500.0
+
+
+def _show_advance(advance: Advance) -> None:
+    from finch_hub.display.progress import show_advance
+
+    show_advance(advance)
 
 
 class Hub:
@@ -45,10 +63,17 @@ class Hub:
 
     Args:
         settings: settings of the hub; None reads ``FINCH_*`` and ``finch.toml``.
+        progress: whether calls that take long show their progress; None shows it on a terminal and in a notebook. What
+            this process computes follows the hub that was made last.
     """
 
-    def __init__(self, settings: settings.Settings | None = None) -> None:
-        self._given = settings
+    def __init__(self, settings: settings.Settings | None = None, *, progress: bool | None = None) -> None:
+        self._given, self._shows = settings, progress
+        is_shown = progress if progress is not None else sys.stderr.isatty() or "ipykernel" in sys.modules
+        listen_by_default(_show_advance if is_shown else None)
+
+    def __repr__(self) -> str:
+        return f"Hub({str(self.settings.home)!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +138,7 @@ class Hub:
         """The jobs: list, get, prune."""
         from finch_hub.hub.jobs import Jobs
 
-        return Jobs(self._stores, self._dispatcher)
+        return Jobs(self._stores, self._dispatcher, shows=self._shows)
 
     @cached_property
     def repositories(self) -> Repositories:
@@ -151,7 +176,7 @@ class Hub:
         idempotency_key: str | None = None,
         progress: Progress | None = None,
         **overrides: Unpack[TrainOptions],
-    ) -> JobHandle:
+    ) -> JobHandle[AdapterVersion, TrainingReport]:
         """Submit the training of one adapter. Its result is a new version of `adapter`.
 
         Args:
@@ -270,7 +295,9 @@ class Hub:
             for number, point in enumerate(checked, 1)
         ]
         submitted = submission.submit(new, checked[0].examples, stores=self._stores, dispatcher=dispatcher)
-        handle = sweeping.SweepHandle(sweep_id, dict(enumerate(submitted, 1)), self._stores, dispatcher)
+        handle = sweeping.SweepHandle(
+            sweep_id, dict(enumerate(submitted, 1)), self._stores, dispatcher, shows=self._shows
+        )
         handle.resume()
         return handle
 
@@ -282,7 +309,53 @@ class Hub:
         """
         from finch_hub.hub.sweeping import find_sweep
 
-        return find_sweep(sweep_id, self._stores, self._dispatcher)
+        return find_sweep(sweep_id, self._stores, self._dispatcher, shows=self._shows)
+
+    def preview_training(
+        self,
+        data: DataSource,
+        *,
+        adapter: str,
+        base: str | Path | None = None,
+        revision: str | None = None,
+        start: str | None = None,
+        preset: str | None = None,
+        validation: DataSource | float | None = None,
+        system: str | None = None,
+        requirements: Requirements | None = None,
+        limit: int = 3,
+        progress: Progress | None = None,
+        **overrides: Unpack[TrainOptions],
+    ) -> TrainingPreview:
+        """Return what `train` would do with these arguments: the data as the base sees it, time and memory.
+
+        Nothing is stored, and no model is loaded.
+
+        Args:
+            limit: largest number of rows in the preview.
+
+        Raises:
+            InvalidInput: with everything that is wrong with the request, as `train` raises it.
+            NotFound: one thing is missing, and nothing else is wrong.
+            Unavailable: the files of the base are not on this machine.
+        """
+        from finch_hub.hub import previewing
+
+        return previewing.preview_training(
+            data=data,
+            adapter=adapter,
+            base=base,
+            revision=revision,
+            start=start,
+            preset=preset,
+            validation=validation,
+            system=system,
+            points=[overrides],
+            requirements=requirements or Requirements(),
+            progress=progress,
+            limit=limit,
+            stores=self._stores,
+        )
 
     def compose(
         self,
@@ -295,7 +368,7 @@ class Hub:
         depends_on: Sequence[str] = (),
         idempotency_key: str | None = None,
         **options: Unpack[ComposeOptions],
-    ) -> JobHandle:
+    ) -> JobHandle[AdapterVersion, CompositionReport]:
         """Submit the composition of adapters of one base. Its result is a new version of `adapter`.
 
         Args:
@@ -339,7 +412,7 @@ class Hub:
 
     def merge(
         self, adapters: Sequence[str], out: str | Path, *, weights: Sequence[float] | None = None, replace: bool = False
-    ) -> JobHandle:
+    ) -> JobHandle[MergeReport, MergeReport]:
         """Submit the merge of adapters into their base. Its result is a model folder.
 
         A worker of this machine writes the folder itself. Otherwise `JobHandle.result` or `JobHandle.save` fetch it.
@@ -358,7 +431,9 @@ class Hub:
 
         return self._submit(exporting.check_merge(adapters, out, weights=weights, replace=replace, stores=self._stores))
 
-    def quantize(self, adapter: str, **options: Unpack[QuantizeOptions]) -> JobHandle:
+    def quantize(
+        self, adapter: str, **options: Unpack[QuantizeOptions]
+    ) -> JobHandle[AdapterVersion, QuantizationReport]:
         """Submit the quantization of the version that `adapter` refers to. Its result is a new version.
 
         Raises:
@@ -368,7 +443,7 @@ class Hub:
         """
         return self._submit(QuantizeSpec(adapter=self.adapters.get_usable(adapter).reference, **options))
 
-    def reproduce(self, adapter: str) -> JobHandle:
+    def reproduce(self, adapter: str) -> JobHandle[ReproductionReport, ReproductionReport]:
         """Submit the reproduction of a version. Its result is a `ReproductionReport`, and no version is made.
 
         The training, composition or quantization is repeated with the specification, data, base, seed, threads, number
@@ -392,7 +467,7 @@ class Hub:
         format: str = "peft",  # noqa: A002
         parameters: Mapping[str, object] | None = None,
         replace: bool = False,
-    ) -> JobHandle:
+    ) -> JobHandle[ExportReport, ExportReport]:
         """Submit the export of an adapter to another system's format, in a new folder.
 
         A worker of this machine writes the folder itself. Otherwise `JobHandle.result` or `JobHandle.save` fetch it.
@@ -425,7 +500,7 @@ class Hub:
         system: str | None = None,
         progress: Progress | None = None,
         **options: Unpack[ReadingOptions],
-    ) -> JobHandle:
+    ) -> JobHandle[EvaluationReport, EvaluationReport]:
         """Submit the evaluation of a base and its adapters on a data set. Its result is an `EvaluationReport`.
 
         Args:
@@ -649,7 +724,7 @@ class Hub:
         *,
         requirements: Requirements | None = None,
         **fields: Any,
-    ) -> JobHandle:
+    ) -> JobHandle[Any, Any]:
         from finch_hub.hub import submission
         from finch_hub.hub.jobs import JobHandle
         from finch_hub.registry.values import NewJob
@@ -660,4 +735,4 @@ class Hub:
             spec, requirements=requirements or Requirements(), owner=self.settings.owner_name, **fields
         )
         (job,) = submission.submit([new], examples, stores=self._stores, dispatcher=dispatcher)
-        return JobHandle(job, self._stores, dispatcher)
+        return JobHandle(job, self._stores, dispatcher, shows=self._shows)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.formats.atomic_writes import scratch_folder
+from finch_hub.formats.finch_record import RECORD
 from finch_hub.hub.bases import Bases
 from finch_hub.registry import adapter_names, adapter_versions, bases, values
 from finch_hub.registry.storable import make_storable
@@ -16,6 +18,7 @@ from finch_hub.storage.changes import Change
 if TYPE_CHECKING:
     from finch_hub.artifacts.gate import AdmittedAdapter
     from finch_hub.formats.base_layout import BaseLayout
+    from finch_hub.registry.database import Session
     from finch_hub.specs.value import JsonObject
     from finch_hub.storage.stores import Stores
 
@@ -29,12 +32,19 @@ def import_files(
     base: str,
     environment: JsonObject,
     state: values.VersionState | None = None,
+    declared: Collection[str] = (),
+    look_again: Callable[[Session], None] | None = None,
 ) -> values.AdapterVersion:
     """Import an adapter from a path of this machine as a part of a change; see `Adapters.import_`.
 
     Args:
         environment: where the files came from, for the lineage.
         state: that of the version where the files came from, None if it is unknown.
+        declared: identities, one of which the files must have; empty for any.
+        look_again: what the transaction calls before it makes the version, which may raise an error.
+
+    Raises:
+        RefusedArtifact: the gate refuses the files, or they have another identity.
     """
     from finch_hub.artifacts import gate
     from finch_hub.storage import publishing
@@ -46,6 +56,10 @@ def import_files(
     with scratch_folder(stores.settings.home / "import") as scratch:
         admitted = gate.admit_adapter(source, scratch / "adapter", base=layout)
         known = _find_known(admitted, registered, stores)
+        if declared and {admitted.before, admitted.identity, (known or admitted).identity}.isdisjoint(declared):
+            what = f"names the identity {' and '.join(declared)}, but the files have {admitted.identity}"
+            fix = f"the files were changed; to take them, download them, delete {RECORD}, and import them"
+            raise errors.RefusedArtifact(what, where=RECORD, fix=fix)
         folder = stores.artifacts.fetch_tree(known.digest) if known is not None else admitted.folder
         if known is not None and known.state != "unchecked":
             state = state if state is not None and _is_state_from(known, environment) else known.state
@@ -67,6 +81,8 @@ def import_files(
         register = publishing.publish(folder, stores, description, environment=environment)
     with change.write() as session:
         adapter_names.check_free(session, name)
+        if look_again is not None:
+            look_again(session)
         version = register(session, bases.hold(session, registered))
         change.on = version.reference
         return version

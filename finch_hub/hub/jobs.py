@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, cast
+
+from typing_extensions import TypeVar  # PEP 696: a parameter with a default, which Python 3.11 lacks
 
 from finch_hub import errors
 from finch_hub.formats.output_paths import find_output
@@ -15,6 +18,7 @@ from finch_hub.hub import waiting
 from finch_hub.registry import (
     adapter_versions,
     attempts,
+    evidence,
     jobs,
     owner_limits,
     placement,
@@ -25,20 +29,26 @@ from finch_hub.registry import (
     workers,
 )
 from finch_hub.specs.events import Event
+from finch_hub.specs.evidence import LossCurve
 from finch_hub.specs.former_names import accept_former_names
-from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState, OutputSpec
+from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState, OutputSpec, find_target
+from finch_hub.specs.options import is_in_command
 from finch_hub.specs.value import Value
 from finch_hub.storage import outputs
 from finch_hub.storage.changes import changing
 from finch_hub.storage.store_sweep import OUTPUT_SECONDS
+from finch_hub.texts.summaries import Summarized
 from finch_hub.workers.runs import kinds
 
 if TYPE_CHECKING:
+    from finch_hub.display.progress import View
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
     from finch_hub.workers.runs.job_kind import JobKind
 
 T = TypeVar("T")
+ResultT_co = TypeVar("ResultT_co", bound=Value, default=Value, covariant=True)
+ReportT_co = TypeVar("ReportT_co", bound=Value, default=Value, covariant=True)
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
@@ -47,14 +57,23 @@ _PAGE_SIZE = 500
 _DAY_SECONDS = 86_400
 
 
-class JobHandle:
-    """Handle of a submitted job."""
+class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
+    """Handle of a submitted job, typed by what the job makes and by its report.
 
-    def __init__(self, job: Job, stores: Stores, dispatcher: Dispatcher) -> None:
-        self._job, self._stores, self._dispatcher = job, stores, dispatcher
+    The handles of `Hub.train`, `Hub.compose` and `Hub.quantize` are a `JobHandle[AdapterVersion, …]`. Jobs of other
+    kinds make no version, so that their report is their result, as in `JobHandle[MergeReport, MergeReport]`. The kind
+    of a job that is looked up by its id is not known to a type checker.
+    """
 
-    def __repr__(self) -> str:
-        return f"<JobHandle {self.id} {self._job.kind} {self._job.state}>"
+    def __init__(self, job: Job, stores: Stores, dispatcher: Dispatcher, *, shows: bool | None = None) -> None:
+        self._job, self._stores, self._dispatcher, self._shows = job, stores, dispatcher, shows
+
+    def _list_fields(self) -> Mapping[str, object]:
+        job = self._job
+        made = (job.result or {}).get("adapter")
+        fields = {"id": job.id, "kind": job.kind, "state": job.state, "adapter": made or find_target(job.spec)}
+        fields |= {"worker": job.worker, "depends_on": job.depends_on or None, "reason": job.reason}
+        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def id(self) -> str:
@@ -82,29 +101,62 @@ class JobHandle:
             self._job = jobs.get(session, self.id)
         return self._job
 
-    def wait(self, timeout: float | None = None) -> Job:
-        """Wait until the job has ended and return it.
+    def wait(self, timeout: float | None = None, *, progress: bool | None = None) -> Job:
+        """Wait until the job has ended and return it. Ctrl-C ends the waiting, and cancels nothing.
 
         Args:
             timeout: seconds to wait; None waits without a limit.
+            progress: whether to show events meanwhile; None does as the hub does.
 
         Raises:
             TimeoutError: the job has not ended in that time.
             Unavailable: the database did not answer for two minutes.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for job in self._states():
-            if job.state in FINAL:
-                return job
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"job {self.id} is still {job.state} after {timeout:g} s")
-        raise AssertionError("unreachable: the states have no end")
+        from finch_hub.display.sessions import open_client_view
 
-    def result(self, timeout: float | None = None) -> values.AdapterVersion | Value:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._telling_how_to_go_on():
+            if self._retry_read(self.refresh).state in FINAL:
+                return self._job
+            with open_client_view(self._shows if progress is None else progress) as view:
+                return self._watch(view, deadline=deadline)
+
+    def follow(self, *, after: int = 0, view: View | None = None) -> Job:
+        """Show the job's events until it has ended, and return it. Ctrl-C ends that, and cancels nothing.
+
+        A terminal and a notebook have a bar, with the messages beside it. Elsewhere there are lines.
+
+        Args:
+            after: number of the last event that is not shown.
+            view: display of the events; None takes one of this terminal or notebook.
+
+        Raises:
+            Unavailable: the database did not answer for two minutes.
+        """
+        from finch_hub.display.sessions import open_client_view
+
+        if view is not None:
+            return self._watch(view, after=after)
+        with self._telling_how_to_go_on(), open_client_view(True) as opened:
+            return self._watch(opened, after=after)
+
+    def history(self) -> dict[str, list[float | None]]:
+        """Return the losses of a training so far, as columns: `pandas.DataFrame(job.history())` is a table of them.
+
+        The columns are `step`, `train_loss`, `learning_rate`, `held_out_loss` and `held_out_accuracy`. A row has None
+        where nothing was measured. Other jobs have no rows.
+        """
+        return self._read_curve().to_columns()
+
+    def result(self, timeout: float | None = None, *, progress: bool | None = None) -> ResultT_co:
         """Wait for the job and return the adapter version that it made, or its report if it makes none.
 
         The output of a merge or an export is then where its submitter wanted it. If a worker elsewhere made it and this
         is the submitter's machine, it is fetched (see `save`).
+
+        Args:
+            timeout: seconds to wait; None waits without a limit.
+            progress: whether to show events meanwhile; None does as the hub does.
 
         Raises:
             JobFailed: the job failed; gives the reason.
@@ -112,14 +164,14 @@ class JobHandle:
             TimeoutError: the job has not ended after `timeout` seconds.
             Conflict: the path of the output exists by now and may not be replaced.
         """
-        result = self._wait_for_result(timeout)
+        result = self._wait_for_result(timeout, progress=progress)
         if result.output is not None and isinstance(self.spec, OutputSpec) and outputs.is_here(self.spec):
             with contextlib.suppress(errors.MissingArtifact):  # it was fetched before
                 self.save()
         if result.adapter is None:
-            return self._kind.report.of_stored(result.report)
+            return cast("ResultT_co", self._kind.report.of_stored(result.report))
         with self._stores.database.read() as session:
-            return adapter_versions.resolve(session, result.adapter)
+            return cast("ResultT_co", adapter_versions.resolve(session, result.adapter))
 
     def version(self) -> values.AdapterVersion | None:
         """Return the adapter version that the job made, None if it made none, or if the version was deleted."""
@@ -177,12 +229,34 @@ class JobHandle:
         job = self.refresh()
         return job.state is JobState.SUCCEEDED and JobResult.of_stored(job.result).output is not None
 
-    def report(self, timeout: float | None = None) -> Value:
+    def report(self, timeout: float | None = None, *, progress: bool | None = None) -> ReportT_co:
         """Wait for the job and return its report, of the type that its kind has in `finch_hub.specs.reports`.
 
-        It raises the same errors as `result`.
+        Arguments and errors are those of `result`.
         """
-        return self._kind.report.of_stored(self._wait_for_result(timeout).report)
+        result = self._wait_for_result(timeout, progress=progress)
+        return cast("ReportT_co", self._kind.report.of_stored(result.report))
+
+    def write_report(self, html: str | Path, *, samples: bool = False, replace: bool = False) -> Path:
+        """Write a report of the job as it is now as one HTML file, and return its path.
+
+        The report of a job that made a version is that of the version, with the times of the job. A job that runs has a
+        report of its curve so far.
+
+        Args:
+            html: path of the new file.
+            samples: whether to show sample answers of the version. They quote rows of the data.
+            replace: whether to replace an earlier report at `html`.
+
+        Raises:
+            Conflict: the path exists and may not be replaced, or there are no sample answers.
+            InvalidInput: the extra `report` is not installed.
+            Unavailable: the path cannot be written.
+        """
+        from finch_hub.hub import reporting
+
+        job, events = self.refresh(), list(self.events())
+        return reporting.report_job(job, events, html, self._stores, samples=samples, replace=replace)
 
     def events(
         self, *, after: int = 0, follow: bool = False, while_waiting: Callable[[], None] | None = None
@@ -198,11 +272,9 @@ class JobHandle:
         """
         for job in self._states(while_waiting) if follow else iter((self.refresh(),)):
             # The state was read before the events, so a job that had ended gets no more of them.
-            page = self._retry_read(self._read_page, after)
-            while page:
-                yield from page
-                after = page[-1].seq
-                page = self._retry_read(self._read_page, after) if len(page) == _PAGE_SIZE else []
+            for event in self._read_events(after):
+                yield event
+                after = event.seq
             if job.state in FINAL:
                 return
 
@@ -220,7 +292,7 @@ class JobHandle:
                 pass
         return self._job
 
-    def retry(self) -> JobHandle:
+    def retry(self) -> Self:
         """Submit the failed or cancelled job again as a new job of its owner.
 
         Raises:
@@ -231,7 +303,7 @@ class JobHandle:
         with self._stores.database.write() as session:
             job = jobs.retry(session, self.id, owner_unfinished=self._stores.settings.owner_unfinished)
         self._dispatcher.dispatch(job)
-        return JobHandle(job, self._stores, self._dispatcher)
+        return type(self)(job, self._stores, self._dispatcher, shows=self._shows)
 
     def attempts(self) -> list[values.Attempt]:
         """Return the attempts to run the job, in order."""
@@ -282,13 +354,83 @@ class JobHandle:
         with self._stores.database.read() as session:
             return waiting.read(session, self._job)
 
-    def _wait_for_result(self, timeout: float | None) -> JobResult:
-        job = self._job if self._job.state in FINAL else self.wait(timeout)
+    def _wait_for_result(self, timeout: float | None, *, progress: bool | None = None) -> JobResult:
+        job = self._job if self._job.state in FINAL else self.wait(timeout, progress=progress)
         if job.state is JobState.FAILED:
             raise errors.JobFailed(job.id, job.reason or "no reason given")
         if job.state is JobState.CANCELLED:
             raise errors.JobCancelled(job.id)
         return JobResult.of_stored(job.result)
+
+    def list_warnings(self) -> list[str]:
+        """Return why the job may wait for long: no worker runs, or some cannot run it."""
+        if self.is_unattended():
+            return [f"warning: {waiting.NO_WORKER}"]
+        return [
+            f"warning: worker {worker} cannot run this job: it {', '.join(reasons)}"
+            for worker, reasons in self.obstacles().items()
+        ]
+
+    def _watch(self, view: View, *, after: int = 0, deadline: float | None = None) -> Job:
+        """Show events until the job has ended, and why no worker runs it."""
+        told: set[str] = set()
+
+        def warn() -> None:
+            for warning in self.list_warnings():
+                if warning not in told:
+                    view.write(warning)
+                told.add(warning)
+
+        def tell() -> None:
+            warn()
+            if text := waiting.describe_wait(self.wait_status()):
+                view.show_wait(text)
+
+        if not view.is_silent:
+            warn()
+        for job in self._states(None if view.is_silent else tell):
+            for event in () if view.is_silent else self._read_events(after):
+                view.show(event)
+                after = event.seq
+            if job.state in FINAL:
+                return job
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"job {self.id} is still {job.state}: the time to wait for it is over")
+        raise AssertionError("unreachable: the states have no end")
+
+    @contextlib.contextmanager
+    def _telling_how_to_go_on(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            if is_in_command():  # which says it in its words
+                raise
+            call = f'hub.jobs["{self.id}"]'
+            print(
+                f"\nStopped waiting for job {self.id}. It continues in the background.\n"
+                f"Follow it again: {call}.follow()\nCancel it: {call}.cancel()",
+                file=sys.stderr,
+            )
+            raise
+
+    def _read_curve(self) -> LossCurve:
+        with self._stores.database.read() as session:
+            return evidence.read_curve(session, self.id)
+
+    def _draw_html(self) -> str:
+        """Draw the loss curve. A notebook shows the fields alone if the database does not answer."""
+        from finch_hub.artifacts.cards.loss_chart import draw_loss_chart
+
+        with contextlib.suppress(errors.FinchError):
+            return draw_loss_chart(self._read_curve()) or ""
+        return ""
+
+    def _read_events(self, after: int) -> Iterator[Event]:
+        """Yield the events that there are, page by page."""
+        page = self._retry_read(self._read_page, after)
+        while page:
+            yield from page
+            page = self._retry_read(self._read_page, page[-1].seq) if len(page) == _PAGE_SIZE else []
 
     def _read_page(self, after: int) -> list[Event]:
         with self._stores.database.read() as session:
@@ -320,19 +462,48 @@ class JobHandle:
 
 
 class Jobs:
-    """The jobs of the hub."""
+    """The jobs of the hub. `jobs[id]` looks a job up, and a loop over the jobs yields their ids, newest first."""
 
-    def __init__(self, stores: Stores, dispatcher: Dispatcher) -> None:
-        self._stores, self._dispatcher = stores, dispatcher
+    def __init__(self, stores: Stores, dispatcher: Dispatcher, *, shows: bool | None = None) -> None:
+        self._stores, self._dispatcher, self._shows = stores, dispatcher, shows
 
-    def get(self, job_id: str) -> JobHandle:
+    def __getitem__(self, job_id: str) -> JobHandle:
         """Return the job with this id.
 
         Raises:
             NotFound: there is no such job.
         """
+        return self.get(job_id)
+
+    def __contains__(self, job_id: object) -> bool:
+        try:
+            return isinstance(job_id, str) and self.get(job_id) is not None
+        except errors.NotFound:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return (handle.id for handle in self.iterate())
+
+    def iterate(
+        self, *, states: Collection[JobState] | None = None, kind: str | None = None, owner: str | None = None
+    ) -> Iterator[JobHandle]:
+        """Yield the jobs, newest first, page by page."""
+        found = self.find(states=states, kind=kind, owner=owner, limit=_PAGE_SIZE)
+        while found:
+            yield from (JobHandle(job, self._stores, self._dispatcher, shows=self._shows) for job in found)
+            found = self.find(states=states, kind=kind, owner=owner, limit=_PAGE_SIZE, before=found[-1].id)
+
+    def get(self, job_id: str) -> JobHandle:
+        """Return the job with this id, the one whose id begins so, or your newest one for "last".
+
+        Raises:
+            NotFound: there is no such job.
+            InvalidReference: the ids of several jobs begin so.
+        """
+        owner = self._stores.settings.owner_name
         with self._stores.database.read() as session:
-            return JobHandle(jobs.get(session, job_id), self._stores, self._dispatcher)
+            job = jobs.get(session, jobs.find_id(session, job_id, owner=owner))
+        return JobHandle(job, self._stores, self._dispatcher, shows=self._shows)
 
     def find(
         self,

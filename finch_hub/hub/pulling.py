@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.output_paths import find_existing
 from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
-from finch_hub.registry import adapter_versions, values
+from finch_hub.registry import adapter_versions, artifact_lock, values
 from finch_hub.specs.bases import is_hub_id
 from finch_hub.specs.options import name_option
 from finch_hub.specs.value import JsonObject, Value
@@ -25,7 +25,7 @@ from finch_hub.specs.value import JsonObject, Value
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-    from finch_hub.storage.stores import Stores
+    from finch_hub.registry.database import Session
 
 
 class PulledVersion(Value):
@@ -68,15 +68,14 @@ def download(place: RepositoryReference, folder: Path) -> tuple[str, list[str]]:
     return snapshot.name, named
 
 
-def find_pulled(name: str, origin: Mapping[str, str], stores: Stores) -> values.AdapterVersion | None:
+def find_pulled(session: Session, name: str, origin: Mapping[str, str]) -> values.AdapterVersion | None:
     """Return the newest version of an adapter that came from the same commit."""
     after: str | None = None
     while True:
-        with stores.database.read() as session:
-            try:
-                page = adapter_versions.find(session, name, after=after)
-            except errors.NotFound:
-                return None
+        try:
+            page = adapter_versions.find(session, name, after=after)
+        except errors.NotFound:
+            return None
         for version in page.versions:
             if all(_read_origin(version).get(key) == origin[key] for key in ("repository", "commit")):
                 return version
@@ -131,11 +130,34 @@ def find_base(
     raise errors.Incompatible(what, where=str(place), fix=f"run `{words}`, or {fix}")
 
 
-def compare_identity(record: Mapping[str, Any], identity: str) -> Literal["equal", "changed", "unknown"]:
-    """Compare an identity with those in a record: of the files, and of the version that they were made of."""
+class AlreadyPulled(Exception):
+    """Another pull of the same commit made the version meanwhile."""
+
+    def __init__(self, version: values.AdapterVersion) -> None:
+        super().__init__(version.reference)
+        self.version = version
+
+
+def refuse_second(session: Session, name: str, origin: Mapping[str, str]) -> None:
+    """Wait for other pulls of the same commit, and look for their version.
+
+    Raises:
+        AlreadyPulled: the adapter has a version of the commit.
+    """
+    artifact_lock.own_name(session, f"{origin['repository']}@{origin['commit']}")
+    if (version := find_pulled(session, name, origin)) is not None:
+        raise AlreadyPulled(version)
+
+
+def list_identities(record: Mapping[str, Any]) -> list[str]:
+    """Return the identities in a record: of the files, and of the version that they were made of."""
     made = record.get("adapter")
     found = (record.get("identity"), made.get("identity") if isinstance(made, dict) else None)
-    declared = [text for text in found if isinstance(text, str)]
+    return [text for text in found if isinstance(text, str)]
+
+
+def compare_identity(declared: Collection[str], identity: str) -> Literal["equal", "changed", "unknown"]:
+    """Compare the identity of a version that was pulled with those in its record."""
     if not declared:
         return "unknown"
     return "equal" if identity in declared else "changed"

@@ -15,7 +15,7 @@ from finch_hub import errors
 from finch_hub.artifacts import hugging_face
 from finch_hub.artifacts.config_cleaning import MAX_BYTES, canonical_json
 from finch_hub.artifacts.hugging_face import RepositoryReference
-from finch_hub.formats.card_files import PICTURE, write_card_files
+from finch_hub.formats.card_files import PICTURES, write_card_files
 from finch_hub.formats.finch_record import RECORD, parse_record, read_record, write_record
 from finch_hub.formats.peft_config import read_leniently
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
@@ -119,7 +119,7 @@ def write_files(
     if samples is not None:  # an edited text may end within a block of code, which would take them in
         parts.insert(2 if card.edited_at is None else 1, f"{format_samples(samples)}\n")
     text = "\n".join(part.strip("\n") + "\n" for part in parts)
-    write_card_files(admitted.folder, clean(text), card.picture)
+    write_card_files(admitted.folder, clean(text), card.pictures)
     return admitted.folder
 
 
@@ -135,8 +135,8 @@ def push_files(
 ) -> PushedVersion:
     """Make the commit and the tag of a version in a repository, unless they are there with today's state.
 
-    The commit is on the branch main, unless main holds a newer version. The tag moves only to a commit that has another
-    state of the same adapter.
+    The commit is on the branch main, unless main holds an adapter and a newer version was pushed. The tag moves only to
+    a commit that has another state of the same adapter.
 
     Args:
         names: all names of the adapter, former ones too.
@@ -168,7 +168,7 @@ def push_files(
         if f"finch-{tag}" in {ref.name for ref in refs.branches}:  # an earlier push ended before it removed it
             api.delete_branch(name, branch=f"finch-{tag}")
         is_main = not _is_another(changed, info, files)
-        if is_new := main and not is_main:
+        if is_new := not is_main and (main or not _holds_adapter(info)):
             _commit(api, version, name, files, before=info)
         return _describe(version, tagged, str(there.sha), is_new=is_new, is_main=is_main or is_new, differs=differs)
     is_main, commit = True, str(info.sha)  # an earlier push ended before its tag
@@ -179,8 +179,9 @@ def push_files(
             fix = f"push to another repository, or replace it with {write_options({'main': True})}"
             what = f"adapter {held.name}" if held.name else "an adapter that no hub pushed"
             raise errors.Conflict(f"main of {name} holds {what}, not {version.name} ({fix})")
-        newest = max([0 if held is None else held.number, *map(_read_number, tags)])
-        is_main = main or (newest <= version.number and not is_other)
+        is_main = held is None or not (
+            is_other or held.number > version.number or _has_newer_tag(api, name, tags, version, names)
+        )
         if is_main:
             commit = _commit(api, version, name, files, before=info)
     branch = f"finch-{tag}"
@@ -219,7 +220,7 @@ def _read_held(info: ModelInfo) -> _Held | None:
     import huggingface_hub
 
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
-    if WEIGHTS not in sizes:
+    if not _holds_adapter(info):
         return None
     if RECORD not in sizes or sizes[RECORD] > MAX_BYTES:
         return _Held()
@@ -232,6 +233,22 @@ def _read_held(info: ModelInfo) -> _Held | None:
         number=number if isinstance(number, int) else 0,
         restriction=values.read_restriction(made),
     )
+
+
+def _holds_adapter(info: ModelInfo) -> bool:
+    return WEIGHTS in hugging_face.list_files(info)
+
+
+def _has_newer_tag(
+    api: HfApi, name: str, tags: Collection[str], version: values.AdapterVersion, names: Collection[str]
+) -> bool:
+    """Tell whether a newer version of an adapter was pushed. The tag of anything else may have such a name, too."""
+    newer = sorted((tag for tag in tags if _read_number(tag) > version.number), key=_read_number, reverse=True)
+    for tag in newer:
+        held = _read_held(api.model_info(name, revision=tag, files_metadata=True))
+        if held is not None and held.name in names and held.number == _read_number(tag):
+            return True
+    return False
 
 
 def _read_number(tag: str) -> int:
@@ -248,14 +265,14 @@ def _commit(
     before: ModelInfo | None,
     branch: str | None = None,
 ) -> str:
-    """Add files to those of a commit, without the curve of the version before."""
+    """Add files to those of a commit, without the pictures of the version before."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     hugging_face.avoid_missing_xet(name)
     operations: list[CommitOperationAdd | CommitOperationDelete]
     operations = [CommitOperationAdd(file.name, str(file)) for file in sorted(files.iterdir())]
-    if before is not None and PICTURE in hugging_face.list_files(before) and not (files / PICTURE).exists():
-        operations.append(CommitOperationDelete(PICTURE))
+    there = hugging_face.list_files(before) if before is not None else {}
+    operations += [CommitOperationDelete(name) for name in PICTURES if name in there and not (files / name).exists()]
     made = api.create_commit(
         name,
         operations,

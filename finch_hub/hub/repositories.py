@@ -129,14 +129,28 @@ class Repositories:
             origin = {"repository": place.name, "revision": place.revision or "main", "commit": commit}
             state = pulling.read_state(record)
             recorded = {"pulled": origin if state in (None, "ready") else {**origin, "state": state}}
-            version = pulling.find_pulled(name, origin, self._stores)
-            is_new = version is None
+            declared = pulling.list_identities(record)
+            with self._stores.database.read() as session:
+                version = pulling.find_pulled(session, name, origin)
+            is_new = False
             if version is None:
                 known = known or pulling.find_base(place, record, folder, named, bases.find())
-                version = importing.import_files(
-                    folder, change, self._stores, name=name, base=known.fingerprint, environment=recorded, state=state
-                )
-        identity = pulling.compare_identity(record, version.identity)
+                try:
+                    version = importing.import_files(
+                        folder,
+                        change,
+                        self._stores,
+                        name=name,
+                        base=known.fingerprint,
+                        environment=recorded,
+                        state=state,
+                        declared=declared,
+                        look_again=lambda session: pulling.refuse_second(session, name, origin),
+                    )
+                    is_new = True
+                except pulling.AlreadyPulled as earlier:
+                    version = earlier.version
+        identity = pulling.compare_identity(declared, version.identity)
         with self._stores.database.read() as session:
             meanings = adapter_versions.explain_meanings(before, adapter_versions.read_meanings(session, [name]))
         return PulledVersion(version=version, **origin, is_new=is_new, identity=identity, meanings=tuple(meanings))

@@ -20,7 +20,7 @@ from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.sweeps import SweepPoint, SweepReport
 from finch_hub.specs.training import TrainingConfig
-from finch_hub.texts.counts import format_count
+from finch_hub.texts.summaries import Summarized
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
@@ -79,20 +79,28 @@ def make_key(sweep_id: str, number: int) -> str:
     return f"sweep:{sweep_id}:{number}"
 
 
-class SweepHandle:
+class SweepHandle(Summarized):
     """Handle of the jobs of a sweep.
 
     Attributes:
         id: id of the sweep.
     """
 
-    def __init__(self, sweep_id: str, first: Mapping[int, Job], stores: Stores, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        sweep_id: str,
+        first: Mapping[int, Job],
+        stores: Stores,
+        dispatcher: Dispatcher,
+        *,
+        shows: bool | None = None,
+    ) -> None:
         self.id = sweep_id
-        self._first, self._stores, self._dispatcher = dict(first), stores, dispatcher
+        self._first, self._stores, self._dispatcher, self._shows = dict(first), stores, dispatcher, shows
         self._specs = {number: TrainSpec.of_stored(job.spec, context=_STORED) for number, job in first.items()}
 
-    def __repr__(self) -> str:
-        return f"<SweepHandle {self.id}: {format_count(len(self._first), 'point')} of adapter {self.adapter}>"
+    def _list_fields(self) -> Mapping[str, object]:
+        return {"id": self.id, "adapter": self.adapter, "points": len(self._first)}
 
     @property
     def adapter(self) -> str:
@@ -170,12 +178,12 @@ class SweepHandle:
             newest = jobs.newest_retries(session, [job.id for job in self._first.values()])
             found = [jobs.get(session, job_id) for job_id in newest]
         return {
-            number: JobHandle(job, self._stores, self._dispatcher)
+            number: JobHandle(job, self._stores, self._dispatcher, shows=self._shows)
             for number, job in zip(self._first, found, strict=True)
         }
 
 
-def find_sweep(sweep_id: str, stores: Stores, dispatcher: Dispatcher) -> SweepHandle:
+def find_sweep(sweep_id: str, stores: Stores, dispatcher: Dispatcher, *, shows: bool | None = None) -> SweepHandle:
     """Return the sweep with this id.
 
     Raises:
@@ -187,7 +195,7 @@ def find_sweep(sweep_id: str, stores: Stores, dispatcher: Dispatcher) -> SweepHa
     if not found:
         raise errors.NotFound("sweep", sweep_id)
     first = {keys[str(key)]: job for key, job in found.items()}
-    return SweepHandle(sweep_id, dict(sorted(first.items())), stores, dispatcher)
+    return SweepHandle(sweep_id, dict(sorted(first.items())), stores, dispatcher, shows=shows)
 
 
 def _find_varied(specs: Sequence[TrainSpec]) -> list[str]:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from finch_hub.plugins.descriptors import Preset
     from finch_hub.storage.stores import Stores
 
+Look = Callable[[TrainSpec, Sequence[Example], Sequence[Example]], None]
+"""Called with a specification, its training examples and those that are held out."""
 _SHARE = re.compile(r"[0-9]*[.,][0-9]+|[0-9.,]+ ?%")
 
 
@@ -71,6 +73,7 @@ def check_trainings(
     stores: Stores,
     together_if_possible: bool = False,
     needs_held_out: bool = False,
+    look: Look | None = None,
 ) -> list[CheckedTraining]:
     """Check a request for trainings on the same examples, and store them; see `Hub.train`.
 
@@ -80,6 +83,7 @@ def check_trainings(
         points: settings of each training that override the preset's.
         together_if_possible: whether trainings that can run in one step with others may do so.
         needs_held_out: whether trainings without held-out examples are refused.
+        look: called with the first specification and the examples, which are not stored then.
     """
     collector = ProblemCollector("this training")
     with collector.collect(), stores.database.read() as session:
@@ -148,45 +152,46 @@ def check_trainings(
                     collector.add(errors.Problem(where="rank", what=what, fix=fix))
         collector.raise_problems()
         read = report or ReadingReport(rows=len(train))
+        store = functools.partial(store_examples, stores=stores, report=read, keeps=look is None)
         stored = tuple(
-            store_examples(part, stores, read, made_of=made_of)
-            for part, made_of in zip((train, held_out), sources, strict=True)
-            if part
+            store(part, made_of=made_of) for part, made_of in zip((train, held_out), sources, strict=True) if part
         )
         longest = max(map(_max_tokens, itertools.chain(train, held_out)))
         thinking = any(has_reasoning(message) for example in train for message in example.messages)
-    if system is None and started is not None:
-        system = started.version.spec.get("system")
-    if system is None and chosen is not None:
-        system = chosen.system
-    if started is not None:
-        thinking = thinking or bool(started.version.spec.get("thinking"))
-    shape = weight_shapes.read_base_shape(folder, layout) if folder is not None and layout is not None else None
-    checked = []
-    for lora, each in settings:
-        spec = TrainSpec(
-            adapter=adapter,
-            base=source,
-            train=stored[0].digest,
-            validation=stored[1].digest if len(stored) > 1 else None,
-            start=started.reference if started is not None else None,
-            preset=preset,
-            system=system,
-            lora=lora,
-            training=each,
-            thinking=thinking,
-            reading=report,
-        )
-        needed = requirements
-        if shape is not None and not requirements.memory_bytes:
-            cuda = requirements.device != "cpu"
-            estimate = memory.estimate_training_memory(shape, lora, each, longest=longest, cuda=cuda)
-            needed = requirements.evolve(memory_bytes=estimate.total)
-        if together_if_possible:
-            adapts_head = layout is not None and target_modules.names_head(lora, layout)
-            is_alone = adapts_head or bool(_find_obstacles(lora, each, starts=started is not None))
-            needed = needed.evolve(together=not is_alone)
-        checked.append(CheckedTraining(spec, stored, needed))
+        if system is None and started is not None:
+            system = started.version.spec.get("system")
+        if system is None and chosen is not None:
+            system = chosen.system
+        if started is not None:
+            thinking = thinking or bool(started.version.spec.get("thinking"))
+        shape = weight_shapes.read_base_shape(folder, layout) if folder is not None and layout is not None else None
+        checked = []
+        for lora, each in settings:
+            spec = TrainSpec(
+                adapter=adapter,
+                base=source,
+                train=stored[0].digest,
+                validation=stored[1].digest if len(stored) > 1 else None,
+                start=started.reference if started is not None else None,
+                preset=preset,
+                system=system,
+                lora=lora,
+                training=each,
+                thinking=thinking,
+                reading=report,
+            )
+            needed = requirements
+            if shape is not None and not requirements.memory_bytes:
+                cuda = requirements.device != "cpu"
+                estimate = memory.estimate_training_memory(shape, lora, each, longest=longest, cuda=cuda)
+                needed = requirements.evolve(memory_bytes=estimate.total)
+            if together_if_possible:
+                adapts_head = layout is not None and target_modules.names_head(lora, layout)
+                is_alone = adapts_head or bool(_find_obstacles(lora, each, starts=started is not None))
+                needed = needed.evolve(together=not is_alone)
+            checked.append(CheckedTraining(spec, stored, needed))
+        if look is not None:
+            look(checked[0].spec, train, held_out)
     return checked
 
 

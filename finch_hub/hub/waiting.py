@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from finch_hub.display import tables
 from finch_hub.registry import jobs, placement, queue_status, stuck_jobs, workers
 from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job, JobState
 from finch_hub.specs.value import Value
+
+NO_WORKER = "no worker is running (start one with `finch-hub worker start`)"
+_SHOWN_JOBS = 3
 
 
 class WaitStatus(Value):
@@ -52,3 +56,26 @@ def read(session: Session, job: Job) -> WaitStatus:
         running=queue_status.count_running(session),
         starts_at=queue_status.find_start(session, job.id),
     )
+
+
+def describe_wait(status: WaitStatus | None) -> str | None:
+    """Describe why a job has not started, None for one that has."""
+    if status is None:
+        return None
+    if status.state == "waiting":
+        shown, more = status.waits_for[:_SHOWN_JOBS], len(status.waits_for) - _SHOWN_JOBS
+        others = f" and {more:,} more" if more > 0 else ""
+        return status.stuck or f"waits for {'jobs' if len(status.waits_for) > 1 else 'job'} {', '.join(shown)}{others}"
+    ahead = f"{tables.format_count(status.ahead, 'job')} ahead" if status.ahead else "no job ahead"
+    if status.workers == 0:
+        there = "no worker runs yet"
+    else:
+        there = (
+            f"{tables.format_count(status.running, 'job')} running on {tables.format_count(status.workers, 'worker')}"
+        )
+        if status.fitting < status.workers:
+            there += f", {status.fitting} of which can run this one"
+    parts = [ahead, there]
+    if status.starts_at is not None:
+        parts.append(f"it is tried again at {tables.format_value(status.starts_at)}")
+    return ", ".join(parts)

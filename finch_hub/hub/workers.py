@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from finch_hub import errors
 from finch_hub.registry import listeners, values, workers
 from finch_hub.storage.changes import changing
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
+
+_POLL_SECONDS = 0.5
 
 
 class Workers:
@@ -46,6 +50,27 @@ class Workers:
         """
         with changing(self._stores, "worker.stop", name) as change, change.write() as session:
             return workers.request_state(session, name, "stopping")
+
+    def wait_until_stopped(self, name: str, *, timeout: float | None = None) -> values.Worker:
+        """Wait until a worker has stopped, or is silent since it was killed, and return it.
+
+        Args:
+            timeout: seconds to wait; None waits without a limit.
+
+        Raises:
+            NotFound: there is no such worker.
+            TimeoutError: it has not stopped in that time.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            found = {worker.id: worker for worker in self.find()}
+            if name not in found:
+                raise errors.NotFound("worker", name, found)
+            if found[name].state in workers.GONE:
+                return found[name]
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"worker {name} has not stopped after {timeout:g} s")
+            time.sleep(_POLL_SECONDS)
 
     def stop_own(self) -> bool:
         """Stop the worker that the hub started on demand in this home, with its private broker.

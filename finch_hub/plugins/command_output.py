@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+
+class ClosedOutput(Exception):
+    """The reader of standard output has left, as `head` does after its last line."""
+
+
 _is_owned = False
 _kept: TextIO | None = None  # where results go, while `sys.stdout` and the descriptor lead to standard error
 
@@ -27,10 +32,20 @@ def own() -> Iterator[None]:
     _is_owned, visible = True, sys.stdout
     try:
         yield
-        stream().flush()
+        with end_if_closed():
+            stream().flush()
     finally:
         _is_owned = False
         _restore(visible)
+
+
+@contextlib.contextmanager
+def end_if_closed() -> Iterator[None]:
+    """Raise `ClosedOutput` if the reader of what is written in the block has left."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ClosedOutput from error
 
 
 def divert() -> None:

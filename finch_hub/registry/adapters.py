@@ -103,11 +103,7 @@ def set_alias(
     if not number and alias.isdigit():  # earlier hubs allowed it
         what, fix = f"{alias!r} is all digits, which is how versions are written", f"use a name such as v{alias}"
         raise errors.InvalidReference(what, where="alias", fix=fix)
-    if expected is not None and number != expected:
-        actual = f"points at {name}/{number}" if number else "does not exist"
-        wanted = f"{name}/{expected}" if expected else "no such alias"
-        what = f"alias {name}@{alias} {actual}: expected {wanted} (check the alias before you move it)"
-        raise errors.AliasMoved(what)
+    _check_expected(name, alias, number, expected)
     if number:
         moved = {"of_adapter": row.adapter_id, "of_alias": alias, "version_id": row.id}
         session.execute(_move_alias(), moved)
@@ -118,6 +114,15 @@ def set_alias(
         before = number or None
         alias_moves.add(session, row.adapter_id, alias, from_number=before, to_number=version, who=who, why=why)
     return number or None
+
+
+def _check_expected(name: str, alias: str, number: int, expected: int | None) -> None:
+    if expected is None or number == expected:
+        return
+    actual = f"points at {name}/{number}" if number else "does not exist"
+    wanted = f"{name}/{expected}" if expected else "no such alias"
+    what = f"alias {name}@{alias} {actual}: expected {wanted} (check the alias before you change it)"
+    raise errors.AliasMoved(what)
 
 
 # Each alias is set with these statements. Building one takes longer than running it.
@@ -155,19 +160,24 @@ def _touch_versions() -> sa.Update:
     return sa.update(_versions).where(_versions.c.id.in_(ids)).values(updated_at=now())
 
 
-def delete_alias(session: Session, name: str, alias: str, *, who: str = "", why: str | None = None) -> int:
+def delete_alias(
+    session: Session, name: str, alias: str, *, expected: int | None = None, who: str = "", why: str | None = None
+) -> int:
     """Remove `name@alias`, and return the number of the version that it pointed at.
 
     Args:
+        expected: number of the version that the alias points at now; None for any.
         who: name of the user, for the history.
         why: reason of the removal, for the history.
 
     Raises:
         NotFound: the alias does not exist.
+        AliasMoved: the alias does not point at the expected version.
         Conflict: an unfinished job names it.
     """
     name = lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, alias=alias), deleted=True)
+    _check_expected(name, alias, row.number, expected)
     adapter_needs.refuse_needed_alias(session, row, alias)
     session.execute(sa.delete(Alias).where(Alias.adapter_id == row.adapter_id, Alias.name == alias))
     session.execute(sa.update(_versions).where(_versions.c.id == row.id).values(updated_at=now()))

@@ -263,6 +263,10 @@ class Database:
             general = _SQLITE_ADVICE if self.is_sqlite else _POSTGRESQL_ADVICE
             advice = next((advice for part, advice in _ADVICE.items() if part in message), general)
             raise kind(f"could not use database {self}: {message} ({advice})") from error
+        except exc.StatementError as error:  # what a type of a column refuses
+            if isinstance(error.orig, errors.FinchError):
+                raise error.orig from None
+            raise
 
 
 def is_damage(error: errors.Unavailable) -> bool:

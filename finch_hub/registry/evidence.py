@@ -144,7 +144,7 @@ def _read_job(session: Session, job_id: str, kind: str) -> Evidence | None:
     result = session.scalar(sa.select(jobs.c.result).where(jobs.c.id == job_id))
     if not isinstance(result, dict) or "report" not in result:
         return None
-    return Evidence.of_report(kind, result["report"], _read_curve(session, job_id) if kind == "train" else None)
+    return Evidence.of_report(kind, result["report"], read_curve(session, job_id) if kind == "train" else None)
 
 
 def _has_report(session: Session, job_id: str) -> bool:
@@ -152,7 +152,8 @@ def _has_report(session: Session, job_id: str) -> bool:
     return result is not None and not (isinstance(result, dict) and "report" not in result)
 
 
-def _read_curve(session: Session, job_id: str) -> LossCurve:
+def read_curve(session: Session, job_id: str) -> LossCurve:
+    """Return the curve that the events of a job have so far, which is empty for a job that trains nothing."""
     events = session.execute(
         sa.select(job_events.c.type, job_events.c.data)
         .where(job_events.c.job_id == job_id, job_events.c.type.in_(_CURVE_EVENTS))

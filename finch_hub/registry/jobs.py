@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import secrets
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -38,6 +39,9 @@ from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
 _NUM_EXAMINED = 1000  # newest jobs of the queue that a check reads
+LAST = "last"
+_PREFIX = re.compile("[a-z2-7]{1,15}")  # of an id, which has 16 characters
+_NUM_SHOWN = 3
 _COPIED = ("spec", "base_key", "priority", "owner", "idempotency_key", "retry_of")  # from a new job to its row
 
 
@@ -120,6 +124,28 @@ def get(session: Session, job_id: str) -> Job:
         NotFound: the job does not exist.
     """
     return to_jobs(session, [_get_row(session, job_id)])[0]
+
+
+def find_id(session: Session, text: str, *, owner: str) -> str:
+    """Return the id that `text` begins if it is one job's, that of the newest job of an owner for "last", or `text`.
+
+    Raises:
+        NotFound: the owner has no job.
+        InvalidReference: the ids of several jobs begin so.
+    """
+    if text == LAST:
+        newest = sa.select(jobs.c.id).where(jobs.c.owner == owner).order_by(jobs.c.number.desc()).limit(1)
+        if (job_id := session.scalar(newest)) is None:
+            raise errors.NotFound(f"job of {owner}", text)
+        return str(job_id)
+    if _PREFIX.fullmatch(text) is None:
+        return text
+    begun = sa.select(jobs.c.id).where(jobs.c.id.startswith(text)).order_by(jobs.c.number.desc())
+    found = list(session.scalars(begun.limit(_NUM_SHOWN + 1)))
+    if len(found) > 1:
+        shown = ", ".join(found[:_NUM_SHOWN]) + (" and others" if len(found) > _NUM_SHOWN else "")
+        raise errors.InvalidReference(f"begins the ids of {shown}", where=f"job {text}", fix="write more of the id")
+    return found[0] if found else text
 
 
 def find(

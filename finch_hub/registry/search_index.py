@@ -13,13 +13,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from finch_hub.specs import folding
+
 TABLES = ("searched_versions", "version_numbers")
 TEXTS = "version_texts"  # of SQLite. PostgreSQL has the words in `searched_versions`.
+LETTERS = "folded_letters"  # of SQLite. PostgreSQL can fold texts itself.
 
 _MAX_TEXT = 80_000  # characters: PostgreSQL refuses more than 1 MB of words
 _BATCH = 2000
 _MAX_STALE = 20  # versions that a check names
-_MARKS = "remove_diacritics 2"  # as `fold_text` does
 _NAMES = "version_id, adapter_id, name, number, base_id, kind, state, preset, owner, created_at, updated_at"
 _COLUMNS = """
     version_id {id} PRIMARY KEY,
@@ -111,6 +113,21 @@ _TEXT = f"""substr(a.name || ' '
     || coalesce(a.description, '') || ' ' || coalesce(v.notes, '') || ' ' || v.card, 1, {_MAX_TEXT})"""  # noqa: S608 - no input of users, here and below
 
 
+# FTS5 folds Latin letters itself. It knows the characters of 2012, and would take later emoji for letters.
+_EMOJI = "".join(map(chr, range(0x1F300, 0x1FB00)))
+_TOKENIZER = f"unicode61 remove_diacritics 2 categories ''L* M* Nd Nl Co'' separators ''{_EMOJI}''"
+# The text of the row `given`, folded. Only texts with such a character look for those to replace.
+_FOLD_SQLITE = f"""CASE WHEN given.text NOT GLOB '{folding.PATTERN}' THEN given.text ELSE (
+    WITH RECURSIVE steps (text, letters, place) AS (
+        SELECT given.text, (SELECT json_group_array(json_array(l.letter, l.folded))
+            FROM (SELECT DISTINCT block FROM {LETTERS}) b CROSS JOIN {LETTERS} l ON l.block = b.block
+            WHERE given.text GLOB b.block AND instr(given.text, l.letter)), 0
+        UNION ALL SELECT replace(s.text, json_extract(s.letters, '$[' || s.place || '][0]'),
+            json_extract(s.letters, '$[' || s.place || '][1]')), s.letters, s.place + 1
+        FROM steps s WHERE s.place < json_array_length(s.letters)
+    ) SELECT s.text FROM steps s ORDER BY s.place DESC LIMIT 1) END"""  # noqa: S608
+
+
 def build(connection: sa.Connection) -> None:
     """Build the index anew in the transaction of a connection."""
     drop(connection)
@@ -123,8 +140,37 @@ def build(connection: sa.Connection) -> None:
 
 def create(connection: sa.Connection) -> None:
     """Create the tables and the triggers. The tables are empty until `fill`, and without indexes."""
+    if connection.dialect.name == "sqlite":
+        columns = "block VARCHAR NOT NULL, letter VARCHAR NOT NULL, folded VARCHAR NOT NULL"
+        columns = "block VARCHAR NOT NULL, letter VARCHAR NOT NULL, folded VARCHAR NOT NULL"
+        connection.exec_driver_sql(f"CREATE TABLE {LETTERS} ({columns}, PRIMARY KEY (block, letter)) WITHOUT ROWID")
+        rows = [(_find_block(letter), letter, folded) for letter, folded in folding.list_letters().items()]
+        connection.exec_driver_sql(f"INSERT INTO {LETTERS} VALUES (?, ?, ?)", rows)  # noqa: S608
+    else:
+        _create_fold(connection)
     for statement in _list_statements(connection.dialect.name):
         connection.exec_driver_sql(statement)
+
+
+def _find_block(letter: str) -> str:
+    """Return what GLOB finds in texts with a letter of the same 128, so that those of other scripts are left out."""
+    first = ord(letter) & ~127
+    return f"*[{chr(first)}-{chr(first + 127)}]*"
+
+
+def renew_words(connection: sa.Connection) -> None:
+    """Let PostgreSQL fold texts as this code does. The entries are made anew afterwards, by `refresh`."""
+    _create_fold(connection)
+
+
+def fold_query(session: Session, text: str) -> str:
+    """Return a text as SQLite's index has it, but for what FTS5 does itself to a text and to a query."""
+    if text.isascii():
+        return text
+    if text.isascii():
+        return text
+    query = sa.text(f"SELECT {_FOLD_SQLITE} FROM (SELECT :text AS text) AS given")  # noqa: S608
+    return str(session.scalar(query, {"text": text}))
 
 
 def list_indexes(dialect: str, *, concurrently: bool = False) -> list[str]:
@@ -212,7 +258,7 @@ def find_stale(connection: sa.Connection, first: int, last: int) -> list[int]:
 
 
 def _find_stale_texts(connection: sa.Connection, present: str, first: int, last: int) -> Iterator[int]:
-    of_rows = f"SELECT v.id, {_TEXT.format(join='group_concat')} {present}"
+    of_rows = _select_texts_sqlite(present)
     of_index = f"SELECT rowid, text FROM {TEXTS} WHERE rowid BETWEEN {first} AND {last}"  # noqa: S608
     wanted, found = (
         {int(number): str(text) for number, text in connection.exec_driver_sql(query)} for query in (of_rows, of_index)
@@ -234,7 +280,7 @@ def drop(connection: sa.Connection) -> None:
             connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS search_{name} ON {table}")
             connection.exec_driver_sql(f"DROP FUNCTION IF EXISTS search_{name}()")
         connection.exec_driver_sql("DROP FUNCTION IF EXISTS refresh_searched_versions(bigint[])")
-    for table in (TEXTS, *TABLES):
+    for table in (TEXTS, LETTERS, *TABLES):
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}")
     if connection.dialect.name != "sqlite":
         connection.exec_driver_sql("DROP FUNCTION IF EXISTS fold_text(text)")
@@ -245,7 +291,7 @@ def list_tables(connection: sa.Connection) -> list[sa.TableClause]:
     columns = [part.split()[0] for part in _NAMES.split(", ")]
     entries, numbers, texts = columns, ["version_id", "name", "value"], ["rowid"]
     if connection.dialect.name == "sqlite":
-        named = {TABLES[0]: entries, TABLES[1]: numbers, TEXTS: texts}
+        named = {TABLES[0]: entries, TABLES[1]: numbers, TEXTS: texts, LETTERS: ["block", "letter", "folded"]}
     else:
         named = {TABLES[0]: [*entries, "words"], TABLES[1]: numbers}
     return [sa.table(name, *map(sa.column, columns)) for name, columns in named.items()]
@@ -282,7 +328,7 @@ def _list_statements(dialect: str) -> list[str]:
         return [
             f"CREATE TABLE searched_versions ({columns})",
             numbers.format(binary="", end=" WITHOUT ROWID"),
-            f"CREATE VIRTUAL TABLE {TEXTS} USING fts5(text, columnsize = 0, tokenize = 'unicode61 {_MARKS}')",
+            f"CREATE VIRTUAL TABLE {TEXTS} USING fts5(text, columnsize = 0, tokenize = '{_TOKENIZER}')",
             *(_trigger_sqlite(*trigger) for trigger in _TRIGGERS),
             f"CREATE TRIGGER search_version_touched AFTER {_TOUCHED} BEGIN {_TOUCH}; END",
         ]
@@ -291,7 +337,7 @@ def _list_statements(dialect: str) -> list[str]:
         # Words are kept apart from the rows, so that a search for a frequent word reads few pages.
         "ALTER TABLE searched_versions SET (toast_tuple_target = 128)",
         numbers.format(binary='COLLATE "C"', end=""),
-        *_FOLD_AND_REFRESH,
+        *_REFRESH,
         *(statement for trigger in _TRIGGERS for statement in _trigger_postgresql(*trigger)),
         *_write_trigger_postgresql("version_touched", _TOUCHED, "TRUE", _TOUCH),
     ]
@@ -313,8 +359,14 @@ def _insert_sqlite(which: str) -> list[str]:
         f"INSERT INTO searched_versions ({_NAMES}) SELECT {_ENTRY} {present}",
         f"INSERT INTO version_numbers {_select_rank_sqlite(which)}",
         *(f"INSERT OR REPLACE INTO version_numbers {numbers}" for numbers in _list_numbers_sqlite(which)),
-        f"INSERT INTO {TEXTS} (rowid, text) SELECT v.id, {_TEXT.format(join='group_concat')} {present}",
+        f"INSERT INTO {TEXTS} (rowid, text) {_select_texts_sqlite(present)}",
     ]
+
+
+def _select_texts_sqlite(present: str) -> str:
+    text = _TEXT.format(join="group_concat")
+    # Without the limit, SQLite would make the text anew for each letter.
+    return f"SELECT given.id, {_FOLD_SQLITE} FROM (SELECT v.id, {text} AS text {present} LIMIT -1) AS given"  # noqa: S608
 
 
 _METRICS_SQLITE, _SPEC_SQLITE = (f"iif(json_valid({column}), {column}, '{{}}')" for column in ("v.metrics", "v.spec"))
@@ -407,11 +459,7 @@ def _fill_postgresql(which: str) -> str:
     return f"DO $$ BEGIN {lock} {_insert_postgresql(which)} END $$"
 
 
-_FOLD_AND_REFRESH = (
-    # As `fold` in finch_hub.specs.queries. The parser of PostgreSQL would make addresses and paths one word.
-    """CREATE FUNCTION fold_text(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-        SELECT translate(regexp_replace(normalize(given, NFD), '[\u0300-\u036f]', '', 'g'),
-            '!"#$%%&''()*+,-./:;<=>?@[\\]^_`{|}~', '                                ') $$""",
+_REFRESH = (
     # The lock lets changes of one version follow each other, so that each sees what the one before wrote. A connection
     # keeps the plans of a function, so they must not be those of an empty table.
     f"""CREATE FUNCTION refresh_searched_versions(ids bigint[]) RETURNS void LANGUAGE plpgsql
@@ -423,6 +471,23 @@ _FOLD_AND_REFRESH = (
         {_insert_postgresql("v.id = ANY (ids)")}
     END $$""",  # noqa: S608
 )
+
+
+# Of the collations that know the case of all letters. A database may have one that knows ASCII only.
+_CASES = ("pg_c_utf8", "und-x-icu", "C.utf8", "default")
+
+
+def _create_fold(connection: sa.Connection) -> None:
+    """Create the function that folds a text for PostgreSQL's parser, which would make addresses and paths one word."""
+    found = set(connection.exec_driver_sql("SELECT collname FROM pg_collation").scalars())
+    case = next(name for name in _CASES if name in found)
+    lower = f'lower(normalize(given, NFD) COLLATE "{case}")'
+    letters = "".join(folding.CHANGED)
+    changed = f"translate(regexp_replace({lower}, '[{folding.IGNORED}]', '', 'g'), '{letters}', '{folding.CHANGED_TO}')"
+    connection.exec_driver_sql(
+        f"""CREATE OR REPLACE FUNCTION fold_text(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+        SELECT normalize(regexp_replace({changed}, '[{folding.SEPARATORS}]+', ' ', 'g'), NFC) $$"""
+    )
 
 
 def _list_triggers() -> list[tuple[str, str]]:

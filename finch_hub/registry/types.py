@@ -17,6 +17,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.operators import OperatorType
 
+from finch_hub import errors
+from finch_hub.specs.value import MAX_NESTING
+
 # SQLite's %f is seconds with milliseconds. All texts have one length, so that they sort by time.
 _SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f"
 
@@ -78,7 +81,18 @@ def make_storable(text: str) -> str:
 
 
 def to_json(value: Any) -> str:
-    """Return JSON that both databases accept. Infinities and NaN become null."""
+    """Return JSON that both databases accept, and `from_json` reads. Infinities and NaN become null.
+
+    Raises:
+        InvalidInput: the value is nested too deeply.
+    """
+    try:
+        return _write_json(value)
+    except _NestingError as error:
+        raise errors.InvalidInput(str(error), fix="nest it less", subject="document") from None
+
+
+def _write_json(value: Any) -> str:
     return pydantic_core.to_json(_make_json_storable(value), inf_nan_mode="null").decode()
 
 
@@ -100,7 +114,7 @@ def _parse_json(text: str) -> Any:
     try:
         return pydantic_core.from_json(text)  # several times as fast, which counts for a page of versions
     except ValueError:  # it refuses halves of surrogate pairs
-        return pydantic_core.from_json(to_json(json.loads(text)))
+        return pydantic_core.from_json(_write_json(json.loads(text)))
 
 
 def read_document(value: Any) -> dict[str, Any]:
@@ -108,13 +122,19 @@ def read_document(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"unreadable": str(value)[:200]}
 
 
-def _make_json_storable(value: Any) -> Any:
+class _NestingError(ValueError):
+    """A document is nested too deeply for `from_json`, where a writer would take 54 levels more."""
+
+
+def _make_json_storable(value: Any, levels: int = MAX_NESTING) -> Any:
     if isinstance(value, str):
         return make_storable(value) if not value.isprintable() else value
+    if isinstance(value, (dict, list, tuple)) and levels == 0:
+        raise _NestingError(f"is nested more than {MAX_NESTING} deep")
     if isinstance(value, dict):
-        return {_make_json_storable(key): _make_json_storable(item) for key, item in value.items()}
+        return {_make_json_storable(key): _make_json_storable(item, levels - 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_make_json_storable(item) for item in value]
+        return [_make_json_storable(item, levels - 1) for item in value]
     return value
 
 
@@ -219,6 +239,24 @@ def _is_whole_sqlite(element: is_whole, compiler: SQLCompiler, **kw: Any) -> str
 
 @compiles(is_whole, "postgresql")
 def _is_whole_postgresql(element: is_whole, compiler: SQLCompiler, **kw: Any) -> str:
+    return "true"
+
+
+class is_text(FunctionElement[bool]):  # noqa: N801
+    """Whether a column of texts has one. SQLite takes bytes, too, which equal no text."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+    name = "is_text"
+
+
+@compiles(is_text, "sqlite")
+def _is_text_sqlite(element: is_text, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"typeof({compiler.process(element.clauses, **kw)}) = 'text'"
+
+
+@compiles(is_text, "postgresql")
+def _is_text_postgresql(element: is_text, compiler: SQLCompiler, **kw: Any) -> str:
     return "true"
 
 

@@ -19,9 +19,11 @@ from finch_hub.registry import (
     audit,
     bases,
     datasets,
+    purged_texts,
     search_index,
     tables,
     values,
+    version_loading,
 )
 from finch_hub.registry.bundled_versions import read_evaluations
 from finch_hub.registry.tables import Adapter, AdapterVersion, Parent
@@ -44,11 +46,14 @@ class Place:
     """Where a version of a bundle is in this hub, or will be.
 
     Attributes:
+        bundled: the version without the texts that are held back.
+        given: the version as the bundle has it.
         row: the row that it has here; None for a new version.
         needs_files: whether its files are taken from the bundle.
     """
 
     bundled: BundledVersion
+    given: BundledVersion
     name: str
     number: int
     outcome: Outcome
@@ -95,7 +100,8 @@ def plan(session: Session, manifest: Manifest) -> list[Place]:
     A version that this hub has is itself, whatever its name and number here. Another one keeps its number if that is
     free in its adapter, otherwise it gets the next one.
     """
-    known = {version.reference: row for version in manifest.versions if (row := _find_row(session, version))}
+    known = _find_rows(session, manifest)
+    purged = purged_texts.find(session, manifest, {reference: row.id for reference, row in known.items()})
     homes = _find_homes(session, manifest, known)
     taken = {name: set(_list_numbers(session, name)) for name in set(homes.values())}
     numbers: dict[str, int] = {}
@@ -107,32 +113,39 @@ def plan(session: Session, manifest: Manifest) -> list[Place]:
     places = []
     for version in manifest.versions:
         row, home = known.get(version.reference), homes[version.name]
+        fields: dict[str, Any] = {"bundled": purged.clean(version), "given": version}
         if row is not None:
             is_without = row.digest == row.identity and row.deleted_at is not None and row.purged_at is None
             outcome: Outcome = "completed" if is_without and version.files is not None else "known"
             if outcome == "completed" and row.adapter_deleted_at is not None:
                 raise errors.Deleted("adapter", row.name)
-            places.append(Place(bundled=version, name=row.name, number=row.number, outcome=outcome, row=row))
+            places.append(Place(**fields, name=row.name, number=row.number, outcome=outcome, row=row))
             continue
         if version.reference not in numbers:
             last[home] += 1
         number = numbers.get(version.reference, last[home])
         outcome = "in lineage" if version.files is None else "added"
-        places.append(Place(bundled=version, name=home, number=number, outcome=outcome))
+        places.append(Place(**fields, name=home, number=number, outcome=outcome))
     return places
 
 
-def _find_row(session: Session, version: BundledVersion) -> sa.Row[Any] | None:
-    """Return the row that a version has here: of equal bytes, and made at the same moment."""
-    query = (
-        sa.select(_versions, _adapters.c.name, _adapters.c.deleted_at.label("adapter_deleted_at"))
+def _find_rows(session: Session, manifest: Manifest) -> dict[str, sa.Row[Any]]:
+    """Return the rows that versions have here, by reference: of equal bytes, and made at the same moment.
+
+    One query reads them. Hundreds of versions can have one identity, so a query for each would read the same rows.
+    """
+    columns = ("id", "number", "identity", "digest", "state", "created_at", "deleted_at", "purged_at")
+    adapter = _adapters.c.name, _adapters.c.deleted_at.label("adapter_deleted_at")
+    query: sa.Select[Any] = (
+        sa.select(*(_versions.c[name] for name in columns), *adapter, _bases.c.fingerprint)
         .join(_adapters, _adapters.c.id == _versions.c.adapter_id)
         .join(_bases, _bases.c.id == _versions.c.base_id)
-        .where(_versions.c.identity == version.identity, _bases.c.fingerprint == version.base)
-        .order_by(_versions.c.id)
+        .where(one_of(_versions.c.identity, sorted({version.identity for version in manifest.versions})))
+        .order_by(_versions.c.id.desc())  # of equal ones, the first stays
     )
-    born = to_milliseconds(version.created_at)
-    return next((row for row in session.execute(query) if to_milliseconds(row.created_at) == born), None)
+    rows = {(row.identity, row.fingerprint, to_milliseconds(row.created_at)): row for row in session.execute(query)}
+    keys = ((v.reference, (v.identity, v.base, to_milliseconds(v.created_at))) for v in manifest.versions)
+    return {reference: rows[key] for reference, key in keys if key in rows}
 
 
 def _find_homes(session: Session, manifest: Manifest, known: Mapping[str, sa.Row[Any]]) -> dict[str, str]:
@@ -246,7 +259,7 @@ def register(
             details = {"kind": place.bundled.kind, "bundle": place.bundled.origin.model_dump(mode="json")}
             audit.add(session, who=who, action="version.create", on=place.reference, details=details)
     session.expire_all()
-    kept = [text for place in places if not place.is_deleted for text in _merge(session, place, ids, who)]
+    kept = list(_merge_all(session, places, ids, who))
     named = [*_list_unnamed_bases(session, manifest), *_merge_licenses(session, manifest)]
     return [*named, *_merge_descriptions(session, manifest, places), *kept]
 
@@ -254,8 +267,7 @@ def register(
 def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, StoredVersion]) -> int:
     version, files = place.bundled, stored.get(place.bundled.reference)
     adapter_id = adapter_names.count_number(session, place.name, place.number)
-    is_purged = is_of_purged(session, version)
-    is_edited = version.card_edited_at is not None and not is_purged
+    is_edited = version.card_edited_at is not None
     written = files.card if files else ""
     row = AdapterVersion(
         adapter_id=adapter_id,
@@ -274,7 +286,7 @@ def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, S
         environment=version.environment,
         card=version.card if is_edited else written,
         card_edited_at=version.card_edited_at if is_edited else None,
-        notes="" if is_purged else version.notes,
+        notes=version.notes,
         owner=version.owner,
         preset=version.spec.get("preset"),
         created_at=version.created_at,
@@ -312,17 +324,29 @@ def _add_evidence(session: Session, row_id: int, version: BundledVersion, stored
     session.execute(insert.values(version_id=row_id, document=document, samples=samples))
 
 
-def is_of_purged(session: Session, version: BundledVersion) -> bool:
-    """Return whether data of a version was purged here."""
-    digests = [digest for digest in (version.train_digest, version.validation_digest) if digest is not None]
-    found = (datasets.find_digest(session, digest) for digest in digests)
-    return any(dataset is not None and dataset.purged_at is not None for dataset in found)
+def _merge_all(session: Session, places: Sequence[Place], ids: Mapping[str, int], who: str) -> Iterator[str]:
+    """Add what versions lack. Yield what they have otherwise, and what is held back."""
+    present = [place for place in places if not place.is_deleted]
+    rows = [ids[place.bundled.reference] for place in present]
+    evaluations = read_evaluations(session, rows)
+    loaded = dict(zip(rows, version_loading.load(session, rows), strict=True))
+    for place in places:
+        row_id = ids[place.bundled.reference]
+        here = loaded.get(row_id)
+        is_new = place.outcome != "known"
+        if here is not None or is_new:
+            pair = place.given, place.bundled
+            yield from purged_texts.name_held_back(*pair, place.reference, here, is_new=is_new)
+        if here is not None:
+            yield from _merge(session, place.bundled, here, row_id, who)
+            have = set(map(_key, evaluations.get(row_id, ())))
+            _add_evaluations(session, place.bundled, have, row_id, here.base.id)
 
 
-def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> Iterator[str]:
-    """Add tags, notes, aliases and evaluations that a version lacks. Yield what it has otherwise."""
-    version, row_id = place.bundled, ids[place.bundled.reference]
-    here = adapter_versions.resolve(session, AdapterReference(place.name, version=place.number))
+def _merge(
+    session: Session, version: BundledVersion, here: values.AdapterVersion, row_id: int, who: str
+) -> Iterator[str]:
+    """Add tags, notes, card, license and aliases that a version lacks. Yield what it has otherwise."""
     tags = {tag.name: tag for tag in map(Tag.parse, here.tags)}
     given = [Tag.parse(text) for text in version.tags]
     if missing := [str(tag) for tag in given if tag.name not in tags]:
@@ -332,31 +356,30 @@ def _merge(session: Session, place: Place, ids: Mapping[str, int], who: str) -> 
         for tag in given
         if tag.name in tags and tags[tag.name] != tag
     )
-    is_purged = is_of_purged(session, version)
-    if is_purged and version.notes and version.notes != here.notes:
-        yield f"no notes of {here.reference}, since they may quote data that was purged here"
-    elif version.notes and not here.notes:
+    if version.notes and not here.notes:
         adapter_versions.edit_notes(session, here.reference, version.notes)
-    elif version.notes != here.notes and version.notes:
+    elif version.notes and version.notes != here.notes:
         yield f"the notes of {here.reference}"
     if version.card_edited_at is not None and version.card != here.card:
-        if is_purged:
-            yield f"no edited card of {here.reference}, since it may quote data that was purged here"
-        elif here.card_edited_at is None:
+        if here.card_edited_at is None:
             adapter_versions.edit_card(session, here.reference, version.card, edited_at=version.card_edited_at)
         else:
             yield f"the card of {here.reference}"
     yield from _merge_data_license(session, version, here, row_id)
-    have = set(map(_key, read_evaluations(session, [row_id]).get(row_id, ())))
-    base_id = session.scalars(sa.select(_versions.c.base_id).where(_versions.c.id == row_id)).one()
+    for alias in version.aliases:
+        yield from _merge_alias(session, here, alias, who)
+
+
+def _add_evaluations(
+    session: Session, version: BundledVersion, have: set[tuple[Any, ...]], row_id: int, base_id: int
+) -> None:
+    """Add the evaluations that a version lacks."""
     for evaluation in version.evaluations:
         if _key(evaluation) not in have:
             fields = evaluation.model_dump(include={"evaluator", "metrics", "created_at"})
             new = {"base_id": base_id, "version_id": row_id, "dataset_digest": evaluation.dataset}
             session.execute(_evaluations.insert().values(**new, **fields))
             have.add(_key(evaluation))
-    for alias in version.aliases:
-        yield from _merge_alias(session, here, alias, who)
 
 
 def _merge_data_license(
@@ -364,15 +387,17 @@ def _merge_data_license(
 ) -> Iterator[str]:
     """Record the license of the training data if this hub knows none. Yield another one."""
     given, origin = version.origin.data_license, here.spec.get("bundle")
+    if given is None:
+        return
     digest = version.train_digest
     data = None if digest is None else datasets.find_digest(session, digest)
     known = data.license if data is not None else None
     recorded = origin.get("data_license") if isinstance(origin, dict) else None
-    if given is not None and data is not None and known is None and recorded in (None, given):
+    if data is not None and known is None and recorded in (None, given):
         datasets.set_license(session, data.digest, given)
         known = given
     known = known or recorded
-    if given is None or given == known:
+    if given == known:
         return
     if known is not None:
         yield f"license {known} of the data of {here.reference} (the bundle has {given})"
@@ -431,12 +456,17 @@ def _merge_licenses(session: Session, manifest: Manifest) -> Iterator[str]:
 
 def _merge_descriptions(session: Session, manifest: Manifest, places: Sequence[Place]) -> Iterator[str]:
     homes = {place.bundled.name: place.name for place in places}
+    reasons = purged_texts.explain_descriptions(session, set(homes.values()))
     for adapter in manifest.adapters:
         name = homes.get(adapter.name)
         if name is None or not adapter.description:
             continue
         here = session.scalar(sa.select(_adapters.c.description).where(_adapters.c.name == name))
-        if not here:
-            adapter_names.describe(session, name, adapter.description)
-        elif here != adapter.description:
+        if here == adapter.description:
+            continue
+        if here:
             yield f"the description of {name}"
+        elif name in reasons:
+            yield f"no description of {name}, {reasons[name]}"
+        else:
+            adapter_names.describe(session, name, adapter.description)

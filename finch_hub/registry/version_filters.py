@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import UnionType
@@ -13,7 +14,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import adapter_names, adapter_versions, datasets, tables
+from finch_hub.registry import adapter_names, adapter_versions, datasets, search_index, tables
 from finch_hub.registry.types import BigId, Instant, one_of
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.queries import METRICS, NumberFilter, Term, TextFilter, TimeFilter, Words
@@ -93,7 +94,7 @@ def build_filters(session: Session, terms: Sequence[Term]) -> list[Filter]:
     words = [term for term in terms if isinstance(term, Words)]
     if words:
         build = _build_texts if session.get_bind().dialect.name == "sqlite" else _build_words
-        found.append(build(words))
+        found.append(build(session, words))
     for term in terms:
         if isinstance(term, TextFilter):
             made = _TEXT_FILTERS[term.field](session, term)
@@ -121,11 +122,14 @@ def _of_entry(
     return Filter(condition=test(unindexed(entries.c[name])), ids=ids, seek=seek, column=column, order=order)
 
 
-def _build_texts(words: Sequence[Words]) -> Filter:
+def _build_texts(session: Session, words: Sequence[Words]) -> Filter:
     """Return the filter for SQLite's FTS5, whose language knows AND and NOT, but not NOT alone."""
 
     def phrase(term: Words) -> str:
-        return f'"{term.text}"{"*" if term.begins else ""}'
+        # A text may be decomposed or not, and SQLite can do neither.
+        spelled = dict.fromkeys([term.text, *(unicodedata.normalize(form, term.text) for form in ("NFC", "NFD"))])
+        phrases = [f'"{search_index.fold_query(session, text)}"{"*" if term.begins else ""}' for text in spelled]
+        return f"({' OR '.join(phrases)})"
 
     wanted = " AND ".join(phrase(term) for term in words if not term.negated)
     unwanted = " OR ".join(phrase(term) for term in words if term.negated)
@@ -143,18 +147,22 @@ def _matches(expression: str) -> Condition:
     return sa.literal_column("version_texts", sa.String()).op("MATCH", is_comparison=True)(expression)
 
 
-def _build_words(words: Sequence[Words]) -> Filter:
+def _build_words(_: Session, words: Sequence[Words]) -> Filter:
     """Return the filter for PostgreSQL's text search."""
     language: sa.ColumnElement[Any] = sa.literal_column("'simple'")
+    nothing: sa.ColumnElement[Any] = sa.literal_column("$$' '$$::tsquery")  # a word that no text has
     wanted: sa.ColumnElement[Any] | None = None
     for term in words:
         text, last = term.text, ""
         if term.begins:
             text, _, last = term.text.rpartition(" ")
-        query: sa.ColumnElement[Any] = sa.func.phraseto_tsquery(language, text)
+        query: sa.ColumnElement[Any] = sa.func.phraseto_tsquery(language, sa.func.fold_text(text))
         if term.begins:
-            beginning = sa.func.to_tsquery(language, f"'{last}':*")
+            word = sa.literal("'").concat(sa.func.fold_text(last)).concat(" ':*")
+            beginning = sa.func.to_tsquery(language, word)
             query = query.op("<->")(beginning) if text else beginning
+        # The negation of a query without words would be met by no version.
+        query = sa.case((sa.func.numnode(query) == 0, nothing), else_=query)
         if term.negated:
             query = sa.func.tsquery_not(query)
         wanted = query if wanted is None else wanted.op("&&")(query)

@@ -19,7 +19,8 @@ MAX_NUMBER = 10**7
 """Largest number of a version in a bundle. The next version of an adapter has a greater one than all before it."""
 
 _Text = Annotated[str, pydantic.StringConstraints(max_length=2**20)]
-_Owner = Annotated[str, pydantic.StringConstraints(max_length=96, pattern=r"^[^\x00]*$")]
+_WITHOUT_NUL = r"^[^\x00]*$"  # PostgreSQL stores none; longer texts lose it
+_Owner = Annotated[str, pydantic.StringConstraints(max_length=96, pattern=_WITHOUT_NUL)]
 _Reference = Annotated[str, pydantic.StringConstraints(max_length=112)]
 _Fingerprint = Annotated[str, pydantic.StringConstraints(pattern=r"^([0-9]{1,3}:)?[0-9a-f]{60,64}$", max_length=64)]
 _Seed = Annotated[int, pydantic.Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
@@ -45,7 +46,7 @@ class BundledEvaluation(Value):
     """Metrics of a version on a data set."""
 
     dataset: Digest
-    evaluator: str = pydantic.Field(min_length=1, max_length=96)
+    evaluator: str = pydantic.Field(min_length=1, max_length=96, pattern=_WITHOUT_NUL)
     metrics: JsonObject
     created_at: _Moment
 
@@ -55,12 +56,12 @@ class BundledBase(Value):
 
     fingerprint: _Fingerprint
     name: str = pydantic.Field(max_length=MAX_NAME, pattern=r"^[^/\x00]+$")
-    revision: str | None = pydantic.Field(default=None, max_length=MAX_REVISION)
+    revision: str | None = pydantic.Field(default=None, max_length=MAX_REVISION, pattern=_WITHOUT_NUL)
     public_id: str | None = pydantic.Field(default=None, max_length=MAX_ID)
-    architecture: str = pydantic.Field(max_length=MAX_ARCHITECTURE)
+    architecture: str = pydantic.Field(max_length=MAX_ARCHITECTURE, pattern=_WITHOUT_NUL)
     parameters: NonNegativeInt
     license: LicenseName | None = None
-    license_link: str | None = pydantic.Field(default=None, max_length=MAX_LINK, pattern=r"^[^\x00]*$")
+    license_link: str | None = pydantic.Field(default=None, max_length=MAX_LINK, pattern=_WITHOUT_NUL)
 
     @property
     def source(self) -> str:

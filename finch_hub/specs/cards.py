@@ -91,7 +91,7 @@ class Card(Value):
         adapter: reference of the version.
         text: the whole card, as `README.md` has it: metadata and Markdown.
         body: the Markdown alone, which users edit.
-        picture: the loss curve as SVG, to which the card refers as `loss.svg`; None without a curve.
+        pictures: pictures as SVG by the names with which the card refers to them: `loss.svg` and `retention.svg`.
         edited_at: when a user edited it last; None if it is written from what is known.
         revision: hash by which an edit tells that nobody else has edited it since.
     """
@@ -99,7 +99,7 @@ class Card(Value):
     adapter: str
     text: str
     body: str
-    picture: str | None = None
+    pictures: dict[str, str] = pydantic.Field(default_factory=dict)
     edited_at: datetime | None = None
     revision: str
 

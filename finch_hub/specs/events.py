@@ -9,7 +9,7 @@ from typing import Literal
 import pydantic
 
 from finch_hub.progress import Advance
-from finch_hub.specs.value import JsonObject, PositiveInt, Value
+from finch_hub.specs.value import JsonObject, PositiveInt, Value, check_nesting
 
 
 class NewEvent(Value):
@@ -30,6 +30,12 @@ class NewEvent(Value):
     level: Literal["info", "warn", "error"] = "info"
     message: str = ""
     data: JsonObject = pydantic.Field(default={})  # JSON: each type has its own fields, and plugins add theirs
+
+    @pydantic.field_validator("data")
+    @classmethod
+    def _check_data(cls, data: JsonObject) -> JsonObject:
+        check_nesting(data)
+        return data
 
     @classmethod
     def phase(cls, name: str) -> NewEvent:

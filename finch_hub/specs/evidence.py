@@ -90,6 +90,22 @@ class LossCurve(Value):
         """Step, held-out loss and accuracy of each evaluation."""
         return list(zip(self.evaluated_steps, self.held_out_loss, self.held_out_accuracy, strict=True))
 
+    def to_columns(self) -> dict[str, list[float | None]]:
+        """Return the curve as columns of equal length, with a row for each step and None for what was not measured.
+
+        `pandas.DataFrame(curve.to_columns())` is a table of it.
+        """
+        trained = {step: figures for step, *figures in self.points}
+        evaluated = {step: figures for step, *figures in self.evaluations}
+        columns: dict[str, list[float | None]] = {
+            name: [] for name in ("step", "train_loss", "learning_rate", "held_out_loss", "held_out_accuracy")
+        }
+        for step in sorted({*trained, *evaluated}):
+            row = (step, *trained.get(step, (None, None)), *evaluated.get(step, (None, None)))
+            for column, figure in zip(columns.values(), row, strict=True):
+                column.append(figure)
+        return columns
+
     def thinned(self) -> LossCurve:
         """Return the curve with a bounded number of points, rounded to six digits.
 

@@ -19,7 +19,7 @@ from finch_hub.specs.reading import ReadingOptions
 from finch_hub.specs.references import AdapterReference, check_adapter_name
 from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
-from finch_hub.specs.value import Digest, JsonObject, NonNegativeInt, PositiveInt, Value
+from finch_hub.specs.value import Digest, JsonObject, NonNegativeInt, Parameters, PositiveInt, Value
 
 AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_adapter_name(name))]
 Label = Annotated[str, pydantic.AfterValidator(lambda text: check_label(text))]
@@ -139,9 +139,9 @@ class ComposeSpec(JobSpec):
     adapter: AdapterName
     parents: tuple[Parent, ...] = pydantic.Field(min_length=1)
     strategy: str = "auto"
-    parameters: JsonObject = pydantic.Field(default_factory=dict)
+    parameters: Parameters = pydantic.Field(default_factory=dict)
     resolver: str = "keep"
-    resolver_parameters: JsonObject = pydantic.Field(default_factory=dict)
+    resolver_parameters: Parameters = pydantic.Field(default_factory=dict)
     scale: float | None = pydantic.Field(default=None, gt=0, le=_MAX_WEIGHT)
     rank: PositiveInt | Literal["auto"] | None = None
     evaluations: PositiveInt = 16
@@ -221,7 +221,7 @@ class ExportSpec(OutputSpec):
     kind: Literal["export"] = "export"
     adapter: AdapterRef
     format: str
-    parameters: JsonObject = pydantic.Field(default_factory=dict)
+    parameters: Parameters = pydantic.Field(default_factory=dict)
 
     @property
     def replaces(self) -> bool:
@@ -237,7 +237,7 @@ class EvaluateSpec(JobSpec):
     adapters: tuple[AdapterRef, ...] = ()
     dataset: Digest
     evaluator: str = "held_out_loss"
-    parameters: JsonObject = pydantic.Field(default_factory=dict)
+    parameters: Parameters = pydantic.Field(default_factory=dict)
     system: str | None = None
 
 

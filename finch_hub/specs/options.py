@@ -22,6 +22,11 @@ def in_command() -> Iterator[None]:
         _IN_COMMAND.reset(token)
 
 
+def is_in_command() -> bool:
+    """Tell whether a command runs, so that messages speak of commands and not of Python."""
+    return _IN_COMMAND.get()
+
+
 def name_option(name: str) -> str:
     """Return the name of an option, such as `file_format` or `--file-format`."""
     return f"--{_COMMAND_NAMES.get(name, name).replace('_', '-')}" if _IN_COMMAND.get() else name

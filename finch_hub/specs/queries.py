@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from finch_hub import errors
 from finch_hub.errors import Problem
+from finch_hub.specs import folding
 from finch_hub.specs.references import AdapterReference
 
 MAX_LENGTH = 2000
@@ -48,7 +49,7 @@ _TIME = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d))?
 
 
 class Words(NamedTuple):
-    """Words that stand next to each other in the texts of a version, as `fold` returns them.
+    """Words that stand next to each other in the texts of a version, without ASCII's punctuation.
 
     Attributes:
         begins: whether the last word is only the beginning of one.
@@ -149,10 +150,11 @@ def parse_sort(text: str) -> Sort:
     raise errors.InvalidSpec(what, where="sort", fix=fix)
 
 
-def fold(text: str) -> str:
-    """Return a text without marks on letters and without ASCII's punctuation, as the indexes of texts have it."""
-    plain = unicodedata.normalize("NFD", text)
-    plain = "".join(character for character in plain if not "\u0300" <= character <= "\u036f")
+def _read_words(text: str) -> str:
+    """Return a text without ASCII's punctuation and what cannot be printed."""
+    plain = "".join(
+        character if character.isprintable() or unicodedata.category(character) == "Cf" else " " for character in text
+    )
     return " ".join(plain.translate(_PUNCTUATION).split())
 
 
@@ -232,10 +234,10 @@ def _refuse_field(piece: _Piece) -> _InvalidTermError:
 
 def _parse_words(piece: _Piece) -> Words:
     begins = piece.text.endswith("*")
-    text = fold("".join(character if character.isprintable() else " " for character in piece.text))
-    if not any(character.isalnum() for character in text):
+    text = _read_words(piece.text)
+    if not folding.has_word(text):
         raise _InvalidTermError("has no letter or digit", "write a word, or leave it out")
-    if begins and len(text.split()[-1]) < _MIN_BEGINNING:
+    if begins and len(unicodedata.normalize("NFC", text.split()[-1])) < _MIN_BEGINNING:
         what = f"has fewer than {_MIN_BEGINNING} letters before *"
         raise _InvalidTermError(what, "write more of the word")
     return Words(text, begins, piece.negated)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 import pydantic
 
 from finch_hub import errors
+from finch_hub.texts.summaries import Summarized, list_attributes
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass  # pydantic exports no name for it
@@ -18,6 +19,34 @@ else:
 
 JsonObject = dict[str, Any]
 """JSON at a border; its fields depend on a job kind, a format or a plugin."""
+
+MAX_NESTING = 200
+"""Deepest nesting of a stored document. The parser that reads documents takes no deeper ones."""
+_MAX_PARAMETER_NESTING = 100  # a job's parameters are a part of other documents
+
+
+def check_nesting(value: Any, limit: int = MAX_NESTING) -> None:
+    """Refuse JSON that is nested too deeply to be read again.
+
+    Raises:
+        ValueError: lists and objects are nested more than `limit` deep.
+    """
+    parts: list[tuple[Any, int]] = [(value, 0)]
+    while parts:
+        part, depth = parts.pop()
+        if isinstance(part, (dict, list, tuple)):
+            if depth == limit:
+                raise ValueError(f"is nested more than {limit} deep")
+            parts += [(item, depth + 1) for item in (part.values() if isinstance(part, dict) else part)]
+
+
+def _check_parameters(parameters: JsonObject) -> JsonObject:
+    check_nesting(parameters, _MAX_PARAMETER_NESTING)
+    return parameters
+
+
+Parameters = Annotated[JsonObject, pydantic.AfterValidator(_check_parameters)]
+"""Parameters of a job, whose names and values its kind, a format or a plugin knows."""
 
 MAX_INTEGER = 2**63 - 1
 """Largest integer that both databases store."""
@@ -40,9 +69,14 @@ class _Translating(ModelMetaclass):
                 problems_of(error, cast("type[Value]", cls).model_fields), subject=cls.__name__
             ) from None
 
+    def __dir__(cls) -> list[str]:  # noqa: N805
+        return list_attributes(super().__dir__(), _list_meant(cls))
 
-class Value(pydantic.BaseModel, metaclass=_Translating):
+
+class Value(Summarized, pydantic.BaseModel, metaclass=_Translating):
     """A frozen pydantic model that raises `InvalidSpec`.
+
+    Completion offers its fields and methods, and of pydantic's methods only those that write JSON.
 
     Raises:
         InvalidSpec: some fields are invalid; contains a problem for each.
@@ -87,6 +121,18 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
             return [finding["loc"] for finding in findings if finding["type"] == "extra_forbidden"]
         return []
 
+    def __dir__(self) -> list[str]:
+        return list_attributes(super().__dir__(), _list_meant(type(self)))
+
+    def _list_fields(self) -> Mapping[str, object]:
+        """Return the fields that are shown and differ from their defaults."""
+        fields = ((name, field, getattr(self, name)) for name, field in type(self).model_fields.items())
+        return {
+            name: value
+            for name, field, value in fields
+            if field.repr and (field.is_required() or value != field.get_default(call_default_factory=True))
+        }
+
     def evolve(self, **changes: Any) -> Self:
         """Return a validated copy with changes.
 
@@ -94,6 +140,20 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
             InvalidSpec: some fields are invalid; contains a problem for each.
         """
         return type(self).of({**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
+
+
+_OF_PYDANTIC = frozenset({"model_dump", "model_dump_json"})
+_FOR_STORES = frozenset({"list_unknown", "model_config", "of_stored"})
+
+
+def _list_meant(value: type) -> set[str]:
+    """Return the names of a value that users are to see: its fields, methods and properties."""
+    names = {name for name, field in getattr(value, "model_fields", {}).items() if field.repr}
+    for part in value.__mro__:
+        if part is pydantic.BaseModel:
+            break
+        names.update(vars(part))
+    return (names | _OF_PYDANTIC) - _FOR_STORES
 
 
 def _drop_fields(data: object, paths: Iterable[tuple[int | str, ...]]) -> object:

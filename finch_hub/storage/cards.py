@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.artifacts.cards import metadata, model_card
-from finch_hub.formats.card_files import CARD, PICTURE, write_card_files
+from finch_hub.formats.card_files import CARD, PICTURES, write_card_files
 from finch_hub.formats.folder_removal import remove_folder
 from finch_hub.registry import adapter_names, datasets, evidence
 from finch_hub.specs.bundles import Origin
@@ -46,7 +46,7 @@ def read_card(
         adapter=version.reference,
         text=stores.redactor.clean("\n".join([*metadata.make_front(facts), body])),
         body=stores.redactor.clean(body),
-        picture=model_card.draw_picture(facts),
+        pictures=model_card.draw_pictures(facts),
         edited_at=version.card_edited_at,
         revision=name_revision(version.card if is_edited else None),
     )
@@ -117,9 +117,9 @@ def lay_out(folder: Path, card: Card, adapter: Path) -> Path:
     remove_folder(folder)  # of an earlier attempt
     folder.mkdir(parents=True)
     for file in sorted(adapter.iterdir()):
-        if file.name not in (CARD, PICTURE):
+        if file.name not in (CARD, *PICTURES):
             (folder / file.name).symlink_to(file.resolve())
-    write_card_files(folder, card.text, card.picture)
+    write_card_files(folder, card.text, card.pictures)
     return folder
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.artifacts import gate
-from finch_hub.artifacts.cards.model_card import draw_picture, write_card, write_searched_text
+from finch_hub.artifacts.cards.model_card import draw_pictures, write_card, write_searched_text
 from finch_hub.artifacts.config_cleaning import canonical_json
 from finch_hub.artifacts.inventory import has_tree
 from finch_hub.formats.atomic_writes import scratch_folder
@@ -178,7 +178,7 @@ def write_adapter(
         state=state,
     )
     # Later, cards are written anew. This one is for who reads the stored files without the hub.
-    write_card_files(into, clean_text(write_card(facts)), draw_picture(facts))
+    write_card_files(into, clean_text(write_card(facts)), draw_pictures(facts))
     (into / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return WrittenAdapter(
         folder=into,

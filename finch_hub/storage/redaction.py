@@ -30,6 +30,8 @@ _SECRET_NAME = re.compile(
 _NOT_SECRET = re.compile(r"(?:OLD)?PWD|.*_(?:FILE|PATH|DIR|FOLDER)", re.IGNORECASE)  # their values are paths
 _MIN_LENGTH = 8  # shorter secrets may equal ordinary words
 _MIN_MIXED_LENGTH = 5  # of those with letters and others, as words of their own
+_MAX_WORD = 15  # letters of a word, such as `postgres` or `production`, that is no secret by the name of its variable
+_NUMBERED = re.compile(r"[A-Za-z]+[._-]?[0-9]+")  # such as `sha256` and `utf-8`
 _MIN_LINE = 16  # of a line of a secret with several, such as a private key
 
 
@@ -61,6 +63,8 @@ def _find_in_environment() -> Iterator[str]:
 
 def _find_in_named(value: str, *, is_weak: bool) -> Iterator[str]:
     """Yield the secrets in the value of a variable whose name is that of a secret."""
+    if _is_ordinary(value):
+        return  # `SECRET_BACKEND=kubernetes`
     parts = re.split(r"[,;\s]+", value)
     if is_weak and value[:1].isalpha() and all(part.isalpha() or is_plain(part) for part in parts):
         return  # `SORT_KEYS=creation_time,name`
@@ -144,6 +148,13 @@ class Redactor:
     def clean_values(self, data: Any) -> Any:
         """Return JSON whose texts have no secrets."""
         return redact_values(data, self.clean)
+
+
+def _is_ordinary(text: str) -> bool:
+    """Tell whether a text is a word of lower-case or upper-case letters, or a short one with a number."""
+    if len(text) < _MIN_LENGTH and _NUMBERED.fullmatch(text):
+        return True
+    return len(text) <= _MAX_WORD and text.isalpha() and (text[1:].islower() or text.isupper())
 
 
 def _is_mixed(text: str) -> bool:

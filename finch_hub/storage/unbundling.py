@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +63,8 @@ def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layou
                 )
                 for reference, adapter in progress.track(written.items(), "storing versions", total=len(written))
             }
-            places, kept = _register(bundle.manifest, stored, stores, change)
+            admitted = {place.bundled.reference: place.bundled for place in places}
+            places, kept = _register(bundle.manifest, admitted, stored, stores, change)
     with stores.database.read() as session:
         after, now = _read_names(session, places)
     in_bundle = {f"{place.name}@{alias}" for place in places for alias in place.bundled.aliases}
@@ -80,23 +81,25 @@ def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layou
 
 
 def _register(
-    manifest: Manifest, stored: dict[str, StoredVersion], stores: Stores, change: Change
+    manifest: Manifest,
+    admitted: Mapping[str, BundledVersion],
+    stored: Mapping[str, StoredVersion],
+    stores: Stores,
+    change: Change,
 ) -> tuple[list[Place], list[str]]:
     with change.write() as session:
         places = unbundled_versions.lock(session, manifest)
         for place in places:
             if place.needs_files:
                 reference = place.bundled.reference
-                if reference not in stored:
+                if reference not in stored or place.bundled != admitted[reference]:  # its data was purged, or added
                     what = f"could not register version {reference}: this hub changed meanwhile"
                     raise errors.Unavailable(f"{what} (try again)")
                 require_tree(stored[reference].digest, stores, place.name)
                 samples = stored[reference].samples
-                if samples is not None and unbundled_versions.is_of_purged(session, place.bundled):
-                    # Decided within the lock, which a purge owns. Stored first, the text would be here again.
-                    stored[reference] = replace(stored[reference], samples=None)
-                elif samples is not None:
-                    stores.artifacts.put(samples)  # within the lock, so that no collection removes them
+                if samples is not None:
+                    # Within the lock, so that no collection removes them. A purge owns it, so the text is not purged.
+                    stores.artifacts.put(samples)
         new = sum(place.outcome != "known" for place in places)
         change.details |= {"new": new, "known": len(places) - new}
         return places, unbundled_versions.register(session, manifest, places, stored, who=change.who)

@@ -29,7 +29,7 @@ from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import Value
 
 METHODS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "train": (Hub.train,),
+    "train": (Hub.train, Hub.preview_training),
     "sweep": (Hub.sweep,),
     "compose": (Hub.compose, Hub.plan),
     "merge": (Hub.merge,),
@@ -37,6 +37,8 @@ METHODS: dict[str, tuple[Callable[..., Any], ...]] = {
     "quantize": (Hub.quantize,),
     "export": (Hub.export,),
     "generate": (Hub.generator, GeneratorModel.generate),
+    "chat": (Hub.generator, GeneratorModel.generate),
+    "compare": (Hub.generator, GeneratorModel.generate),
     "adapters list": (Adapters.overview,),
     "adapters find": (Adapters.find,),
     "adapters versions": (Adapters.versions,),
@@ -44,16 +46,19 @@ METHODS: dict[str, tuple[Callable[..., Any], ...]] = {
     "adapters alias": (Adapters.set_alias,),
     "adapters alias-history": (Adapters.alias_history,),
     "adapters compare": (Adapters.compare,),
+    "adapters report": (Adapters.write_report,),
     "adapters import": (Adapters.import_,),
     "adapters pull": (Repositories.pull,),
     "adapters push": (Repositories.push,),
     "jobs list": (Jobs.find,),
     "jobs watch": (JobHandle.events,),
     "jobs save": (JobHandle.save,),
+    "jobs report": (JobHandle.write_report,),
     "jobs prune": (Jobs.prune,),
     "bases add": (Bases.add,),
     "datasets add": (Datasets.add,),
     "datasets list": (Datasets.find,),
+    "datasets preview": (Datasets.preview,),
     "audit": (Audit.find,),
     "gc": (Hub.collect,),
     "backup": (Hub.back_up,),
@@ -61,13 +66,16 @@ METHODS: dict[str, tuple[Callable[..., Any], ...]] = {
     "unbundle": (Hub.unbundle,),
 }
 # Options about the output of any command, and NAME=VALUE pairs whose names are those of fields.
-EVERYWHERE = {"json", "quiet", "detach", "set", "yes"}
+EVERYWHERE = {"json", "quiet", "detach", "set", "yes", "config"}
 # Options that choose another method, or that are about the command itself.
 OF_THE_COMMAND: dict[str, set[str]] = {
-    "train": {"from"},  # a word of Python itself, so that its keyword is `start`, which is an option, too
+    "chat": {"with"},
+    "compare": {"prompts", "output"},
+    "train": {"from", "dry-run"},  # a word of Python itself, so that its keyword is `start`, which is an option, too
     "sweep": {"from", "vary"},
     "jobs sweep": {"wait"},
     "compose": {"plan"},
+    "worker stop": {"wait"},
     "adapters alias": {"delete"},
     "adapters card": {"edit", "from", "reset"},
     "adapters list": {"deleted"},

@@ -99,9 +99,11 @@ def test_every_block_of_a_page_is_of_a_kind_that_a_test_runs() -> None:
                 assert kind in ("", "text", "toml") or kind.startswith("python file="), f"{page.name}: {kind}"
 
 
-def test_the_client_takes_ten_lines() -> None:
-    (snippet,) = blocks("README.md", "python")
-    assert len([line for line in snippet.splitlines() if line]) <= 10
+def test_the_client_and_the_engine_alone_take_ten_lines() -> None:
+    (client,) = blocks("README.md", "python")
+    (engine,) = (block for block in blocks("docs/python.md", "python") if "with GeneratorModel(" in block)
+    for snippet in (client, engine):
+        assert len([line for line in snippet.splitlines() if line]) <= 10
 
 
 def test_commands_that_only_stand_in_a_text_exist() -> None:

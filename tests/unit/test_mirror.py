@@ -13,6 +13,7 @@ PACKAGE = TESTS.parent / "finch_hub"
 EXERCISED_IN = {
     "artifacts/bundle_file": "unit/storage/test_unbundling.py",
     "artifacts/bundle_manifest": "unit/storage/test_unbundling.py",
+    "artifacts/cards/drawing": "unit/artifacts/cards/test_retention_matrix.py",
     "artifacts/files": "contract/test_artifact_store.py",
     "artifacts/manifests": "contract/test_artifact_store.py",
     "cli/evaluate": "unit/cli/test_jobs.py",
@@ -21,6 +22,9 @@ EXERCISED_IN = {
     "cli/output": "unit/cli/test_main.py",
     "cli/paging": "unit/cli/test_adapters.py",
     "cli/quantize": "unit/cli/test_jobs.py",
+    "cli/completion_script": "unit/cli/test_completion.py",
+    "cli/sampling": "unit/cli/test_compare.py",
+    "engine/bases/tokenizer": "unit/engine/data/test_preview.py",
     "engine/bases/layout_builder": "unit/engine/bases/test_module_layout.py",
     "engine/bases/json_cache": "unit/engine/bases/test_fingerprint.py",
     "engine/composition/basis": "unit/engine/composition/test_core_space.py",
@@ -86,16 +90,21 @@ EXERCISED_IN = {
     "specs/collections": "unit/storage/test_collection.py",
     "hub/importing": "unit/hub/test_adapters.py",
     "specs/inspections": "unit/storage/test_inspection.py",
+    "display/charts/bars": "unit/display/charts/test_data.py",
+    "display/charts/matrix": "unit/display/charts/test_retention.py",
+    "display/commands": "unit/cli/test_repeated_commands.py",
     "display/inspections": "unit/cli/test_fsck.py",
     "registry/consistency": "unit/storage/test_inspection.py",
     "specs/evaluation": "unit/engine/inference/test_evaluators.py",
     "specs/events": "unit/registry/test_jobs.py",
     "specs/generation": "unit/engine/inference/test_generator.py",
     "specs/outputs": "unit/storage/test_outputs.py",
+    "specs/previews": "unit/hub/test_previewing.py",
     "specs/reports": "unit/display/test_reports.py",
     "specs/training": "unit/engine/training/test_loop.py",
     "storage/bundling": "unit/storage/test_unbundling.py",
     "storage/unreferenced": "unit/storage/test_collection.py",
+    "registry/purged_texts": "unit/storage/test_unbundling.py",
     "registry/text_removal": "unit/storage/test_purging.py",
     "storage/log_texts": "unit/storage/test_row_texts.py",
     "storage/stores": "acceptance/test_embedded.py",
@@ -122,6 +131,7 @@ EXERCISED_IN = {
 }
 # Test files of more than one module, or of none.
 OTHERS = {
+    "cli/test_repeated_commands",
     "engine/test_public_names",
     "engine/test_state_of_the_caller",
     "hub/test_typed_options",
@@ -142,6 +152,7 @@ OTHERS = {
     "test_mirror",
     "test_package",
     "test_spelling",
+    "cli/test_widths",  # all lists
 }
 MODULES = {
     str(file.relative_to(PACKAGE).with_suffix(""))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextvars
 import itertools
 import threading
 from collections.abc import Iterator
@@ -84,3 +85,17 @@ def test_generator_is_not_asked_for_more_than_is_used() -> None:
         raise AssertionError
 
     assert next(iter(track(numbers(), "counting"))) == 1
+
+
+def test_default_listener_hears_what_nobody_else_hears(told: list[Advance], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_default_listener", None)
+    by_default: list[Advance] = []
+    progress.listen_by_default(by_default.append)
+    list(track(range(2), "heard elsewhere"))
+    assert (len(told), by_default) == (2, [])
+    context = contextvars.Context()
+    context.run(lambda: list(track(range(2), "alone")))
+    assert [advance.work for advance in by_default] == ["alone"] * 2
+    progress.listen_by_default(None)
+    context.run(lambda: list(track(range(2), "unheard")))
+    assert len(by_default) == 2

@@ -337,3 +337,12 @@ def test_limit_that_no_database_can_hold_is_refused(name: str, monkeypatch: pyte
 def test_health_folder_of_the_user_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert settings.load(health_folder="~/health").health_folder == tmp_path / "health"
+
+
+@pytest.mark.parametrize("name", ["user", "owner"])
+@pytest.mark.parametrize(
+    "text", [" ", "   ", "\u2800", "\u3164", "\n", "a\nb", "\x1b[31mred", "ana\u202e", "-", "x" * 97]
+)
+def test_name_that_cannot_be_seen_or_is_too_long_is_refused(name: str, text: str) -> None:
+    with pytest.raises(errors.InvalidSpec, match=name):
+        settings.load(**{name: text})

@@ -1,21 +1,16 @@
-"""The loss curve of a training as SVG. Equal curves give equal bytes.
-
-The Hugging Face Hub and GitHub show an SVG file beside a README. They take scripts, styles and external files out of
-it, so it has only lines and texts.
-"""
+"""The loss curve of a training as SVG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 
+from finch_hub.artifacts.cards.drawing import write_svg, write_text
+from finch_hub.formats.picture_colors import GRID, HELD_OUT, TRAIN
 from finch_hub.specs.evidence import MAX_POINTS, LossCurve
 
 _WIDTH, _HEIGHT = 720, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 48
-_INK, _GRID, _TRAIN, _HELD_OUT = "#57606a", "#d0d7de", "#8250df", "#1a7f37"
-_FONT = 'font-family="sans-serif" font-size="12"'
-
 _MAX_LOSS = 1e300  # the difference of two losses is finite
 
 _Point = tuple[int, float]
@@ -36,22 +31,17 @@ def draw_loss_chart(curve: LossCurve) -> str | None:
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / last_step
         return x, _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - loss) / (high - low)
 
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}"'
-        f' viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">',
-        "<title>Loss by step of the training</title>",
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
-    ]
+    lines: list[str] = []
     for tick in ticks:
         _, y = place(0, tick)
-        lines.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="{_GRID}" fill="none"/>')
-        lines.append(_text(_LEFT - 8, y + 4, f"{tick:g}", anchor="end"))
+        lines.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="{GRID}" fill="none"/>')
+        lines.append(write_text(_LEFT - 8, y + 4, f"{tick:g}", anchor="end"))
     for step in sorted({0, last_step // 2, last_step}):
         x, _ = place(step, low)
-        lines.append(_text(x, _HEIGHT - _BOTTOM + 18, f"{step:,}"))
-    lines.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, "step"))
-    lines.append(_text(_LEFT, _TOP - 16, "loss in nats per token", anchor="start"))
-    named = [(train, _TRAIN, "training"), (held_out, _HELD_OUT, "held out")]
+        lines.append(write_text(x, _HEIGHT - _BOTTOM + 18, f"{step:,}"))
+    lines.append(write_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, "step"))
+    lines.append(write_text(_LEFT, _TOP - 16, "loss in nats per token", anchor="start"))
+    named = [(train, TRAIN, "training"), (held_out, HELD_OUT, "held out")]
     shown = [(part, color, name) for part, color, name in named if part]
     for number, (part, color, name) in enumerate(shown):
         places = [place(*point) for point in part]
@@ -61,8 +51,8 @@ def draw_loss_chart(curve: LossCurve) -> str | None:
             lines += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in places]
         x = _WIDTH - _RIGHT - 90 * (len(shown) - number)
         lines.append(f'<path d="M{x} {_TOP - 20}h18" stroke="{color}" stroke-width="2" fill="none"/>')
-        lines.append(_text(x + 24, _TOP - 16, name, anchor="start"))
-    return "\n".join([*lines, "</svg>", ""])
+        lines.append(write_text(x + 24, _TOP - 16, name, anchor="start"))
+    return write_svg(lines, width=_WIDTH, height=_HEIGHT, title="Loss by step of the training")
 
 
 def describe_curve(curve: LossCurve) -> str:
@@ -86,10 +76,6 @@ def _finite(points: Iterable[_Point]) -> list[_Point]:
 
 def _is_shown(loss: float) -> bool:
     return abs(loss) < _MAX_LOSS  # neither NaN nor infinite
-
-
-def _text(x: float, y: float, text: str, *, anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{_INK}" {_FONT}>{text}</text>'
 
 
 def _choose_ticks(low: float, high: float) -> Sequence[float]:

@@ -8,8 +8,9 @@ from typing import Any
 from finch_hub.artifacts.cards.limits import list_limits
 from finch_hub.artifacts.cards.loss_chart import describe_curve, draw_loss_chart
 from finch_hub.artifacts.cards.metadata import find_license_address, format_front, is_repository, make_front
+from finch_hub.artifacts.cards.retention_matrix import describe_retention, draw_retention_matrix
 from finch_hub.artifacts.cards.usage import write_usage
-from finch_hub.formats.card_files import PICTURE
+from finch_hub.formats.card_files import LOSS, RETENTION
 from finch_hub.formats.markdown import format_code, format_code_block, format_prose, format_text
 from finch_hub.specs.cards import CardFacts
 from finch_hub.specs.reports import Retention
@@ -48,10 +49,14 @@ def write_searched_text(facts: CardFacts) -> str:
     return "\n".join(line for write in own for line in write(facts))
 
 
-def draw_picture(facts: CardFacts) -> str | None:
-    """Return the picture to which the card refers, None if it has none."""
-    curve = facts.evidence.curve if facts.evidence is not None else None
-    return None if curve is None else draw_loss_chart(curve)
+def draw_pictures(facts: CardFacts) -> dict[str, str]:
+    """Return the pictures to which the card refers, by their names."""
+    evidence = facts.evidence
+    if evidence is None:
+        return {}
+    curve = None if evidence.curve is None else draw_loss_chart(evidence.curve)
+    drawn = {LOSS: curve, RETENTION: draw_retention_matrix(evidence.retention)}
+    return {name: picture for name, picture in drawn.items() if picture is not None}
 
 
 def _write_head(facts: CardFacts) -> Iterator[str]:
@@ -93,8 +98,8 @@ def _write_figures(facts: CardFacts) -> Iterator[str]:
         start = ", ".join(format_code(parent.reference) for parent in facts.parents) or "the base alone"
         yield from (f"`loss_before` is of {start}, and `loss_after` of the adapter, on the same held-out rows.", "")
     curve = facts.evidence.curve if facts.evidence is not None else None
-    if curve is not None and draw_picture(facts) is not None:
-        yield from (f"![Loss by step: {describe_curve(curve)}]({PICTURE})", "")
+    if curve is not None and draw_loss_chart(curve) is not None:
+        yield from (f"![Loss by step: {describe_curve(curve)}]({LOSS})", "")
 
 
 def _write_retention(facts: CardFacts) -> Iterator[str]:
@@ -103,9 +108,16 @@ def _write_retention(facts: CardFacts) -> Iterator[str]:
         return
     columns = ("parent", "base", "own adapter", "composed", "retention")
     yield from ("## Retention", "")
+    if draw_retention_matrix(retention) is not None:
+        yield from (f"![{_describe(retention)}]({RETENTION})", "")
     yield from ("The held-out loss on the rows of each parent, and the share of its gain that is kept:", "")
     yield from (f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}")
     yield from (*map(_format_retention, retention), "")
+
+
+def _describe(retention: Sequence[Retention]) -> str:
+    """Return the description of the matrix, in which nothing of a name counts as Markdown."""
+    return " ".join(format_prose(describe_retention(retention)))
 
 
 def _format_retention(kept: Retention) -> str:

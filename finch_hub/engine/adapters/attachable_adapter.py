@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,13 +23,15 @@ from finch_hub.engine.bases.layout_builder import describe_model
 from finch_hub.formats.output_paths import refuse_unnamed
 from finch_hub.formats.peft_names import tensor_name
 from finch_hub.specs.lora import LoRAConfig
+from finch_hub.texts.summaries import Summarized
 
 
-class AttachableAdapter:
+class AttachableAdapter(Summarized):
     """One LoRA adapter. The forward pass of its base includes the adapter while it is enabled.
 
     Without a base it holds a configuration, and its weights if they were loaded. Several adapters with different names
-    can be attached to one base: the updates of all enabled adapters are added.
+    can be attached to one base: the updates of all enabled adapters are added. As a context manager it detaches itself
+    at the end.
 
     Args:
         config: rank, scale and target modules.
@@ -98,6 +101,21 @@ class AttachableAdapter:
             adapter._attach(loaded, tuple(weights.modules))
             adapter.load_weights(weights)
         return adapter
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.detach()
+
+    def _list_fields(self) -> Mapping[str, object]:
+        return {
+            "name": self.name,
+            "config": self.config,
+            "base": self.base.name if self.base is not None else None,
+            "is_enabled": self.is_enabled,
+            "trainable_parameters": self.trainable_parameters,
+        }
 
     @property
     def is_enabled(self) -> bool:

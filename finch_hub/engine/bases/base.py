@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finch_hub import errors, settings
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
 from finch_hub.engine.bases.sources import fetch_base
+from finch_hub.engine.bases.tokenizer import read_tokenizer
 from finch_hub.formats import model_files
 from finch_hub.specs.jobs import BaseModelSource
 
@@ -183,7 +184,7 @@ def _read(folder: Path, subject: str, options: dict[str, Any]) -> tuple[PreTrain
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
         with quiet_transformers():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+            tokenizer = read_tokenizer(folder)
             model, loading_info = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, **local, **options
             )

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Final, Literal, TypedDict, Unpack, overload
+from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from finch_hub import errors, settings
 from finch_hub.engine.bases.base import Base, load_base
@@ -17,7 +17,7 @@ from finch_hub.engine.inference.decoding import TextStream, decode
 from finch_hub.engine.inference.prompts import Prompt, check_system_and_seed, tokenize_prompts
 from finch_hub.engine.inference.routing import AdapterRouter, Plan
 from finch_hub.engine.training import loop
-from finch_hub.engine.training.adapter import read_rows, replace_settings
+from finch_hub.engine.training.adapter import open_report, read_rows, replace_settings
 from finch_hub.engine.training.interruption import ShouldStop
 from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.formats.config_fields import shorten
@@ -31,6 +31,9 @@ from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import Value
 from finch_hub.texts.counts import format_count
+from finch_hub.texts.summaries import Summarized
+
+PromptT = TypeVar("PromptT", bound=Prompt)
 
 
 class _Active(enum.Enum):
@@ -68,7 +71,6 @@ class LoopOptions(TypedDict, total=False):
     """Further keyword arguments of :func:`finch_hub.engine.train`."""
 
     workdir: Path | None
-    report: Report
     should_stop: ShouldStop
     resume: bool
     batch_tokens: BatchTokens | None
@@ -90,8 +92,10 @@ def _check_options(options: Mapping[str, object]) -> None:
         raise errors.InvalidSpec(sorted(problems, key=str), subject="fine_tune")
 
 
-class GeneratorModel:
+class GeneratorModel(Summarized):
     """One base with many adapters. Loading an adapter switches to it, and the base never changes.
+
+    As a context manager it removes its adapters at the end.
 
     Args:
         base: a loaded base, or a source for :func:`finch_hub.engine.load_base`.
@@ -108,6 +112,22 @@ class GeneratorModel:
         self._systems: dict[str, str | None] = {}
         self._thinking: set[str] = set()  # adapters that were trained on reasoning
         self._active: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove all adapters, also those that were trained here and not saved. The base stays as it was."""
+        for name in self.adapters:
+            self.unload(name)
+
+    def _list_fields(self) -> Mapping[str, object]:
+        base = self.base
+        where = {"device": str(base.device), "dtype": str(base.dtype).removeprefix("torch.")}
+        return {"base": base.name, **where, "adapters": self.adapters, "active": self.active}
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -131,6 +151,7 @@ class GeneratorModel:
         training: TrainingConfig | None = None,
         system: str | None = None,
         reading: ReadingConfig | None = None,
+        report: Report | None = None,
         **options: Unpack[LoopOptions],
     ) -> TrainingReport:
         """Train a new adapter on examples, and switch to it.
@@ -141,6 +162,7 @@ class GeneratorModel:
             lora_config: shape of the adapter.
             name: name of the adapter. It replaces an adapter of the same name.
             system: system prompt of the examples that have none, and later of prompts to the adapter.
+            report: receiver of events; None shows a bar on a terminal and in a notebook, and nothing elsewhere.
             options: further options of :func:`finch_hub.engine.train`.
 
         Raises:
@@ -150,15 +172,12 @@ class GeneratorModel:
         _check_options(options)
         new_training = replace_settings(training, reading, epochs=epochs, learning_rate=learning_rate)
         rows = read_rows(examples, reading, new_training)
-        trained = loop.train(
-            self.base,
-            lora_config or LoRAConfig(),
-            new_training,
-            rows,
-            None if validation is None else read_rows(validation, reading, new_training),
-            system=system,
-            **options,
-        )
+        held_out = None if validation is None else read_rows(validation, reading, new_training)
+        config = lora_config or LoRAConfig()
+        with open_report(report) as receive:
+            trained = loop.train(
+                self.base, config, new_training, rows, held_out, system=system, report=receive, **options
+            )
         trained.adapter.detach()
         self._cache.add(name, trained.adapter.weights())
         self._register(name, system=system, thinking=any(has_reasoning(m) for row in rows for m in row.messages))
@@ -229,12 +248,12 @@ class GeneratorModel:
 
     @overload
     def generate(
-        self, prompt: list[str] | list[Prompt], *, stream: Literal[False] = ..., **options: Unpack[BatchOptions]
+        self, prompt: list[PromptT], *, stream: Literal[False] = ..., **options: Unpack[BatchOptions]
     ) -> list[str]: ...
 
     def generate(
         self,
-        prompt: Prompt | list[str] | list[Prompt],
+        prompt: Prompt | list[PromptT],
         *,
         adapter: AdapterChoice | Sequence[str | None] = ACTIVE,
         system: str | None = None,

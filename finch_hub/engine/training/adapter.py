@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.data import reading as data_reading
 from finch_hub.engine.training import loop
+from finch_hub.progress import open_view
+from finch_hub.specs.events import Report
 from finch_hub.specs.examples import Example, Rows
 from finch_hub.specs.former_names import accept_former_names
 from finch_hub.specs.reading import LIMITS, ReadingConfig
@@ -31,6 +34,7 @@ class LoRAAdapter(AttachableAdapter):
         training: TrainingConfig | None = None,
         system: str | None = None,
         reading: ReadingConfig | None = None,
+        report: Report | None = None,
     ) -> TrainingReport:
         """Train the adapter further, and leave it enabled on its base.
 
@@ -42,6 +46,7 @@ class LoRAAdapter(AttachableAdapter):
             training: all other settings.
             system: system prompt of the examples that have none.
             reading: how rows are read; None recognizes their columns.
+            report: receiver of events; None shows a bar on a terminal and in a notebook, and nothing elsewhere.
 
         Raises:
             InvalidSpec: the adapter has no base.
@@ -50,15 +55,17 @@ class LoRAAdapter(AttachableAdapter):
         """
         base = self.require_base("train")
         training = replace_settings(training, reading, epochs=epochs, learning_rate=learning_rate)
-        return loop.train(
-            base,
-            self.config,
-            training,
-            read_rows(examples, reading, training),
-            None if validation is None else read_rows(validation, reading, training, checks_ignored=False),
-            system=system,
-            adapter=self,
-        ).report
+        rows = read_rows(examples, reading, training)
+        held_out = None if validation is None else read_rows(validation, reading, training, checks_ignored=False)
+        with open_report(report) as receive:
+            return loop.train(
+                base, self.config, training, rows, held_out, system=system, adapter=self, report=receive
+            ).report
+
+
+def open_report(report: Report | None) -> AbstractContextManager[Report]:
+    """Return the receiver of events, or what shows them to the user of this process."""
+    return open_view() if report is None else nullcontext(report)
 
 
 def read_rows(

@@ -15,8 +15,8 @@ from finch_hub.registry.database import Database
 
 DEEP = '{"a":' * 400 + "1" + "}" * 400
 DAMAGE = ("x", "", 1.5, -1, 2**63 - 1, b"\0\xff", b"{}", b'["x"]', "[1]", "{}", "[" * 600 + "]" * 600, DEEP)
-FEW = ("x", 1.5, DEEP)  # for jobs that no worker can claim
-COLUMNS = [column.name for column in tables.jobs.c if column.name != "id"]
+FEW = ("x", 1.5, b"\0\xff", DEEP)  # for jobs that no worker can claim
+COLUMNS = [column.name for column in tables.jobs.c]
 
 
 @pytest.fixture(scope="module")

@@ -290,7 +290,7 @@ def test_address_with_a_secret_is_refused_everywhere_and_stored_nowhere(
         ("adapters", "show", address),
         ("adapters", "tag", address, "x"),
         ("datasets", "add", address),
-        ("datasets", "purge", address),
+        ("datasets", "purge", address, "--yes"),
         ("train", address, "--base", "x/y", "--adapter", "x"),
         ("train", str(rows), "--base", "x/y", "--adapter", address),
         ("generate", "Hi", "--adapter", address),

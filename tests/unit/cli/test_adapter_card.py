@@ -159,3 +159,21 @@ def test_only_one_change_at_a_time_is_taken(run: Run) -> None:
     refused = run("adapters", "card", "medical", "--edit", "--reset")
     assert refused.status == 2
     assert "only one of them can be given" in refused.err
+
+
+@pytest.mark.parametrize(("path", "status"), [("card.md/x", 3), ("loop", 2), ("/proc/self/mem", 2)])
+def test_path_that_cannot_be_read_is_named(
+    run: Run, database: Database, tmp_path: Path, path: str, status: int
+) -> None:
+    if path.startswith("/") and not Path(path).exists():
+        pytest.skip("this system has no such file")
+    registry.add_version(database)
+    (tmp_path / "card.md").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    source = tmp_path / path
+    for words in (["adapters", "card", "medical", "--from", source], ["unbundle", source]):
+        ran = run(*words)
+        assert ran.status in (2, 3), ran.err
+        assert source.name in ran.err
+    edited = run("adapters", "card", "medical", "--from", source)
+    assert (edited.status, str(source) in edited.err) == (status, True)

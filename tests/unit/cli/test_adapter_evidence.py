@@ -1,4 +1,4 @@
-"""`finch-hub adapters evidence`, `samples`, `compare` and `metric`."""
+"""`finch-hub adapters evidence`, `samples`, `report`, `compare` and `metric`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support import registry
 
 from finch_hub.artifacts.store import ArtifactStore
@@ -39,6 +40,31 @@ def test_samples_are_shown_and_printed_as_json(run: Run, database: Database, hom
     assert "train with samples=4" in refused.err
 
 
+def test_report_is_written_once_and_replaced_if_asked(run: Run, database: Database, tmp_path: Path) -> None:
+    registry.add_version(database, "birds", evidence=EVIDENCE)
+    out = tmp_path / "new" / "birds.html"
+    assert run("adapters", "report", "birds", "--html", out).out == f"Wrote the report of birds to {out}\n"
+    refused = run("adapters", "report", "birds", "--html", out)
+    assert refused.status == 4
+    assert refused.err == (
+        f"error: the path {out} holds an earlier report (choose another path, or replace it: --replace)\n"
+    )
+    assert run("adapters", "report", "birds", "--html", out, "--replace").status == 0
+    assert run("adapters", "report", "birds").status == 2
+    assert run("adapters", "report", "owls", "--html", tmp_path / "o.html").status == 3
+    assert [path.name for path in out.parent.iterdir()] == ["birds.html"]
+
+
+def test_report_needs_its_extra(run: Run, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.add_version(database, "birds", evidence=EVIDENCE)
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    refused = run("adapters", "report", "birds", "--html", tmp_path / "o.html")
+    assert (refused.status, refused.err) == (
+        2, "error: a chart: needs vl-convert-python (pip install 'finch-hub[report]')\n",
+    )  # fmt: skip
+    assert not (tmp_path / "o.html").exists()
+
+
 def test_versions_are_compared_and_a_metric_is_followed(run: Run, database: Database) -> None:
     for rank in (8, 16):
         registry.add_version(database, "birds", metrics={"rank": rank, "scheme": "x"}, evidence=EVIDENCE)
@@ -59,6 +85,7 @@ def test_comparison_loads_no_torch(run: Run, database: Database, home: Path) -> 
     code = (
         "import sys; from finch_hub import Hub\n"
         "with Hub() as hub: hub.adapters.compare('birds/1', 'birds/1', modules=True); hub.adapters.evidence('birds')\n"
+        f"with Hub() as hub: hub.adapters.write_report('birds', {str(home.parent / 'birds.html')!r})\n"
         "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

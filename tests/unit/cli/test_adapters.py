@@ -39,9 +39,11 @@ def test_adapters_are_listed_tagged_aliased_and_deleted(run: Run, database: Data
         1,
     ]
     assert "medical/2" in run("adapters", "lineage", "medical").out
-    assert run("adapters", "delete", "medical/1").status == 4  # an alias points at it
-    assert run("adapters", "alias", "medical", "best", "--delete").out == "Deleted alias medical@best\n"
-    assert run("adapters", "delete", "medical/1").out == "Deleted medical/1. Its number will not be reused.\n"
+    assert run("adapters", "delete", "medical/1", "--yes").status == 4  # an alias points at it
+    assert run("adapters", "alias", "medical", "best", "--delete", "--yes", "--expected", 2).status == 4
+    deleted = run("adapters", "alias", "medical", "best", "--delete", "--yes", "--expected", 1)
+    assert deleted.out == "Deleted alias medical@best\n"
+    assert run("adapters", "delete", "medical/1", "--yes").out == "Deleted medical/1. Its number will not be reused.\n"
     assert run("adapters", "alias", "medical/2", "latest").status == 2
 
 
@@ -97,13 +99,16 @@ def test_version_and_alias_that_a_job_needs_are_not_deleted(run: Run, database: 
     registry.add_version(database, "legal")
     registry.set_alias(database, "legal", "best", 1)
     job = registry.submit(database, spec=registry.merge_spec("medical/1", "legal@best"))
-    for command in (["adapters", "delete", "medical/1"], ["adapters", "alias", "legal", "best", "--delete"]):
+    for command in (
+        ["adapters", "delete", "medical/1", "--yes"],
+        ["adapters", "alias", "legal", "best", "--delete", "--yes"],
+    ):
         refused = run(*command)
         assert refused.status == 4
         assert f"job {job.id} needs it (cancel the job or wait until it ends)" in " ".join(refused.err.split())
-    assert run("bases", "remove", "tiny").status == 4
+    assert run("bases", "remove", "tiny", "--yes").status == 4
     registry.cancel(database, job)
-    assert run("adapters", "delete", "medical/1").status == 0
+    assert run("adapters", "delete", "medical/1", "--yes").status == 0
 
 
 def test_history_of_an_alias_is_shown(run: Run, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +117,7 @@ def test_history_of_an_alias_is_shown(run: Run, database: Database, monkeypatch:
     monkeypatch.setenv("FINCH_USER", "ana")
     run("adapters", "alias", "medical/1", "best", "--why", "it is the first")
     run("adapters", "alias", "medical/2", "best", "--expected", 1)
-    run("adapters", "alias", "medical", "best", "--delete", "--why", "it is wrong")
+    run("adapters", "alias", "medical", "best", "--delete", "--yes", "--why", "it is wrong")
     history = run("adapters", "alias-history", "medical@best", "--json").json
     assert [(move["from_number"], move["to_number"], move["who"], move["why"]) for move in history] == [
         (2, None, "ana", "it is wrong"),
@@ -127,7 +132,7 @@ def test_history_of_an_alias_is_shown(run: Run, database: Database, monkeypatch:
 
 def test_adapter_is_deleted_listed_and_restored(run: Run, database: Database, store: ArtifactStore) -> None:
     add_with_files(database, store, "medical", 2)
-    deleted = run("adapters", "delete", "medical")
+    deleted = run("adapters", "delete", "medical", "--yes")
     assert deleted.out == "Deleted medical with 2 versions.\n"
     assert deleted.err == "Restore it: finch-hub adapters restore medical\n"
     assert run("adapters", "list", "--json").json == {"adapters": [], "next": None}
@@ -139,7 +144,7 @@ def test_adapter_is_deleted_listed_and_restored(run: Run, database: Database, st
     assert (refused.status, "adapters restore medical" in refused.err) == (3, True)
     assert run("adapters", "restore", "medical").out == "Restored medical/1, medical/2\n"
     assert run("adapters", "restore", "medical").status == 4
-    assert run("adapters", "delete", "medical/1").out == "Deleted medical/1. Its number will not be reused.\n"
+    assert run("adapters", "delete", "medical/1", "--yes").out == "Deleted medical/1. Its number will not be reused.\n"
     assert run("adapters", "restore", "medical/1").out == "Restored medical/1\n"
 
 

@@ -20,7 +20,7 @@ def changed(run: Run, database: Database, monkeypatch: pytest.MonkeyPatch) -> Da
     assert run("adapters", "tag", "medical/1", "gold").status == 0
     monkeypatch.setenv("FINCH_USER", "bo")
     assert run("adapters", "alias", "medical/1", "best", "--why", "it is gold").status == 0
-    assert run("adapters", "delete", "medical/1").status == 4
+    assert run("adapters", "delete", "medical/1", "--yes").status == 4
     return database
 
 

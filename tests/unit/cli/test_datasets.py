@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("default::finch_hub.specs.reading.DataWa
 def test_data_sets_are_added_listed_and_purged(run: Run, data: Path) -> None:
     assert run("datasets", "add", data, "--name", "birds").out == "Added data set birds: 10 examples\n"
     assert "birds" in run("datasets", "list").out
-    purged = run("datasets", "purge", "birds")
+    purged = run("datasets", "purge", "birds", "--yes")
     assert purged.out == "Deleted the text of data set birds. Its hash and figures remain.\n"
     (purged,) = run("datasets", "list", "--json").json
     assert purged["purged_at"] is not None
@@ -101,13 +101,14 @@ def test_data_set_that_gets_another_name_is_told_to_have_it(run: Run, data: Path
     moved = run("datasets", "add", data, "--name", "e2", "--replace")
     names = f"Moved the name e2 from data set {digest[:12]} to {other[:12]}, which was wrens"
     assert moved.out == f"{names}: 11 examples\n"
-    run("datasets", "purge", "e2")
+    run("datasets", "purge", "e2", "--yes")
     assert run("datasets", "add", data, "--name", "e3").out == "Added data set e3: 11 examples\n"
 
 
 def test_suggested_command_names_a_stored_set_beside_a_folder_of_its_name(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert run("bases", "add", tiny_folder, "--name", "tiny").status == 0
     folder = tmp_path / "mails"
     folder.mkdir()
     monkeypatch.chdir(tmp_path)
@@ -119,7 +120,7 @@ def test_suggested_command_names_a_stored_set_beside_a_folder_of_its_name(
         counts = (("mails", "3 examples"), ("mails-validation", "2 examples"))
         assert added.out.splitlines() == [expected.format(*count) for count in counts]
     words = added.err.partition("finch-hub train ")[2].split()
-    assert words[1:3] == ["--validation", "mails-validation"]
+    assert words[1:] == ["--validation", "mails-validation", "--adapter", "mails", "--base", "tiny"]
     assert run("datasets", "add", words[0], "--name", "mails").out.startswith("Data set mails was stored before")
     refused = run("train", "mails", "--adapter", "a", "--base", "no-base")
     assert "mails: is both a stored data set and a folder of this directory (write ./mails" in refused.err
@@ -159,3 +160,14 @@ def test_license_of_a_data_set_is_shown(run: Run, tmp_path: Path) -> None:
     shown = run("datasets", "show", "rows", "--json").json
     assert (shown["license"], shown["examples"]) == ("cc-by-4.0", 9)
     assert "Answer 3" not in str(shown)
+
+
+def test_preview_shows_rows_as_the_base_sees_them(run: Run, data: Path, tiny_folder: Path) -> None:
+    shown = run("datasets", "preview", data, "--base", tiny_folder, "--limit", 2)
+    assert shown.status == 0, shown.err
+    assert "The first 2 rows of 10 (10 prompt_completion)" in shown.out
+    assert "[[Answer 0." in shown.out
+    assert "row 3" not in shown.out
+    parts = run("datasets", "preview", data, "--base", tiny_folder, "--json").json["rows"][0]["parts"]
+    assert [part["kind"] for part in parts] == ["prompt", "learned"]
+    assert run("datasets", "list", "--json").json == []

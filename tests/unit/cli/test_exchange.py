@@ -44,7 +44,7 @@ def test_pushed_version_is_pulled_shown_and_in_the_lineage(
         f"Pushed birds/1 to ana/birds as v1, commit {commit}",
         f"{remote.url}/ana/birds/tree/v1",
     ]
-    assert "finch-hub adapters pull ana/birds@v1 --name NAME" in pushed.err
+    assert "finch-hub adapters pull ana/birds@v1 --name birds" in pushed.err
     again = run("adapters", "push", birds, "ana/birds")
     assert again.out.startswith(f"birds/1 is already in ana/birds as v1, commit {commit}\n")
     assert run("adapters", "push", birds, "ana/birds", "--json").json["is_new"] is False

@@ -62,7 +62,7 @@ def test_advice_for_a_damaged_file_mends_it(
         if mend == "copy":
             shutil.copyfile(tmp_path / "backup" / "artifacts" / path, tmp_path / "home" / "artifacts" / path)
         else:
-            assert main.main(["adapters", "delete", "guest/1"]) == 0
+            assert main.main(["adapters", "delete", "guest/1", "--yes"]) == 0
             assert main.main(["adapters", "import", str(tmp_path / "guest"), "--name", "guest", "--base", "tiny"]) == 0
         assert main.main(["fsck", "--quiet"]) == 0
 

@@ -39,10 +39,10 @@ def test_age_that_is_no_number_of_days_is_refused(run: Run, database: Database, 
 def test_purge_says_what_went_and_what_stays(run: Run, data: Path, database: Database) -> None:
     run("datasets", "add", data, "--name", "birds")
     run("datasets", "add", "birds", "--name", "sung", "--system", "Sing to me.")
-    purged = run("datasets", "purge", "birds", "--json")
+    purged = run("datasets", "purge", "birds", "--yes", "--json")
     assert purged.json["also_in"] == [{"dataset": "sung", "rows": 10}]
     assert purged.json["is_erased"] is True
-    again = run("datasets", "purge", "sung")
+    again = run("datasets", "purge", "sung", "--yes")
     assert again.out == "Deleted the text of data set sung. Its hash and figures remain.\n"
     assert again.err == "Backups and exports that were made before are not changed.\n"
 
@@ -50,13 +50,13 @@ def test_purge_says_what_went_and_what_stays(run: Run, data: Path, database: Dat
 def test_purge_of_a_copy_names_the_other(run: Run, data: Path, database: Database) -> None:
     run("datasets", "add", data, "--name", "birds")
     run("datasets", "add", "birds", "--name", "sung", "--system", "Sing to me.")
-    said = run("datasets", "purge", "sung").err
+    said = run("datasets", "purge", "sung", "--yes").err
     assert "Data set birds stays and has 10 rows of it. To purge it too: finch-hub datasets purge birds\n" in said
 
 
 def test_removed_base_says_where_its_files_are(run: Run, tiny_folder: Path, database: Database) -> None:
     run("bases", "add", tiny_folder, "--name", "tiny")
-    removed = run("bases", "remove", "tiny")
+    removed = run("bases", "remove", "tiny", "--yes")
     assert (removed.status, removed.out) == (0, "Removed base tiny\n")
     assert removed.err == f"Its files stay in {tiny_folder}.\n"
-    assert run("bases", "remove", "tiny").status == 3
+    assert run("bases", "remove", "tiny", "--yes").status == 3

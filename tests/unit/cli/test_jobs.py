@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 import sqlalchemy as sa
 from support import registry
 
 from finch_hub import Hub
-from finch_hub.display import progress
+from finch_hub.cli import main
+from finch_hub.display import commands, progress
 from finch_hub.hub import jobs as hub_jobs
 from finch_hub.hub.waiting import WaitStatus
 from finch_hub.registry import attempts, tables, types
@@ -20,6 +25,7 @@ from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import QuantizeSpec
 from finch_hub.storage import outputs
+from finch_hub.workers.runs import kinds
 
 from .conftest import Run, enter_worker
 
@@ -64,8 +70,8 @@ def test_job_is_shown_cancelled_retried_and_pruned(run: Run, database: Database,
     assert again["id"] != job["id"]
     assert run("jobs", "retry", again["id"]).status == 4
     assert run("jobs", "prune").status == 2
-    assert run("jobs", "prune", "--days", 1).out == "Deleted 0 jobs\n"
-    assert run("jobs", "prune", "--keep", 0).out == "Deleted 1 job\n"
+    assert run("jobs", "prune", "--days", 1, "--yes").out == "Deleted 0 jobs\n"
+    assert run("jobs", "prune", "--keep", 0, "--yes").out == "Deleted 1 job\n"
 
 
 def test_watch_tells_why_a_job_waits_when_its_workers_begin_to_pause(
@@ -170,7 +176,7 @@ def test_reason_of_a_job_that_a_worker_left_is_shown_once(run: Run, database: Da
         attempts.set_aside(session, claimed, "unknown field", version="9.9")
     shown = run("jobs", "show", job.id).out
     assert shown.count("unknown field") == 1
-    assert re.search(r"about +medical", shown)
+    assert re.search(r"target +medical", shown)
     assert "unknown field" in " ".join(run("jobs", "list").out.split())
 
 
@@ -251,8 +257,8 @@ def test_prune_counts_days_of_24_hours(run: Run, database: Database) -> None:
         with database.write() as session:
             ended = sa.update(tables.jobs).where(tables.jobs.c.id == job.id)
             session.execute(ended.values(finished_at=types.later(-hours * 3600)))
-    assert run("jobs", "prune", "--days", 1).out == "Deleted 1 job\n"
-    assert run("jobs", "prune", "--days", 0.9).out == "Deleted 1 job\n"
+    assert run("jobs", "prune", "--days", 1, "--yes").out == "Deleted 1 job\n"
+    assert run("jobs", "prune", "--days", 0.9, "--yes").out == "Deleted 1 job\n"
 
 
 def test_job_that_this_version_cannot_read_is_listed_shown_and_cancelled(run: Run, database: Database) -> None:
@@ -302,3 +308,168 @@ def test_report_of_another_version_is_read_as_far_as_it_can_be(run: Run, databas
     assert "100 B (50%)" in shown[0]
     assert "bytes_after" in shown[1]
     assert "cannot be read" in " ".join(shown[1].split())
+
+
+def test_job_is_named_by_the_beginning_of_its_id_or_as_the_last_one(
+    run: Run, database: Database, tmp_path: Path
+) -> None:
+    registry.add_version(database, "medical")
+    first, second = (
+        run("merge", "medical", "--out", tmp_path / name, "--detach").out.strip() for name in ("one", "two")
+    )
+    assert run("jobs", "show", "last", "--json").json["id"] == second
+    begin = next(first[:length] for length in range(1, 17) if not second.startswith(first[:length]))
+    assert run("jobs", "show", begin, "--json").json["id"] == first
+    assert run("jobs", "list", "--before", "last", "--quiet").out == f"{first}\n"
+    assert run("jobs", "cancel", begin).out == f"Cancelled job {first}\n"
+    missing = run("jobs", "show", "zzzzzzzzzzz")
+    assert (missing.status, "there is no job 'zzzzzzzzzzz'" in missing.err) == (3, True)
+
+
+def test_beginning_of_several_ids_is_refused_with_them(
+    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        monkeypatch.setattr(secrets, "token_bytes", lambda count, last=number: bytes(9) + bytes([last]))
+        registry.submit(database, spec=registry.merge_spec("medical/1"))
+    refused = run("jobs", "show", "aaa")
+    assert refused.status == 2
+    assert "begins the ids of aaaaaaaaaaaaaaab, aaaaaaaaaaaaaaaa (write more of the id)" in refused.err
+
+
+def test_last_job_without_any_is_not_found(run: Run, database: Database) -> None:
+    assert run("jobs", "show", "last").status == 3
+
+
+def test_deleting_without_a_terminal_is_refused(run: Run, database: Database) -> None:
+    refused = run("jobs", "prune", "--days", 1)
+    assert refused.status == 2
+    assert "cannot ask for a confirmation: standard input is not a terminal (add --yes to confirm)" in refused.err
+
+
+def test_empty_list_names_a_command_that_can_be_run(run: Run, database: Database) -> None:
+    for words in (
+        ("adapters", "list"),
+        ("adapters", "find", "x"),
+        ("adapters", "list", "--deleted"),
+        ("jobs", "list"),
+        ("jobs", "list", "--state", "failed"),
+        ("worker", "list"),
+        ("bases", "list"),
+        ("datasets", "list"),
+        ("audit",),
+    ):
+        ran = run(*words)
+        assert ran.status == 0
+        (advice,) = ran.err.splitlines()
+        _, _, command = advice.partition(": finch-hub ")
+        assert not any(word.isupper() for word in command.split()), command
+        name, *others = command.split()
+        found = main.cli.get_command(click.Context(main.cli), name)
+        if isinstance(found, click.Group):
+            found = found.get_command(click.Context(found), others[0])
+        assert found is not None, command
+
+
+def submit_all_kinds(run: Run, data: Path, tiny_folder: Path, tmp_path: Path) -> list[str]:
+    """Return the ids of a job of each kind, with settings that differ from the defaults."""
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text('{"prompt": "Who?", "completion": "A finch."}\n')
+    modules = ("--target-modules", "q_proj,v_proj", "--set", 'rank_pattern={"q_proj": 4}')
+    needs = ("--label", "fast", "--device", "cpu", "--time-limit", "10m", "--memory-bytes", "1G", "--queue", "night")
+    system = 'Answer in\n"one" word: it\'s short.'
+    train = ("train", data, "--adapter", "birds", "--base", tiny_folder, "--rank", 8, "--epochs", 2)
+    submitted = (
+        (*train, *modules, *needs, "--system", system, "--set", "warmup_ratio=0.2", "--priority", 2),
+        (*train, "--preset", "style", "--validation", held_out, "--learning-rate", 0.01),
+        ("compose", "medical", "legal", "--adapter", "both", "--strategy", "ties", "--parameter", "density=0.3"),
+        ("compose", "medical", "legal", "--adapter", "both", "--weights", "1,0.5", "--min-retention", 0.5, *needs),
+        ("merge", "medical", "legal", "--out", tmp_path / "merged model", "--weights", "1,0.5"),
+        ("quantize", "medical", "--scheme", "int4", "--group", 0),
+        ("export", "medical", "--out", tmp_path / "exported", "--format", "vllm"),
+        ("eval", data, "--adapter", "medical", "--adapter", "legal", "--evaluator", "exact_answer"),
+        ("adapters", "reproduce", "both"),
+    )
+    ids = []
+    for words in submitted:
+        ran = run(*words, "--detach")
+        assert ran.status == 0, ran.err
+        ids.append(ran.out.strip())
+    return ids
+
+
+def test_every_kind_of_job_is_repeated_by_its_config_and_by_its_command(
+    run: Run, database: Database, data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("medical", "legal"):
+        registry.add_version(database, name)
+    registry.add_version(database, "both", kind="compose", lineage=registry.made_from("medical/1", "legal/1"))
+    ids = submit_all_kinds(run, data, tiny_folder, tmp_path)
+    assert {run("jobs", "show", job_id, "--json").json["kind"] for job_id in ids} == set(kinds.MODULES)
+    for job_id in ids:
+        job = run("jobs", "show", job_id, "--json").json
+        file = tmp_path / "run.toml"
+        file.write_text(run("jobs", "show", job_id, "--config").out)
+        ran = run(*commands.WORDS[job["kind"]], "--config", file, "--detach", "--json")
+        assert ran.status == 0, (job["kind"], ran.err)
+        assert find_differences(job, ran.json) == {}
+        if "$'" not in job["command"]:  # quotes that bash knows, and `shlex` does not
+            program, *words = shlex.split(job["command"])
+            assert program == "finch-hub"
+            ran = run(*words, "--detach", "--json")
+            assert ran.status == 0, (job["command"], ran.err)
+            assert find_differences(job, ran.json) == {}
+
+
+def find_differences(job: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what differs. The examples are read from the hub now, and a held-out file rules out a share."""
+    specs = [{**each["spec"], "reading": None} for each in (job, again)]
+    for spec in specs:
+        if spec["kind"] == "train" and spec["validation"] is not None:
+            spec["training"] = {**spec["training"], "validation": None}
+    found = {name: (value, specs[1][name]) for name, value in specs[0].items() if value != specs[1][name]}
+    return found | {name: (job[name], again[name]) for name in ("requirements", "priority") if job[name] != again[name]}
+
+
+def test_options_of_the_command_line_win_over_the_config(
+    run: Run, database: Database, data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.toml"
+    named = {
+        "data": str(data),
+        "adapter": "birds",
+        "base": str(tiny_folder),
+        "epochs": 2,
+        "warmup_ratio": 0.2,
+        "rank": 8,
+    }
+    file.write_text("\n".join(commands.write_settings(named)))
+    ran = run("train", "--config", file, "--epochs", 5, "--set", "warmup_ratio=0.3", "--detach", "--json").json
+    assert (ran["spec"]["training"]["epochs"], ran["spec"]["training"]["warmup_ratio"]) == (5, 0.3)
+    assert ran["spec"]["lora"]["rank"] == 8
+
+
+def test_config_with_unknown_settings_is_refused_with_all_of_them(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('kind = "merge"\nepoch = 2\nquiet = true\n')
+    refused = run("train", "--config", file)
+    assert refused.status == 2
+    assert "the file is for a job of kind merge, and this command submits jobs of kind train" in refused.err
+    assert "epoch: there is no such setting (did you mean epochs?)" in refused.err
+    assert "quiet: there is no such setting" in refused.err
+    file.write_text("epochs = \n")
+    assert "is not valid TOML" in run("train", "--config", file).err
+
+
+def test_logs_have_the_events_with_their_times_and_the_lines_of_the_worker(
+    run: Run, database: Database, home: Path
+) -> None:
+    job = registry.submit(database, spec=registry.merge_spec("medical/1"))
+    registry.fail(database, registry.claimed(database), reason="it broke")
+    (home / "logs").mkdir()
+    (home / "logs" / "worker.log").write_text(f"action=claimed job_id={job.id}\naction=claimed job_id=other\n")
+    lines = run("jobs", "logs", job.id).out.splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  info   queued", lines[0])
+    assert any("failed" in line for line in lines)
+    assert lines[-1] == f"action=claimed job_id={job.id}"
+    assert json.loads(run("jobs", "logs", job.id, "--json").out.splitlines()[0])["seq"] == 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +19,7 @@ import pytest
 
 from finch_hub import errors
 from finch_hub.cli import main, output
+from finch_hub.display.visible_console import VisibleConsole
 from finch_hub.workers.messaging.dispatcher import UnreachableBrokerWarning
 
 from .conftest import Run
@@ -203,6 +207,7 @@ def test_ctrl_c_leaves_the_job_running_and_tells_how_to_cancel(
     words = ["train", str(data), "--adapter", "birds", "--base", str(tiny_folder)]
     with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        assert re.fullmatch(r"- job [a-z2-7]{16}\n", process.stderr.readline())
         assert process.stderr.readline().startswith("warning: no worker is running")
         assert process.stderr.readline() == "- queued\n"
         process.send_signal(signal.SIGINT)
@@ -293,3 +298,33 @@ def test_secrets_are_in_no_warning_log_line_or_internal_error(
     assert printed.count("refused ***") == 3
     assert secret not in printed
     assert "pass1word" not in printed
+
+
+@pytest.mark.parametrize(
+    "words", [("--help",), ("train", "--help"), ("plugins", "list"), ("plugins", "list", "--json")]
+)
+def test_reader_that_leaves_ends_the_command_quietly(home: Path, words: tuple[str, ...]) -> None:
+    """As `finch-hub … | head -1` does. The exit code is that of `cat`, `ls` and `git`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [sys.executable, "-m", "finch_hub.cli.main", *words],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (141, "")
+
+
+def test_no_color_is_honored(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for value, is_colored in (("1", False), ("", True)):
+        monkeypatch.setenv("NO_COLOR", value)
+        stream = io.StringIO()
+        console = VisibleConsole(stderr=False, width=80)
+        console.file = stream
+        console.print("text", style="red")
+        assert ("\x1b[31m" in stream.getvalue()) == is_colored

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import registry
 
 from finch_hub import errors
 from finch_hub.cli import options
+from finch_hub.registry.database import Database
 from finch_hub.specs.former_names import FormerNameWarning
 from finch_hub.specs.jobs import Requirements
 
@@ -130,3 +133,49 @@ def test_former_option_gives_its_value() -> None:
     command.main([], standalone_mode=False)
     assert given == [(("a", "b"), True), ((), False)]
     assert "--after" not in command.get_help(click.Context(command))
+
+
+TOO_LARGE = 10**23
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (("adapters", "alias", "medical/1", "best", "--expected"), (-3, TOO_LARGE)),
+        (("adapters", "alias", "medical", "best", "--delete", "--expected"), (-3, TOO_LARGE)),
+        (("adapters", "alias-history", "medical", "--after"), (0, TOO_LARGE)),
+        (("adapters", "list", "--limit"), (0, TOO_LARGE)),
+        (("audit", "--after"), (0, TOO_LARGE)),
+        (("jobs", "watch", "JOB", "--after"), (-3, TOO_LARGE)),
+        (("jobs", "prune", "--keep"), (-1, TOO_LARGE)),
+        (("jobs", "prune", "--days"), (-1, TOO_LARGE, "nan", "inf")),
+        (("gc", "--unused-days"), (-1, TOO_LARGE, "nan", "inf")),
+        (("worker", "start", "--slots"), (0, TOO_LARGE)),
+        (("quantize", "medical/1", "--group"), (-1, TOO_LARGE)),
+        (("quantize", "medical/1", "--tolerance"), (-1, "nan")),
+        (("compose", "medical/1", "medical/2", "--adapter", "both", "--seed"), (-TOO_LARGE, TOO_LARGE)),
+        (("compose", "medical/1", "medical/2", "--adapter", "both", "--evaluations"), (-1, TOO_LARGE)),
+        (("compose", "medical/1", "medical/2", "--adapter", "both", "--rank"), (-1, TOO_LARGE)),
+        (("generate", "Why?", "--adapter", "medical/1", "--max-new-tokens"), (0, TOO_LARGE)),
+        (("eval", "DATA", "--adapter", "medical/1", "--max-length"), (0, TOO_LARGE)),
+        (("train", "DATA", "--detach", "--adapter", "new", "--base", "tiny", "--priority"), (-TOO_LARGE, TOO_LARGE)),
+        (("train", "DATA", "--detach", "--adapter", "new", "--base", "tiny", "--seed"), (-TOO_LARGE, TOO_LARGE)),
+        (("train", "DATA", "--detach", "--adapter", "new", "--base", "tiny", "--epochs"), (0, TOO_LARGE)),
+        (("train", "DATA", "--detach", "--adapter", "new", "--base", "tiny", "--max-steps"), (0, TOO_LARGE)),
+        (("train", "DATA", "--detach", "--adapter", "new", "--base", "tiny", "--batch-size"), (0, TOO_LARGE)),
+        (("train", "DATA", "--detach", "--adapter", "new", "--base", "tiny", "--patience"), (-1, TOO_LARGE)),
+        (("train", "DATA", "--detach", "--adapter", "new", "--base", "tiny", "--rank"), (0, TOO_LARGE)),
+        (("train", "DATA", "--detach", "--adapter", "new", "--base", "tiny", "--memory-bytes"), (TOO_LARGE,)),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_number_that_no_database_stores_is_a_usage_error(
+    run: Run, database: Database, data: Path, words: tuple[str, ...], values: tuple[object, ...]
+) -> None:
+    registry.add_version(database)
+    registry.add_version(database)
+    job = registry.submit(database).id
+    given = [{"DATA": str(data), "JOB": job}.get(word, word) for word in words]
+    for value in values:
+        ran = run(*given, value)
+        assert (value, ran.status, ran.out) == (value, 2, ""), ran.err

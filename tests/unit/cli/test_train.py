@@ -76,3 +76,17 @@ def test_options_of_reading_reach_the_data(run: Run, tmp_path: Path, tiny_folder
     assert job["spec"]["training"]["strict"]
     assert job["spec"]["reading"]["rows"] == 2
     assert len(run("datasets", "list", "--json").json) == 2
+
+
+def test_dry_run_shows_the_data_and_stores_nothing(run: Run, data: Path, tiny_folder: Path) -> None:
+    words = ("train", data, "--adapter", "birds", "--base", tiny_folder, "--epochs", 2, "--dry-run")
+    shown = run(*words)
+    assert shown.status == 0, shown.err
+    assert "9 training examples, 1 for validation" in shown.out
+    assert "[[Answer" in shown.out
+    assert "Nothing was stored or submitted." in shown.out
+    preview = run(*words, "--json").json
+    assert preview["training"]["epochs"] == 2
+    assert preview["memory_bytes"] > 0
+    assert run("jobs", "list", "--json").json == []
+    assert run("datasets", "list", "--json").json == []

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from finch_hub.registry import values, workers
 from finch_hub.registry.database import Database
 
@@ -22,9 +26,28 @@ def test_workers_are_listed_drained_and_stopped(run: Run, database: Database) ->
     drained = run("worker", "drain", "box").out
     assert drained == "Worker box accepts no new jobs and stops after its current jobs\n"
     assert run("worker", "list", "--json").json[0]["state"] == "draining"
-    assert run("worker", "stop", "box").status == 0
+    stopping = run("worker", "stop", "box", "--no-wait")
+    assert stopping.out == "Worker box puts its jobs back into the queue and stops\n"
+    assert run("worker", "stop", "--no-wait").status == 2
     assert run("worker", "stop", "bax").status == 3
     assert run("worker", "stop").out == "No worker runs in this home\n"
+
+
+def test_stop_waits_until_the_worker_has_stopped(run: Run, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    enter_worker(database)
+    seen: list[str] = []
+
+    def stop_meanwhile(seconds: float) -> None:
+        with database.write() as session:
+            seen.extend(worker.state for worker in workers.find(session))
+            (instance,) = (worker.instance for worker in workers.find(session))
+            workers.mark_stopped(session, "gpu-1", instance)
+
+    monkeypatch.setattr(time, "sleep", stop_meanwhile)
+    stopped = run("worker", "stop", "gpu-1")
+    assert seen == ["stopping"]
+    assert (stopped.status, stopped.out) == (0, "Stopped worker gpu-1\n")
+    assert "Waiting until it has stopped" in stopped.err
 
 
 def test_worker_start_with_invalid_names_is_refused(run: Run) -> None:

@@ -29,8 +29,3 @@ def test_to_json_converts_every_value() -> None:
         "b": [now.isoformat().replace("+00:00", "Z")],
         "c": {"what": "w", "where": "", "fix": ""},
     }
-
-
-def test_list_without_rows_is_a_sentence() -> None:
-    assert tables.draw_list(("a", "b"), [], without="There are no jobs.") == "There are no jobs."
-    assert not isinstance(tables.draw_list(("a", "b"), [(1, 2)], without="There are no jobs."), str)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finch_hub.formats.json_checks import MAX_DEPTH, parse_object
+from finch_hub.formats.json_checks import MAX_DEPTH, UnusableTextError, parse_object
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,12 @@ from finch_hub.formats.json_checks import MAX_DEPTH, parse_object
 def test_text_that_is_no_usable_object_is_a_value_error(text: str | bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_object(text)
+
+
+def test_places_of_unusable_texts_are_told() -> None:
+    with pytest.raises(UnusableTextError) as caught:
+        parse_object(r'{"a": [1, {"b": "\ud800"}], "c": {"\udfff": 1}, "d": "good"}')
+    assert set(caught.value.places) == {("a", 1, "b"), ("c", "\udfff")}
 
 
 def test_object_of_the_largest_depth_is_read() -> None:

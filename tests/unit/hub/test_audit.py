@@ -25,31 +25,44 @@ from finch_hub.registry.database import Database
 
 PARTS = (Hub, Adapters, Audit, Bases, Datasets, Jobs, JobHandle, Workers)
 READERS = {
-    Hub: {"close", "events", "generator", "get_sweep", "plan", "back_up", "bundle", "fsck"},
+    Hub: {"close", "events", "generator", "get_sweep", "plan", "preview_training", "back_up", "bundle", "fsck"},
     Adapters: {
         *("alias_history", "card", "check_purge", "evaluations", "find", "find_deleted", "folder", "get", "get_usable"),
-        *(
-            "datasets",
-            "limits",
-            "lineage",
-            "verify",
-            "versions",
-            "compare",
-            "evidence",
-            "metric",
-            "overview",
-            "samples",
-        ),
+        "datasets",
+        *("limits", "lineage", "verify", "versions", "compare", "evidence", "iterate", "metric", "overview", "samples"),
+        "write_report",
     },
     Audit: {"find"},
     Bases: {"find", "get", "resolve"},
-    Datasets: {"find", "get"},
-    Jobs: {"count_running", "counts", "find", "find_set_aside", "find_stuck", "find_unsettled", "get", "status"},
-    JobHandle: {
-        *("attempts", "events", "has_output", "idle_workers", "is_saved", "is_unattended", "obstacles", "refresh"),
-        *("report", "result", "save", "version", "wait", "wait_status"),
+    Datasets: {"find", "get", "preview"},
+    Jobs: {
+        "count_running",
+        "counts",
+        "find",
+        "find_set_aside",
+        "find_stuck",
+        "find_unsettled",
+        "get",
+        "iterate",
+        "status",
     },
-    Workers: {"find", "find_listeners", "stop_own"},
+    JobHandle: {
+        *(
+            "attempts",
+            "events",
+            "follow",
+            "has_output",
+            "history",
+            "list_warnings",
+            "idle_workers",
+            "is_saved",
+            "is_unattended",
+            "obstacles",
+            "refresh",
+        ),
+        *("report", "result", "save", "version", "wait", "wait_status", "write_report"),
+    },
+    Workers: {"find", "find_listeners", "stop_own", "wait_until_stopped"},
 }
 # The row of a job has its owner and time. What nobody refers to has no user who changes it. `test_unbundling.py` tests
 # the entries of `unbundle`.

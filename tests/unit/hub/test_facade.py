@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from support import registry
 
-from finch_hub import Hub, errors
+from finch_hub import Hub, errors, progress
+from finch_hub.display import tables
 from finch_hub.registry import bases
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import QuantizeSpec
@@ -110,3 +111,21 @@ def test_submission_beyond_the_limit_of_an_owner_stores_nothing(hub: Hub, data: 
         assert sorted(path for path in Path(hub.settings.artifacts).rglob("*") if path.is_file()) == stored
         assert limited.train(data, adapter="birds", base=tiny_folder, idempotency_key="monday").id == first.id
     hub.train([("new", "row")], adapter="birds", base=tiny_folder)
+
+
+@pytest.mark.parametrize(("shows", "is_terminal", "is_shown"), [(None, False, 0), (None, True, 1), (False, True, 0)])
+def test_hub_shows_its_long_work_on_a_terminal(
+    shows: bool | None,
+    is_terminal: bool,
+    is_shown: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables.console.cache_clear()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(progress, "_default_listener", None)
+    for limit in ("_LEAST_SECONDS", "_SHARE"):
+        monkeypatch.setattr(progress, limit, 0.0)
+    with Hub(progress=shows):
+        list(progress.track(range(1), "checking adapters"))
+    assert capsys.readouterr().err.count("checking adapters") == is_shown

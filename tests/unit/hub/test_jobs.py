@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import registry
 
 from finch_hub import Hub, JobHandle, JobState, errors
+from finch_hub.display import tables
 from finch_hub.registry import attempts, jobs, settlements, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
@@ -118,3 +119,74 @@ def test_obstacles_give_the_reasons_of_each_worker(hub: Hub, database: Database,
             ),
         )
     assert handle.obstacles() == {"box": ["lacks the label large"]}
+
+
+def test_follow_and_waiting_with_progress_show_the_events(
+    handle: JobHandle, worker: threading.Thread, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables.console.cache_clear()
+    worker.start()
+    assert handle.wait(progress=True).state is JobState.SUCCEEDED
+    assert [line.strip() for line in capsys.readouterr().err.splitlines() if "part" in line] == [
+        "part 0",
+        "part 1",
+        "part 2",
+    ]
+    assert handle.wait(progress=True).state is JobState.SUCCEEDED
+    assert capsys.readouterr().err == "", "the job had ended before"
+    handle.follow()
+    assert "part 1" in capsys.readouterr().err
+
+
+def test_waiting_shows_nothing_where_nobody_looks(
+    handle: JobHandle, worker: threading.Thread, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker.start()
+    handle.result()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("wait", [JobHandle.wait, JobHandle.result, JobHandle.report, JobHandle.follow])
+def test_ctrl_c_says_how_to_go_on_and_cancels_nothing(
+    wait: Callable[[JobHandle], object],
+    handle: JobHandle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        wait(handle)
+    told = capsys.readouterr().err
+    assert f'hub.jobs["{handle.id}"].follow()' in told
+    assert f'hub.jobs["{handle.id}"].cancel()' in told
+    assert not handle.refresh().cancel_requested
+
+
+def test_history_is_columns_of_equal_length(handle: JobHandle, database: Database) -> None:
+    assert set(map(len, handle.history().values())) == {0}
+    job = registry.claimed(database)
+    figures = [{"step": step, "epoch": 0.5, "loss": 2.0 / step, "learning_rate": 1e-3} for step in (1, 2)]
+    events = [NewEvent(type="progress", data=data) for data in figures]
+    events.insert(0, NewEvent(type="metrics", data={"step": 0, "valid_loss": 3.0, "valid_accuracy": 0.25}))
+    with database.write() as session:
+        attempts.append_events(session, job, events)
+    assert handle.history() == {
+        "step": [0, 1, 2],
+        "train_loss": [None, 2.0, 1.0],
+        "learning_rate": [None, 1e-3, 1e-3],
+        "held_out_loss": [3.0, None, None],
+        "held_out_accuracy": [0.25, None, None],
+    }
+    assert "<svg" in handle._repr_html_()
+
+
+def test_jobs_are_looked_up_and_looped_over(hub: Hub, handle: JobHandle, tiny_folder: Path) -> None:
+    other = hub.evaluate([("a", "b")], base=tiny_folder)
+    assert list(hub.jobs) == [other.id, handle.id]
+    assert hub.jobs[handle.id].id == handle.id
+    assert handle.id in hub.jobs
+    assert "nothing" not in hub.jobs
+    assert repr(handle) == f"JobHandle(id='{handle.id}', kind='evaluate', state='queued')"

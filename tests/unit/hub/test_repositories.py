@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ from support.adapters import save_adapter
 from support.hugging_face import READER, WRITER, HuggingFace
 
 from finch_hub import Hub, errors, settings
+from finch_hub.artifacts import gate
 from finch_hub.artifacts.cards import metadata
 from finch_hub.engine.export.quantization import quantize
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
-from finch_hub.registry import tables
+from finch_hub.hub import importing
+from finch_hub.registry import tables, values
 from finch_hub.specs.evidence import Evidence, LossCurve
 
 # huggingface_hub uploads large files by an argument that its HTTP library names otherwise now.
@@ -245,6 +250,27 @@ def test_older_version_gets_its_tag_and_leaves_main_unless_main_is_asked_for(
     assert not birds.repositories.push("birds/2", "ana/birds").is_main
 
 
+def test_tag_of_another_thing_leaves_main_to_the_version(birds: Hub, remote: HuggingFace) -> None:
+    repository = remote.add("ana/birds", {"README.md": b"# mine"})
+    repository.tags["v9"] = repository.commits[-1].oid
+    pushed = birds.repositories.push("birds", "ana/birds")
+    assert pushed.is_main
+    assert repository.commits[-1].oid == pushed.commit
+    repository.commits.append(repository.commits[0])  # an earlier hub kept main without an adapter
+    again = birds.repositories.push("birds", "ana/birds")
+    assert (again.is_new, again.is_main) == (True, True)
+    assert birds.repositories.pull("ana/birds", name="guest").identity == "equal"
+
+
+def test_tag_of_another_thing_does_not_hide_that_a_version_is_the_newest(
+    birds: Hub, remote: HuggingFace, tiny_folder: Path, tmp_path: Path
+) -> None:
+    first = birds.repositories.push("birds/1", "ana/birds")
+    remote.repositories["ana/birds"].tags["v9"] = first.commit
+    import_another(birds, tiny_folder, tmp_path, name="birds", seed=1)
+    assert birds.repositories.push("birds/2", "ana/birds").is_main
+
+
 def test_interrupted_push_of_an_older_version_is_finished(
     birds: Hub, remote: HuggingFace, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -357,6 +383,54 @@ def test_changed_files_are_refused_by_their_identity(birds: Hub, remote: Hugging
     with pytest.raises(errors.RefusedArtifact, match="declares the identity"):
         birds.repositories.pull("ana/birds", name="guest")
     assert birds.repositories.pull("ana/birds@v1", name="guest").identity == "equal"
+
+
+@pytest.mark.parametrize("spoil", [{}, {"fan_in_fan_out": True}], ids=["the same form", "a form that the gate changes"])
+@pytest.mark.parametrize("identity", ["kept", "null", "removed"])
+def test_changed_weights_are_refused_whatever_identity_is_left(
+    birds: Hub, remote: HuggingFace, tiny_folder: Path, tmp_path: Path, identity: str, spoil: dict[str, Any]
+) -> None:
+    birds.repositories.push("birds", "ana/birds")
+    repository = remote.repositories["ana/birds"]
+    record = json.loads(repository.commits[-1].files["finch.json"])
+    kept = {"kept": record["identity"], "null": None}
+    record = {**record, "identity": kept[identity]} if identity in kept else record.pop("identity") and record
+    other = save_adapter(tiny_folder, tmp_path / "other", seed=5, r=4, lora_alpha=8, target_modules=["q_proj"])
+    config = json.dumps({**json.loads((other / CONFIG).read_bytes()), **spoil}).encode()
+    files = {**read_files(other, WEIGHTS), CONFIG: config, "finch.json": json.dumps(record).encode()}
+    repository.commit(files)
+    with pytest.raises(errors.RefusedArtifact, match="the files were changed"):
+        birds.repositories.pull("ana/birds", name="guest", base="tiny")
+
+
+def test_adapter_that_the_gate_fits_to_the_base_is_pulled_as_changed(
+    birds: Hub, remote: HuggingFace, saved: Path
+) -> None:
+    config = {**json.loads((saved / CONFIG).read_bytes()), "fan_in_fan_out": True}
+    (saved / CONFIG).write_text(json.dumps(config))
+    weights = hashlib.sha256((saved / WEIGHTS).read_bytes()).hexdigest()
+    identity = gate.identity_of((saved / CONFIG).read_bytes(), weights)
+    remote.add("bob/bees", {**read_files(saved), "finch.json": json.dumps({"identity": identity}).encode()})
+    assert birds.repositories.pull("bob/bees", name="bees", base="tiny").identity == "changed"
+
+
+def test_pulls_of_one_commit_at_the_same_time_make_one_version(
+    birds: Hub, remote: HuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    birds.repositories.push("birds", "ana/birds")
+    together = threading.Barrier(3)
+    import_files = importing.import_files
+
+    def import_together(*arguments: Any, **options: Any) -> values.AdapterVersion:
+        together.wait(60)  # all have looked for an earlier version
+        return import_files(*arguments, **options)
+
+    monkeypatch.setattr(importing, "import_files", import_together)
+    with ThreadPoolExecutor(3) as pool:
+        pulls = list(pool.map(lambda _: birds.repositories.pull("ana/birds@v1", name="guest"), range(3)))
+    assert {pull.version.reference for pull in pulls} == {"guest/1"}
+    assert sorted(pull.is_new for pull in pulls) == [False, False, True]
+    assert len([entry for entry in birds.audit.find() if entry.on == "guest/1"]) == 1
 
 
 def test_pickles_and_large_files_are_refused_before_they_are_downloaded(

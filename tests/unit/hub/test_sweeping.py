@@ -64,7 +64,7 @@ def test_points_learn_from_the_same_rows_and_one_request_is_one_sweep(hub: Hub, 
     again = hub.sweep(data, adapter="birds", base=tiny_folder, validation=0.2, rank=[4, 8], seed=[0, 1])
     assert (again.id, [job.id for job in again.jobs()]) == (handle.id, [job.id for job in handle.jobs()])
     assert hub.get_sweep(handle.id).jobs()[3].id == handle.jobs()[3].id
-    assert repr(again) == f"<SweepHandle {handle.id}: 4 points of adapter birds>"
+    assert repr(again) == f"SweepHandle(id='{handle.id}', adapter='birds', points=4)"
     report = handle.report()
     assert [point.settings for point in report.points] == [
         {"rank": rank, "seed": seed} for rank in (4, 8) for seed in (0, 1)

@@ -1,19 +1,23 @@
-"""Keyword arguments of `Hub`: their types are those of the fields that they set, and mypy checks them."""
+"""Types of `Hub`: those of keyword arguments are those of the fields that they set, those of handles of their kinds."""
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from finch_hub import AdapterVersion, Hub, JobHandle
+from finch_hub.specs import reports
 from finch_hub.specs.jobs import ComposeOptions, ComposeSpec, QuantizeOptions, QuantizeSpec
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
 from finch_hub.specs.reading import ReadingConfig, ReadingOptions
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
 from finch_hub.specs.value import Value
+from finch_hub.workers.runs import kinds
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,6 +37,16 @@ def test_options_have_the_fields_and_types_of_the_value(options: Any, value: typ
     assert get_type_hints(options) == {name: hints[name] for name in value.model_fields.keys() - parameters}
 
 
+@pytest.mark.parametrize("kind", kinds.MODULES)
+def test_handle_of_each_kind_has_the_types_of_its_result_and_report(kind: str) -> None:
+    job_kind = kinds.kind_of(kind)
+    handle = inspect.signature(getattr(Hub, kind)).return_annotation
+    names = {**vars(reports), "JobHandle": JobHandle, "AdapterVersion": AdapterVersion}
+    result, report = get_args(eval(handle, names))
+    assert report is job_kind.report
+    assert result is (AdapterVersion if job_kind.repeat is not None else report)
+
+
 @pytest.mark.slow
 def test_mypy_refuses_an_unknown_option_and_a_wrong_type(tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
@@ -45,7 +59,13 @@ def test_mypy_refuses_an_unknown_option_and_a_wrong_type(tmp_path: Path) -> None
         "hub.compose(['birds'], adapter='meadow', rank='auto', scale=0.5)\n"
         "hub.compose(['birds'], adapter='meadow', strenght=1)\n"
         "hub.quantize('birds', scheme='int8')\n"
-        "hub.quantize('birds', scheme='int3')\n",
+        "hub.quantize('birds', scheme='int3')\n"
+        "trained = hub.train('birds.jsonl', adapter='birds', base='tiny')\n"
+        "print(trained.result().reference, trained.report().train_loss)\n"
+        "print(trained.report().strategy)\n"
+        "print(hub.merge(['birds'], 'model').result().reference)\n"
+        "for handle in (trained, hub.jobs.get('1')):\n"
+        "    print(handle.report().evolve())\n",
         encoding="utf-8",
     )
     config = tmp_path / "mypy.ini"
@@ -54,4 +74,4 @@ def test_mypy_refuses_an_unknown_option_and_a_wrong_type(tmp_path: Path) -> None
     command = [sys.executable, "-m", "mypy", "--config-file", str(config), "--cache-dir", str(tmp_path / "cache")]
     checked = subprocess.run([*command, str(snippet)], cwd=ROOT, capture_output=True, text=True, check=False)
     refused = [int(line.split(":")[1]) for line in checked.stdout.splitlines() if ": error: " in line]
-    assert refused == [4, 5, 7, 9], checked.stdout
+    assert refused == [4, 5, 7, 9, 12, 13], checked.stdout

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -79,6 +80,26 @@ def test_json_never_holds_what_a_database_refuses(value: object) -> None:
     text = types.to_json(value)
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert "\\u0000" not in text.replace("\\\\", "")
+
+
+def nest(depth: int, form: str) -> Any:
+    value: Any = "a\x07"
+    for _ in range(depth):
+        value = [value] if form == "lists" else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("form", ["lists", "objects"])
+@pytest.mark.parametrize("depth", [200, 201, 254, 255, 5000])
+def test_what_is_stored_can_be_read(database: Database, depth: int, form: str) -> None:
+    value = nest(depth, form)
+    query = sa.select(sa.literal(value, types.Json))
+    if depth == 200:
+        with database.read() as session:
+            assert session.scalar(query) == value
+        return
+    with pytest.raises(errors.InvalidInput, match="document: is nested more than 200 deep"), database.read() as session:
+        session.scalar(query)
 
 
 def test_json_and_prose_come_back_from_the_database(database: Database) -> None:

@@ -1,5 +1,8 @@
+from typing import Any
+
 import pytest
 
+from finch_hub import errors
 from finch_hub.specs import jobs
 from finch_hub.workers.runs import kinds
 
@@ -28,3 +31,22 @@ def test_every_state_but_waiting_is_reached() -> None:
 )
 def test_spec_of_every_kind_read_from_json_equals_itself(spec: jobs.JobSpec) -> None:
     assert kinds.kind_of(spec.kind).spec_of(spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (jobs.ComposeSpec(adapter="c", parents=(jobs.Parent(adapter="a/1"),)), "parameters"),
+        (jobs.ComposeSpec(adapter="c", parents=(jobs.Parent(adapter="a/1"),)), "resolver_parameters"),
+        (jobs.ExportSpec(adapter="a", format="gguf", out="out"), "parameters"),
+        (jobs.EvaluateSpec(base=jobs.BaseModelSource(source="m"), dataset="f" * 64), "parameters"),
+    ],
+)
+def test_parameters_that_are_nested_too_deeply_are_refused(spec: jobs.JobSpec, field: str) -> None:
+    """The databases would store them, in documents that nobody can read."""
+    deep: Any = 1
+    for _ in range(100):
+        deep = {"a": deep}
+    assert getattr(spec.evolve(**{field: deep}), field) == deep
+    with pytest.raises(errors.InvalidSpec, match=f"{field}: is nested more than 100 deep"):
+        spec.evolve(**{field: {"a": [deep]}})

@@ -48,3 +48,9 @@ def test_unknown_fields_in_a_list_are_passed_over() -> None:
 
 def test_nested_field_is_named_by_its_path() -> None:
     assert list(problems(rank_pattern={"q_proj": 0})) == ["rank_pattern.q_proj"]
+
+
+def test_completion_offers_fields_and_methods_of_ours_and_none_of_pydantics_first_version() -> None:
+    methods = {"evolve", "of", "model_dump", "model_dump_json"}
+    assert {name for name in dir(LoRAConfig()) if not name.startswith("_")} == methods | set(LoRAConfig.model_fields)
+    assert {name for name in dir(LoRAConfig) if not name.startswith("_")} == methods

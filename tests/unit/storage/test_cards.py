@@ -79,7 +79,7 @@ def test_written_card_has_what_is_known_now(stores: Stores, adapters: Adapters) 
     ):
         assert known in card.body, known
     assert "finches" not in card.text, "names of data sets stay in the hub"
-    assert card.picture is not None
+    assert list(card.pictures) == ["loss.svg"]
     with stores.database.write() as session:
         adapter_names.describe(session, "birds", "Names birds.")
         bases.add(session, registry.describe_base("tiny", license="mit", public_id="org/tiny"), license_given=True)
@@ -101,7 +101,7 @@ def test_edited_card_keeps_the_metadata_and_comes_back_as_written(stores: Stores
     assert edited.body == "# Finches\n\nBy hand, \\x1b[2J, of quokkas.\n"
     assert edited.text == written.text.removesuffix(written.body) + edited.body
     assert edited.edited_at is not None
-    assert edited.picture == written.picture
+    assert edited.pictures == written.pictures
     assert [version.reference for version in adapters.find("quokkas").versions] == ["birds/1"]
     assert adapters.edit_card("birds", edited.text).body == edited.body, "the whole text stands for its Markdown"
     assert adapters.reset_card("birds") == written
@@ -385,7 +385,7 @@ def test_folder_for_an_export_has_the_files_and_the_card_of_now(
     folder = cards.lay_out(tmp_path / "out", edited, stored)
     assert {file.name for file in folder.iterdir()} == {file.name for file in stored.iterdir()}
     assert (folder / "README.md").read_text() == edited.text
-    assert (folder / "loss.svg").read_text() == edited.picture
+    assert (folder / "loss.svg").read_text() == edited.pictures["loss.svg"]
     assert (stored / "README.md").read_text() != edited.text
     assert (folder / "adapter_model.safetensors").read_bytes() == (stored / "adapter_model.safetensors").read_bytes()
 

@@ -130,6 +130,24 @@ def test_short_values_other_variables_and_files_are_kept(monkeypatch: pytest.Mon
     assert Redactor().clean(text) == text
 
 
+@pytest.mark.parametrize("name", ["DB_PASSWORD", "SECRET_BACKEND", "CREDENTIAL_STORE", "TOKEN_TYPE", "APP_KEY"])
+@pytest.mark.parametrize("value", ["postgres", "Production", "KUBERNETES", "sha256", "utf-8", "HS256", "größtenteils"])
+def test_ordinary_word_under_the_name_of_a_secret_is_kept(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    text = f"{value} failed, as {value}ql did"
+    assert Redactor().clean(text) == text
+
+
+@pytest.mark.parametrize(
+    "value", ["postgres1", "correct-horse", "correcthorsebattery", "kUbErNeTeS", "s3cret", "1sha256", "admin#1"]
+)
+def test_value_with_some_variety_is_replaced(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", value)
+    assert Redactor().clean(f"refused {value}") == "refused ***"
+
+
 @pytest.mark.parametrize("name", ["SORT_KEY", "SORT_KEYS", "PAGE_KEYS"])
 @pytest.mark.parametrize("value", ["creation_timestamp", "creation_timestamp,modification_timestamp updatedAt"])
 def test_words_under_a_name_that_may_be_no_secret_are_kept(
@@ -163,6 +181,7 @@ def test_change_of_a_variable_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_secret_is_replaced_whole_even_if_it_begins_with_another(secrets: list[str]) -> None:
     # A value such as "/proc/self/cgroup" is the path of a file, and no secret.
     secrets = [re.sub(r"[<>*]|^/", "x", secret) for secret in secrets]
+    secrets = [f"{secret}1" if secret.isalpha() else secret for secret in secrets]  # a word is no secret
     secrets += [secret + "-and-more" for secret in secrets]
     with pytest.MonkeyPatch.context() as patch:
         for number, secret in enumerate(secrets):

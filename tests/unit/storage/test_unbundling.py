@@ -40,6 +40,7 @@ from finch_hub.registry import (
     evidence,
     lineage,
     tables,
+    text_removal,
     unbundled_versions,
     values,
 )
@@ -48,7 +49,7 @@ from finch_hub.registry.types import now
 from finch_hub.specs.bundles import Manifest, UnbundleReport
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.jobs import BaseModelSource, TrainSpec
-from finch_hub.storage import bundling, publishing
+from finch_hub.storage import bundling, publishing, unbundling
 from finch_hub.storage.backup import take_backup
 from finch_hub.storage.bundling import make_bundle
 from finch_hub.storage.changes import changing
@@ -339,6 +340,182 @@ def test_sample_answers_of_data_that_was_purged_here_stay_away(hubs: list[Stores
     assert not any(b'"expected":"B."' in file.read_bytes() for file in two.settings.home.rglob("*") if file.is_file())
 
 
+QUOTE = "The patient of 12 Elm Street has been ill since May."
+
+
+def fill_with_quotes(stores: Stores, tmp_path: Path) -> list[str]:
+    """Publish versions of the rows, of each other, and of other data. Their texts quote a row where texts can."""
+    measured = MEASURED.evolve(notes=(QUOTE,))
+    made = publish(stores, tmp_path, "legal", samples=SAMPLES, evidence=measured)
+    for name in ("both", "further"):
+        made = publish(stores, tmp_path, name, parents=(made,), evidence=measured)
+    publish(stores, tmp_path, "apart", evidence=MEASURED)
+    versions = tables.AdapterVersion.__table__
+    with stores.database.write() as session:
+        not_trained = versions.c.id > session.scalar(sa.select(sa.func.min(versions.c.id)))
+        session.execute(sa.update(versions).where(not_trained).values(train_digest=registry.digest("other rows")))
+        for name in ("legal", "both", "further"):
+            version = adapter_versions.resolve(session, f"{name}/1")
+            adapter_versions.add_tags(session, f"{name}/1", "gold", f"example={QUOTE}")
+            adapter_versions.edit_notes(session, f"{name}/1", QUOTE)
+            adapter_versions.edit_card(session, f"{name}/1", QUOTE)
+            adapter_names.describe(session, name, QUOTE)
+            evaluations.add(
+                session, base_id=version.base.id, dataset=registry.digest("others"), evaluator="own",
+                adapter=f"{name}/1", metrics={"loss": 1.5, "worst": QUOTE, QUOTE: 1, "of_rows": [{"text": QUOTE}]},
+            )  # fmt: skip
+            metrics = {**version.metrics, "worst": QUOTE, "of_layers": {"first": 1.0}}
+            session.execute(sa.update(versions).where(versions.c.identity == version.identity).values(metrics=metrics))
+        adapter_versions.edit_notes(session, "apart/1", "Good.")
+        adapter_names.describe(session, "apart", "Apart from them.")
+    return ["further", "apart"]
+
+
+def count_quotes(stores: Stores) -> int:
+    """Return the number of rows in which a purge would find the quote."""
+    return text_removal.remove_texts(stores.database, lambda texts: [QUOTE in text for text in texts])
+
+
+def purge_rows(stores: Stores) -> None:
+    with stores.database.write() as session:
+        datasets.add(session, digest=registry.digest("rows"), format="messages", examples=1)
+        datasets.purge(session, registry.digest("rows"))
+
+
+def test_no_text_that_a_purge_searches_comes_with_versions_that_come_from_purged_data(
+    hubs: list[Stores], tmp_path: Path
+) -> None:
+    two, one, three = hubs
+    made = fill_with_quotes(one, tmp_path)
+    purge_rows(two)
+    report = carry(one, two, tmp_path, *made, samples=True)
+    assert count_quotes(two) == 0
+    assert QUOTE.encode() not in b"".join(file.read_bytes() for file in two.settings.home.rglob("*") if file.is_file())
+    why = "may quote data that was purged here"
+    first = "tag values, notes, edited card, texts of figures, evidence"
+    assert set(report.kept) == {
+        *(f"no description of {name}, since it {why}" for name in ("both", "further", "legal")),
+        f"no {first} and sample answers of legal/1, since they {why}",
+        *(
+            f"no {first.replace(', evidence', ' and evidence')} of {name}/1, since they {why}"
+            for name in ("both", "further")
+        ),
+    }
+    for name in ("legal", "both", "further"):
+        version = registry.resolve(two.database, f"{name}/1")
+        assert (version.tags, version.notes, version.metrics["loss_after"]) == (("gold",), "", 1.0)
+        assert (version.metrics["of_layers"], "worst" in version.metrics) == ({"first": 1.0}, False)
+    with two.database.read() as session:
+        assert evaluations.find(session, adapter="further/1")[0].metrics == {"loss": 1.5}
+        assert adapter_names.find_description(session, "apart") == "Apart from them."
+    assert registry.resolve(two.database, "apart/1").notes == "Good."
+    assert carry(one, two, tmp_path, *made).kept[-1].startswith("no tag values, notes and edited card of ")
+    assert count_quotes(two) == 0
+    carry(one, three, tmp_path, *made)
+    assert count_quotes(three) > 0, "the bundle has the quotes"
+
+
+def test_versions_that_come_from_purged_data_in_this_hub_alone_get_no_text(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    fill_with_quotes(one, tmp_path)
+    parents = tables.Parent.__table__
+    with one.database.write() as session:
+        session.execute(sa.delete(parents))
+        session.execute(sa.update(tables.Adapter).values(description=""))
+    carry(one, two, tmp_path, "further/1", "both/1", "legal/1")
+    assert count_quotes(two) > 0
+    with two.database.write() as session:
+        ids = {row.name: row.id for row in session.execute(_select_ids())}
+        for child, parent in (("both", "legal"), ("further", "both")):
+            session.execute(parents.insert().values(version_id=ids[child], parent_id=ids[parent], position=0, weight=1))
+    purge_rows(two)
+    assert carry(one, two, tmp_path, "further/1", "both/1").kept == tuple(
+        f"no tag values, notes and edited card of {name}/1, since they may quote data that was purged here"
+        for name in ("both", "further")
+    )
+    assert count_quotes(two) == 0
+
+
+def _select_ids() -> sa.Select[Any]:
+    versions, adapters = tables.AdapterVersion.__table__, tables.Adapter.__table__
+    return sa.select(versions.c.id, adapters.c.name).join(adapters, adapters.c.id == versions.c.adapter_id)
+
+
+def test_evaluations_on_purged_data_bring_numbers_only(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "apart")
+    with one.database.write() as session:
+        session.execute(sa.update(tables.AdapterVersion).values(train_digest=None, notes="Good."))
+        evaluations.add(
+            session, base_id=1, dataset=registry.digest("rows"), evaluator="own", adapter="apart/1",
+            metrics={"loss": 1.5, "worst": QUOTE},
+        )  # fmt: skip
+    purge_rows(two)
+    carry(one, two, tmp_path, "apart")
+    assert count_quotes(two) == 0
+    assert registry.resolve(two.database, "apart/1").notes == "Good."
+
+
+def test_purged_adapter_gets_no_description_back(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    made = fill(one, tmp_path)
+    carry(one, two, tmp_path, made)
+    registry.purge(two.database, "both")
+    assert carry(one, two, tmp_path, made).kept == ("no description of both, since versions of it were purged here",)
+    with two.database.read() as session:
+        assert adapter_names.find_description(session, "both") == ""
+
+
+def test_data_that_is_purged_while_versions_are_checked_is_noticed(
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, one, _ = hubs
+    make_bundle(tmp_path / "x", fill_with_quotes(one, tmp_path), one)
+    register = unbundling._register
+
+    def purge_first(*args: Any) -> Any:
+        purge_rows(two)
+        return register(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unbundling, "_register", purge_first)
+        with pytest.raises(errors.Unavailable, match="this hub changed meanwhile"):
+            take(tmp_path / "x", two)
+    assert count_quotes(two) == 0
+    take(tmp_path / "x", two)
+    assert count_quotes(two) == 0
+
+
+def count_statements(stores: Stores, manifest: Manifest) -> tuple[list[unbundled_versions.Place], int]:
+    """Return the plan of a bundle, and the number of statements that it took."""
+    statements: list[str] = []
+    with stores.database.read() as session:
+        sa.event.listen(session.connection(), "before_cursor_execute", lambda *args: statements.append(args[2]))
+        places = unbundled_versions.plan(session, manifest)
+    return places, len(statements)
+
+
+def test_versions_of_one_identity_are_looked_up_together(hubs: list[Stores], tmp_path: Path) -> None:
+    """Hundreds of them would otherwise each read the rows of all."""
+    two, one, _ = hubs
+    first = registry.resolve(one.database, publish(one, tmp_path, "legal"))
+    counts = []
+    for _ in range(2):
+        manifest = read_manifest(one, tmp_path / f"{len(counts)}", "legal")
+        with two.database.write() as session:
+            places = unbundled_versions.lock(session, manifest)
+            unbundled_versions.register(session, manifest, places, {}, who="ana")
+        places, count = count_statements(two, manifest)
+        counts.append(count)
+        with one.database.write() as session:
+            for _ in range(5):
+                adapter_versions.create(
+                    session, name="legal", digest=first.digest, identity=first.identity, base=first.base, kind="train"
+                )
+    assert [(place.outcome, place.row is not None) for place in places] == [("known", True)] * 6
+    assert counts[0] == counts[1]
+
+
 def test_sample_answers_are_stored_without_what_nobody_reads(hubs: list[Stores], tmp_path: Path) -> None:
     one, two, _ = hubs
     more = SAMPLES.replace(b'"prompt"', b'"prompt":"a secret row","prompt"')  # a reader takes the last
@@ -480,6 +657,7 @@ def test_same_bundle_taken_by_several_at_once_is_taken_once(database_url: str, o
 
 def read_manifest(one: Stores, tmp_path: Path, *references: str) -> Manifest:
     """Return the manifest of a bundle of versions without their files."""
+    tmp_path.mkdir(exist_ok=True)
     make_bundle(tmp_path / "of manifest", references, one)
     manifest = unpack_bundle(tmp_path / "of manifest", tmp_path / "unpacked").manifest
     bare: dict[str, Any] = {"files": None, "tags": (), "aliases": (), "evaluations": (), "evidence": None}
@@ -734,6 +912,15 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "time": (change_version(created_at="2026-01-01T00:00:00"), "timezone"),
     "twice": (lambda m: m["versions"].append(m["versions"][0]), "twice"),
     "base named as another": (lambda m: m["bases"][0].update(name="1" * 64), "fingerprint of another base"),
+    "surrogate": (change_version(notes="\ud800"), "version both/1: notes: has half of a surrogate pair"),
+    "surrogate in a list": (change_version(tags=["\udfff"]), r"version both/1: tags\.0: has half"),
+    "surrogate in a name": (lambda m: m["adapters"][0].update(name="\ud800"), r"adapters\.0\.name: has half"),
+    "NUL in a preset": (change_version(spec={"preset": "\0"}), r"version both/1: spec\.preset: has the character NUL"),
+    "NUL in an architecture": (lambda m: m["bases"][0].update(architecture="\0"), r"bases\.0\.architecture"),
+    "NUL in an evaluator": (
+        lambda m: m["versions"][0]["evaluations"][0].update(evaluator="\0"),
+        r"versions\.0\.evaluations\.0\.evaluator",
+    ),
     "base name": (lambda m: m["bases"][0].update(name="org/model"), "pattern"),
 }
 
@@ -836,8 +1023,6 @@ def test_base_of_a_bundle_takes_no_name_and_no_repository(
 def test_crash_between_files_and_rows_is_repaired_by_the_same_call(
     target: Stores, bundled: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finch_hub.storage import unbundling
-
     file = write(tmp_path / "x", bundled)
     with monkeypatch.context() as patch:
         patch.setattr(unbundling, "_register", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from finch_hub.artifacts.cards.model_card import draw_picture, write_card, write_merged_card, write_searched_text
+from finch_hub.artifacts.cards.model_card import draw_pictures, write_card, write_merged_card, write_searched_text
 from finch_hub.specs.cards import CardBase, CardFacts, CardParent
 from finch_hub.specs.evidence import Evidence, LossCurve
 from finch_hub.specs.licenses import IDENTIFIERS
@@ -130,7 +130,7 @@ def test_card_has_the_data_the_curve_and_the_licenses() -> None:
     assert "trained on 1,234 examples with 56,789 tokens, and 10 were held out." in card
     assert "![Loss by step: training loss from 4.000 to 1.103" in card
     assert "held-out loss from 2.000 to 1.250, at best 1.250, in 29 steps](loss.svg)" in card
-    assert draw_picture(make_facts(evidence=TRAINED)) is not None
+    assert list(draw_pictures(make_facts(evidence=TRAINED))) == ["loss.svg"]
     assert "- Base: `mit`\n- Training data: `cc-by-4.0`\n" in card
     bare = make_card()
     assert "- Base: unknown\n- Training data: unknown\n" in bare
@@ -166,6 +166,11 @@ def test_card_has_what_was_kept_of_each_parent() -> None:
     card = make_card(kind="compose", evidence=Evidence(kind="compose", composition=report))
     assert "| `seeds/1` | 3.000 | 2.000 | 2.500 | 0.500 |" in card
     assert r"| `a\x7cb/1` | - | - | - | unmeasured |" in card
+    assert r"![Retention by parent: seeds/1 50%, a\|b/1 unmeasured](retention.svg)" in card
+    pictures = draw_pictures(make_facts(kind="compose", evidence=Evidence(kind="compose", composition=report)))
+    assert list(pictures) == ["retention.svg"]
+    unknown = report.evolve(retention=retention[1:])
+    assert "retention.svg" not in make_card(kind="compose", evidence=Evidence(kind="compose", composition=unknown))
     assert "- It keeps less of `seeds/1` than was requested.\n" in card
     assert "## Retention" not in make_card(kind="compose", evidence=Evidence(kind="compose"))
 

@@ -274,3 +274,17 @@ def test_options_of_the_configurations_are_refused_before_rows_are_read(model: G
 def test_adapter_that_is_not_loaded_is_named_with_those_that_are(model: GeneratorModel) -> None:
     with pytest.raises(errors.NotFound, match=r"no loaded adapter 'bees'.*adapter-0"):
         model.generate("Who sings?", adapter="bees")
+
+
+def test_model_is_a_short_text_and_removes_its_adapters_at_the_end_of_its_block(
+    tiny_base: Base, folders: list[Path]
+) -> None:
+    with GeneratorModel(tiny_base) as model:
+        for folder in folders:
+            model.load_lora(folder)
+        title, *rows = repr(model).splitlines()
+        assert title == "GeneratorModel"
+        assert "  active    'adapter-3'" in rows
+        assert len(rows) == 5
+    assert (model.adapters, model.active) == ((), None)
+    assert not any(module._forward_hooks for module in tiny_base.model.modules())

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from finch_hub import errors
+from finch_hub.display import sessions, tables
+from finch_hub.display.progress import PlainView
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.training.adapter import LoRAAdapter, read_rows, replace_settings
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reading import DataWarning, ReadingConfig
@@ -57,3 +60,29 @@ def test_rows_are_read_as_the_training_and_the_user_say(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt;completion\na;b\n", encoding="utf-8")
     with pytest.warns(DataWarning, match="semicolon"):
         assert read_rows(tmp_path / "a.csv", None, TrainingConfig()) == examples[:1]
+
+
+def test_adapter_is_a_short_text_and_detaches_itself_at_the_end_of_its_block(tiny_base: Base) -> None:
+    with LoRAAdapter(LoRAConfig(rank=4), tiny_base) as adapter:
+        shown = repr(adapter)
+        assert "LoRAConfig(rank=4)" in shown
+        assert "is_enabled            True" in shown
+        assert len(shown.splitlines()) == 6
+        assert "<table>" in adapter._repr_html_()
+    assert adapter.base is None
+    assert repr(adapter.config) == "LoRAConfig(rank=4)"
+
+
+def test_training_is_shown_to_the_user_or_told_to_a_receiver(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[NewEvent] = []
+    one_step = TrainingConfig(threads=1, max_steps=1)
+    with LoRAAdapter(LoRAConfig(), tiny_base) as adapter:
+        adapter.train([("a", "b")], training=one_step, report=told.append)
+        assert "training" in {event.message for event in told if event.type == "phase"}
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(sessions, "open_client_view", lambda shows: PlainView())
+        tables.console.cache_clear()
+        adapter.train([("a", "b")], training=one_step)
+    assert "training" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -170,8 +171,10 @@ def test_time_in_doubt_is_not_silence(database: Database, monkeypatch: pytest.Mo
     assert child.sent == [], "no limit was reached"
 
 
-def test_child_that_sends_what_is_no_event_is_to_be_killed(watching: Watching) -> None:
-    watching.child.say(type="event", event={"type": "message", "invented": 1})
+@pytest.mark.parametrize("wrong", [{"invented": 1}, {"data": {"deep": json.loads("[" * 200 + "]" * 200)}}])
+def test_child_that_sends_what_is_no_event_is_to_be_killed(watching: Watching, wrong: dict[str, Any]) -> None:
+    watching.child.say(type="event", event={"type": "message", **wrong})
+    watching.child.say(type="done", outcome={})
     found = watching.run()
     assert found["type"] == "hung"
     assert found["reason"].startswith("sent what is no event (")

@@ -1,0 +1,83 @@
+"""`finch-hub chat`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finch_hub import errors
+from finch_hub.cli import completion, output
+from finch_hub.cli.sampling import adapter_of, load_answerers, sampling_options
+
+if TYPE_CHECKING:
+    from finch_hub.engine.inference.generator import GeneratorModel
+    from finch_hub.specs.examples import Message
+
+_HELP = "/reset begins anew, /system TEXT sets the system prompt, /quit ends"
+
+
+@click.command()
+@click.argument("adapters", nargs=-1, shell_complete=completion.complete_references)
+@click.option("--with", "others", multiple=True, metavar="REFERENCE|base", help="Who answers too. Can be repeated.")
+@click.option("--base", help="Base model.  [default: the adapters' base]")
+@sampling_options
+def chat(adapters: tuple[str, ...], others: tuple[str, ...], base: str | None, sampling: dict[str, Any]) -> None:
+    """Talk with one or several adapters.
+
+    Each answers every turn, and has its own conversation. "base" means the base without an adapter. The turns come from
+    the terminal, or a line each from standard input. /reset begins anew, /system TEXT sets the system prompt, and /quit
+    ends.
+    """
+    names = list(dict.fromkeys((*adapters, *others))) or ["base"]
+    with output.open_hub() as hub:
+        model = load_answerers(hub, names, base, sampling)
+        conversations: dict[str, tuple[Message, ...]] = dict.fromkeys(names, ())
+        is_terminal = sys.stdin.isatty()
+        if is_terminal:
+            output.tell(_HELP)
+        while (turn := _read_turn(is_terminal=is_terminal)) is not None:
+            word, _, rest = turn.partition(" ")
+            if word in ("/quit", "/exit"):
+                break
+            if word == "/system":
+                sampling = {**sampling, "system": rest.strip() or None}
+            if word in ("/reset", "/system"):
+                conversations = dict.fromkeys(names, ())
+            elif turn.startswith("/"):
+                output.tell(f"there is no command {word} ({_HELP})")
+            elif turn.strip():
+                _answer_all(model, conversations, turn, sampling)
+
+
+def _read_turn(*, is_terminal: bool) -> str | None:
+    """Return what the user says next, None at the end of the input."""
+    if is_terminal:
+        output.tell("")
+        click.echo("> ", nl=False, err=True)
+    line = sys.stdin.readline()
+    return line.rstrip("\r\n") if line else None
+
+
+def _answer_all(
+    model: GeneratorModel, conversations: dict[str, tuple[Message, ...]], turn: str, options: dict[str, Any]
+) -> None:
+    """Let each answer, and add the turn and the answer to its conversation. Ctrl-C ends an answer where it is."""
+    from finch_hub.specs.examples import Message
+
+    for name, before in conversations.items():
+        if len(conversations) > 1:
+            output.say(f"[{name}]")
+        said, pieces = (*before, Message(role="user", content=turn)), []
+        try:
+            for piece in model.generate(said, adapter=adapter_of(name), stream=True, **options):
+                pieces.append(piece)
+                output.write(piece)
+        except KeyboardInterrupt:
+            output.tell("Stopped the answer.")
+        except errors.InvalidSpec as error:  # the conversation fills the context, for example
+            output.tell(f"error: {error} (/reset begins anew)")
+            continue
+        output.write("\n")
+        conversations[name] = (*said, Message(role="assistant", content="".join(pieces)))

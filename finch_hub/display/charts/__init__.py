@@ -1,0 +1,1 @@
+"""Charts: one declarative specification of each, for notebooks, report files and pages."""

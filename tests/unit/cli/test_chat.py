@@ -1,0 +1,43 @@
+"""`finch-hub chat` in this process, with turns from standard input."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+
+def talk(monkeypatch: pytest.MonkeyPatch, *turns: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{turn}\n" for turn in turns)))
+
+
+def test_conversation_goes_on_until_it_is_reset(run: Run, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("chat", "--base", tiny_folder, "--max-new-tokens", 4)
+    talk(monkeypatch, "What is a finch?", "/reset", "What is a finch?", "/quit", "Never read")
+    ran = run(*command)
+    assert ran.status == 0, ran.err
+    first, second = ran.out.splitlines()
+    assert first == second
+    generated = run("generate", "What is a finch?", "--base", tiny_folder, "--max-new-tokens", 4).out
+    assert first == generated.rstrip("\n")
+
+
+def test_several_answer_with_their_names(run: Run, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk(monkeypatch, "Hi")
+    ran = run("chat", "base", "--with", "base", "--base", tiny_folder, "--max-new-tokens", 1)
+    assert "[base]" not in ran.out  # one alone needs no name
+    talk(monkeypatch, "/help")
+    assert "/reset begins anew" in run("chat", "--base", tiny_folder).err
+
+
+def test_turn_that_fills_the_context_is_refused_and_the_chat_goes_on(
+    run: Run, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk(monkeypatch, "word " * 5000, "Hi")
+    ran = run("chat", "--base", tiny_folder, "--max-new-tokens", 1)
+    assert ran.status == 0
+    assert "(/reset begins anew)" in ran.err
+    assert len(ran.out.splitlines()) == 1

@@ -1,0 +1,102 @@
+"""Commands and settings files that submit a job again."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from finch_hub.cli.train import train
+from finch_hub.display import commands
+from finch_hub.plugins.presets import STYLE
+from finch_hub.specs import jobs
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.training import TrainingConfig
+
+DIGEST = "a" * 64
+
+
+def job_of(spec: jobs.JobSpec, **fields: Any) -> jobs.Job:
+    stored = spec.model_dump(mode="json")
+    known = {"id": "x", "kind": spec.kind, "state": jobs.JobState.SUCCEEDED, "created_at": datetime.now(UTC)}
+    return jobs.Job.of({**known, "spec": stored, **fields})
+
+
+def train_spec(**fields: Any) -> jobs.TrainSpec:
+    return jobs.TrainSpec(adapter="birds", base=jobs.BaseModelSource(source="tiny"), train=DIGEST, **fields)
+
+
+def write(spec: jobs.JobSpec, **fields: Any) -> str:
+    return commands.write_command(spec, job=job_of(spec, **fields))
+
+
+def test_command_has_what_differs_from_the_defaults() -> None:
+    training = TrainingConfig(epochs=2, weight_decay=0.1)
+    spec = train_spec(lora=LoRAConfig(rank=8, target_modules="all-linear"), training=training)
+    assert write(spec, priority=3) == (
+        f"finch-hub train {DIGEST} --adapter birds --base tiny --rank 8 --target-modules all-linear"
+        " --epochs 2 --set weight_decay=0.1 --priority 3"
+    )
+
+
+def test_command_with_a_preset_has_all_settings() -> None:
+    """The preset may change from one version of its plugin to the next."""
+    assert " --preset style " in write(train_spec(preset="style"))
+    assert " --rank 16 " in write(train_spec(preset="style"))
+
+
+def test_command_with_a_known_preset_has_what_differs_from_it() -> None:
+    spec = train_spec(preset="style", lora=STYLE.lora, training=STYLE.training.evolve(seed=5), system=STYLE.system)
+    assert commands.write_command(spec, STYLE) == (
+        f"finch-hub train {DIGEST} --adapter birds --base tiny --preset style --seed 5"
+    )
+
+
+def test_training_from_a_version_has_its_base_and_shape() -> None:
+    command = write(train_spec(start="birds/1", training=TrainingConfig(seed=4)))
+    assert "--start birds/1" in command
+    assert "--base" not in command
+    assert "--rank" not in command
+
+
+def test_requirements_are_in_the_command() -> None:
+    required = jobs.Requirements(memory_bytes=10**9, labels=("a100", "fast"), together=True, time_limit=90.0)
+    words = write(train_spec(), requirements=required.model_dump(mode="json"))
+    assert words.endswith("--memory-bytes 1000000000 --label a100 --label fast --time-limit 90.0 --together")
+
+
+def test_weights_parameters_and_replacement_are_options() -> None:
+    parents = (jobs.Parent(adapter="a/1", weight=0.5), jobs.Parent(adapter="b/2"))
+    composed = jobs.ComposeSpec(adapter="c", parents=parents, strategy="ties", parameters={"density": 0.3})
+    assert write(composed) == (
+        "finch-hub compose a/1 b/2 --adapter c --strategy ties --parameter density=0.3 --weights 0.5,1.0"
+    )
+    exported = jobs.ExportSpec(adapter="a/1", out="/my folder", format="peft", parameters={"replace": True})
+    assert write(exported) == "finch-hub export a/1 --out '/my folder' --format peft --replace"
+    assert write(jobs.QuantizeSpec(adapter="a/1", group=None)) == "finch-hub quantize a/1 --group 0"
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "with space", "it's", 'a "b" \\ c', "two\nlines", "bell\x07", "\u202ebidi", "\U000e0001"]
+)
+def test_texts_stay_themselves_and_are_visible(text: str) -> None:
+    (line,) = commands.write_settings({"system": text})
+    assert tomllib.loads(line) == {"system": text}
+    assert line.isprintable()
+    assert commands.quote(text).isprintable()
+    if text.isprintable():
+        assert shlex.split(commands.quote(text)) == [text]
+
+
+def test_nested_settings_are_toml() -> None:
+    settings = {"rank_pattern": {"q_proj": 4}, "labels": ["a", "b"], "packing": True, "scale": 0.5, "x": {}}
+    assert tomllib.loads("\n".join(commands.write_settings(settings))) == settings
+
+
+def test_settings_without_an_option_are_all_named() -> None:
+    fields = {*LoRAConfig.model_fields, *TrainingConfig.model_fields}
+    options = {parameter.name for parameter in train.params if not getattr(parameter, "hidden", False)}
+    assert fields - options - {"strict", "max_bad_rows"} == commands.WITHOUT_OPTION
