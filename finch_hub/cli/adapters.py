@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,22 @@ from finch_hub.specs.references import AdapterReference
 
 if TYPE_CHECKING:
     from finch_hub.registry.values import Direction
+
+
+class _QueryCommand(click.Command):
+    """A command with a query, whose terms may look like options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words. If a term looks like an option, the error says how to write it."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            term = next((word for word in words if word.startswith("-") and not word.startswith("--")), None)
+            if term is None:
+                raise
+            fix = output.name_command("adapters", "find", "--", term)
+            raise click.UsageError(f"there is no option {error.option_name} (for a query, run {fix})", ctx) from None
 
 
 @click.group()
@@ -57,7 +74,7 @@ def list_(deleted: bool, limit: int, after: str | None, quiet: bool, as_json: bo
     paging.suggest_next(page.next, "list", as_json=as_json)
 
 
-@adapters.command()
+@adapters.command(cls=_QueryCommand)
 @click.argument("query", nargs=-1)
 @click.option(
     "--sort",
@@ -249,9 +266,20 @@ def tag(reference: str, tags: tuple[str, ...], remove: bool) -> None:
     A tag is a name, or a name with a value, such as owner=ana. A tag that the version has takes the new value.
     """
     with output.open_hub() as hub:
-        change = hub.adapters.untag if remove else hub.adapters.tag
-        version = change(reference, *tags)
-    output.say(f"Tagged {version.reference}: {', '.join(version.tags) or 'no tags'}")
+        if not remove:
+            version = hub.adapters.tag(reference, *tags)
+            output.say(f"Tagged {version.reference}: {', '.join(version.tags)}")
+            return
+        before: tuple[str, ...] = ()
+        with contextlib.suppress(errors.FinchError):  # the removal is refused for the same reason
+            before = tuple(hub.adapters.get(reference).tags)
+        version = hub.adapters.untag(reference, *tags)
+    removed = [tag for tag in before if tag not in version.tags]
+    if not removed:
+        output.say(f"{version.reference} had no such tag")
+        return
+    left = f". It has {', '.join(version.tags)}" if version.tags else ""
+    output.say(f"Untagged {version.reference}: {', '.join(removed)}{left}")
 
 
 @adapters.command()

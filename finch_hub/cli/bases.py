@@ -56,7 +56,10 @@ def add(
         )
     summary = f"{base.architecture}, {base.parameters:,} parameters, in {base.path}"
     before = f"Renamed base {base.renamed_from} to" if base.renamed_from is not None else "Added base"
-    output.emit(base, as_json, lambda: f"{before} {base.name}: {summary}")
+    lines = [f"{before} {base.name}: {summary}"]
+    if base.is_relicensed:
+        lines.append(f"Its license is now {base.license}, and was {base.license_before or 'unknown'}.")
+    output.emit(base, as_json, lambda: lines)
     if base.earlier is not None:
         _tell_earlier(base, base.earlier)
     output.suggest("Add the data to train an adapter on", "datasets", "add", "--help", as_json=as_json)

@@ -62,12 +62,17 @@ def _describe_bundle(report: BundleReport) -> list[str]:
 def _describe_unbundling(report: UnbundleReport) -> list[str]:
     verb = "Would take" if report.is_dry_run else "Took"
     known = sum(version.outcome == "known" for version in report.versions)
-    had = "; this hub has the others" if known else ""
     count = tables.format_count(len(report.versions), "version")
-    taken = f"{len(report.versions) - known:,} of {count}" if known else count
-    lines = [f"{verb} {taken} from {report.file}{had}"]
+    lines = [f"{verb} {count} from {report.file}"]
+    if known:
+        had = "this hub has the others"
+        lines = [f"{verb} {len(report.versions) - known:,} of {count} from {report.file}; {had}"]
+    if known == len(report.versions):
+        count = "its version" if known == 1 else f"all {known:,} versions"
+        lines = [f"{verb} no version from {report.file}: this hub knows {count}"]
     for version in report.versions:
         moved = f" -> {version.reference}" if version.reference != version.bundled else ""
-        state = f" ({version.state})" if version.state else ""
+        state = f" ({version.state})" if version.state else " (purged here)" if version.is_purged else ""
         lines.append(f"{version.bundled}{moved}: {version.outcome}{state}")
-    return [*lines, *(f"Kept: {text}" for text in report.kept)]
+    lines += [f"Set alias {alias}" for alias in report.aliases]
+    return [*lines, *report.meanings, *(f"Kept: {text}" for text in report.kept)]

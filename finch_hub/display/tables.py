@@ -85,6 +85,9 @@ def format_value(value: Any) -> str:
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, Lines):
         return "\n".join(map(to_line, value))
+    if isinstance(value, dict):
+        pairs = (f"{to_line(name)} {format_value(part)}" for name, part in value.items() if part is not None)
+        return ", ".join(pairs) or "-"
     if isinstance(value, (list, tuple, set, frozenset)):
         return to_line(", ".join(str(item) for item in value)) or "-"
     return to_line(value)

@@ -290,8 +290,14 @@ class Adapters:
     def untag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Remove tags from the version, as `name`, or as `name=value` if they have that value."""
         names = tuple(map(self._stores.redactor.clean, names))  # as they are stored
-        with changing(self._stores, "version.untag", reference, tags=names) as change, change.write() as session:
-            return _named(change, adapter_versions.remove_tags(session, reference, *names))
+        with changing(self._stores, "version.untag", reference, tags=names) as change:
+            with self._stores.database.read() as session:
+                version = adapter_versions.resolve(session, reference)
+            had = {text for tag in version.tags for text in (tag, tag.partition("=")[0])}
+            if had.isdisjoint(names):
+                return version  # without an entry, since nothing changes
+            with change.write() as session:
+                return _named(change, adapter_versions.remove_tags(session, reference, *names))
 
     def rename(self, name: str, new: str) -> None:
         """Rename an adapter. References with its former name go on naming it.

@@ -36,10 +36,14 @@ class AddedBase(values.Base):
     Attributes:
         renamed_from: name that the same files had before; None if they had none, or have the same name.
         earlier: base with the files that the same source had before; None if there is none.
+        is_relicensed: whether the files were registered with another license, or none, before.
+        license_before: that license.
     """
 
     renamed_from: str | None = None
     earlier: values.Base | None = None
+    is_relicensed: bool = False
+    license_before: str | None = None
 
 
 class RemovedBase(values.Base):
@@ -148,6 +152,7 @@ class Bases:
         with change.write() as session:
             before = bases.find_name(session, earlier or digest)
             former = bases.find_source(session, description.source, None)
+            same = next((base for base in bases.find(session) if base.fingerprint == (earlier or digest)), None)
             added = bases.add(
                 session,
                 description,
@@ -166,7 +171,13 @@ class Bases:
         # A base that was named for its revision is not an earlier state.
         if former is not None and former.revision is not None and former.name != former.fingerprint:
             former = None
-        return AddedBase(**dict(added), renamed_from=before if before != added.name else None, earlier=former)
+        return AddedBase(
+            **dict(added),
+            renamed_from=before if before != added.name else None,
+            earlier=former,
+            is_relicensed=same is not None and same.license != added.license,
+            license_before=same.license if same is not None else None,
+        )
 
     def get(self, name: str) -> values.Base:
         """Return the base with this name or fingerprint.

@@ -34,6 +34,7 @@ class PulledVersion(Value):
     Attributes:
         is_new: whether this pull made the version, or the adapter had one of the same commit.
         identity: whether it is the one in `finch.json`, was changed to fit the base, or was compared with nothing.
+        meanings: sentences that say which names of the adapter mean another version now.
     """
 
     version: values.AdapterVersion
@@ -42,6 +43,7 @@ class PulledVersion(Value):
     commit: str
     is_new: bool
     identity: Literal["equal", "changed", "unknown"]
+    meanings: tuple[str, ...] = ()
 
 
 def download(place: RepositoryReference, folder: Path) -> tuple[str, list[str]]:
@@ -117,14 +119,15 @@ def find_base(
         fix = f"name a registered base with {option}"
         raise errors.Incompatible("names no base of the Hugging Face Hub", where=str(place), fix=fix)
     revision = recorded.get("revision")
-    words = f"finch-hub bases add {public}"
-    if isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision):
+    words, fix = f"finch-hub bases add {public}", f"name a base with {option}"
+    if is_pinned := isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision) is not None:
         words += f" --revision {revision}"
     has_other = fingerprint is not None and any(base.hub_id in ids for base in registered)
-    what = f"is for base {public}, which is registered with other files only" if has_other else (
-        f"is for base {public}, which is not registered"
-    )  # fmt: skip
-    raise errors.Incompatible(what, where=str(place), fix=f"run `{words}`, or name a base with {option}")
+    what = f"is for base {public}, which is {'registered with other files only' if has_other else 'not registered'}"
+    if isinstance(fingerprint, str) and not is_pinned:
+        what += f": its files have the fingerprint {fingerprint[:12]}, and no commit is known"
+        raise errors.Incompatible(what, where=str(place), fix=f"`{words}` may bring other files; {fix}")
+    raise errors.Incompatible(what, where=str(place), fix=f"run `{words}`, or {fix}")
 
 
 class AlreadyPulled(Exception):

@@ -119,6 +119,7 @@ class Repositories:
     def _pull(self, place: RepositoryReference, name: str, base: str | None, change: Change) -> PulledVersion:
         with self._stores.database.read() as session:
             adapter_names.check_free(session, name)
+            before = adapter_versions.read_meanings(session, [name])
         bases = Bases(self._stores)
         known = bases.get(base) if base is not None else None
         with scratch_folder(self._stores.settings.home / "pull") as scratch:
@@ -150,4 +151,6 @@ class Repositories:
                 except pulling.AlreadyPulled as earlier:
                     version = earlier.version
         identity = pulling.compare_identity(declared, version.identity)
-        return PulledVersion(version=version, **origin, is_new=is_new, identity=identity)
+        with self._stores.database.read() as session:
+            meanings = adapter_versions.explain_meanings(before, adapter_versions.read_meanings(session, [name]))
+        return PulledVersion(version=version, **origin, is_new=is_new, identity=identity, meanings=tuple(meanings))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from finch_hub import errors
 from finch_hub.registry import adapter_names, audit, tables, values, version_loading
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent
-from finch_hub.registry.types import Columns, from_json, make_storable, now, read_document, to_json
+from finch_hub.registry.types import Columns, from_json, make_storable, now, one_of, read_document, to_json
 from finch_hub.specs.annotations import Tag, check_notes
 from finch_hub.specs.cards import name_revision
 from finch_hub.specs.cursors import check_limit, read_cursor, write_cursor
@@ -143,6 +144,30 @@ def resolve(session: Session, reference: AdapterReference | str) -> values.Adapt
     if row is None:
         raise explain_missing(session, reference)
     return version_loading.to_values(session, [row])[0]
+
+
+def list_aliases(session: Session, names: Iterable[str]) -> set[str]:
+    """Return the aliases of adapters, as `name@alias`."""
+    rows = sa.select(Adapter.name, Alias.name).join_from(Alias, Adapter).where(one_of(Adapter.name, sorted(names)))
+    return {f"{name}@{alias}" for name, alias in session.execute(rows)}
+
+
+def read_meanings(session: Session, names: Iterable[str]) -> dict[str, str]:
+    """Return the version that each bare name stands for, by its name. Names that stand for none are left out."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(errors.FinchError):
+            found[name] = resolve(session, AdapterReference(name)).reference
+    return found
+
+
+def explain_meanings(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Return sentences about the bare names that stand for another version than before."""
+    return [
+        f"{name} now means {after[name]}, it was {reference} (name the number or set an alias)."
+        for name, reference in before.items()
+        if name in after and after[name] != reference
+    ]
 
 
 def resolve_usable(session: Session, reference: AdapterReference | str) -> values.AdapterVersion:

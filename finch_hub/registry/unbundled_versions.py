@@ -417,7 +417,10 @@ def _merge_alias(session: Session, here: values.AdapterVersion, alias: str, who:
         if alias.isdigit():
             yield f"no alias {here.name}@{alias}, since it is all digits"
         elif here.state == "ready":
-            adapters.set_alias(session, here.name, alias, here.number, expected=0, who=who, why="a bundle has it")
+            why = "a bundle has it"
+            adapters.set_alias(session, here.name, alias, here.number, expected=0, who=who, why=why)
+            details = {"to": here.number, "expected": 0, "why": why}
+            audit.add(session, who=who, action="alias.move", on=f"{here.name}@{alias}", details=details)
         else:
             yield f"no alias {here.name}@{alias}, since {here.reference} is {here.state}"
         return

@@ -17,7 +17,7 @@ from finch_hub import errors
 from finch_hub.registry import adapter_names, adapter_versions, datasets, search_index, tables
 from finch_hub.registry.types import BigId, Instant, one_of
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.queries import NumberFilter, Term, TextFilter, TimeFilter, Words
+from finch_hub.specs.queries import METRICS, NumberFilter, Term, TextFilter, TimeFilter, Words
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import Value
@@ -294,14 +294,8 @@ def _list_numbers(config: type[Value]) -> frozenset[str]:
     return frozenset(name for name, field in config.model_fields.items() if is_number(field.annotation))
 
 
-# Metrics of jobs, which are known before there are versions with them. Plugins add others.
-_METRICS = frozenset(
-    {f"{name}_{when}" for name in ("loss", "accuracy", "perplexity") for when in ("before", "after")}
-    | {"rank", "bytes", "steps", "epochs", "tokens", "seconds", "train_loss", "trainable_parameters"}
-    | {"mean_retention", "worst_retention", "relative_error", "bytes_before", "loss_unquantized"}
-)
 _GROUPS = {
-    "metric": ("metric", _METRICS),
+    "metric": ("metric", METRICS),
     "lora": ("number of LoRA settings", _list_numbers(LoRAConfig)),
     "training": ("number of training settings", _list_numbers(TrainingConfig)),
 }

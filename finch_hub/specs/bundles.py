@@ -194,12 +194,14 @@ class UnbundledVersion(Value):
         outcome: "added"; "known" if this hub had it; "completed" if this hub had it without its files; "in lineage" if
             it was added without files.
         state: its state in this hub; None for a deleted one.
+        is_purged: whether it was purged here, so that the bundle does not bring it back.
     """
 
     bundled: str
     reference: str
     outcome: Outcome
     state: str | None = None
+    is_purged: bool = False
 
 
 class UnbundleReport(Value):
@@ -207,6 +209,8 @@ class UnbundleReport(Value):
 
     Attributes:
         kept: what the bundle has otherwise than this hub, which kept its own.
+        aliases: aliases that were set, as `name@alias`.
+        meanings: sentences that say which names of adapters mean another version now.
         absent_bases: names of the bases whose files are not on this machine.
         is_dry_run: whether nothing was changed.
     """
@@ -214,6 +218,8 @@ class UnbundleReport(Value):
     file: str
     versions: tuple[UnbundledVersion, ...]
     kept: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    meanings: tuple[str, ...] = ()
     absent_bases: tuple[str, ...] = ()
     is_dry_run: bool = False
 

@@ -37,6 +37,12 @@ _CHOICES = {
 }
 _SORTS = ("created", "updated", "name")
 _EARLIER_NAMES = {"lora.r": "lora.rank", "lora.lora_alpha": "lora.alpha"}  # PEFT's, which users know
+# Metrics of jobs, which are known before there are versions with them. Plugins add others.
+METRICS = frozenset(
+    {f"{name}_{when}" for name in ("loss", "accuracy", "perplexity") for when in ("before", "after")}
+    | {"rank", "bytes", "steps", "epochs", "tokens", "seconds", "train_loss", "trainable_parameters"}
+    | {"mean_retention", "worst_retention", "relative_error", "bytes_before", "loss_unquantized"}
+)
 _FILTER = re.compile(r"(?P<field>[A-Za-z_][\w.-]*)(?P<operator><=|>=|[<>=:])", re.ASCII)
 _PUNCTUATION = {ord(character): " " for character in string.punctuation}
 _TIME = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d))?Z?)?)?)?", re.ASCII)
@@ -138,6 +144,8 @@ def parse_sort(text: str) -> Sort:
     if name is not None:
         return Sort(name, text.startswith("-"))
     what = f"{errors.shorten(text)!r} is not an order"
+    if field in METRICS:
+        raise errors.InvalidSpec(what, where="sort", fix=f"write {text.removesuffix(field)}metric.{field}")
     fix = f"use {', '.join(_SORTS)} or metric.NAME, with - in front for the largest first"
     raise errors.InvalidSpec(what, where="sort", fix=fix)
 
@@ -214,10 +222,13 @@ def _refuse_field(piece: _Piece) -> _InvalidTermError:
     group = piece.field.partition(".")[0]
     if group in _NUMBER_GROUPS:
         return _InvalidTermError("names no number", f"write {group}.NAME, such as metric.loss_after<2.1")
+    if piece.field in METRICS:
+        what = f"there is no filter {errors.shorten(piece.field)!r}"
+        return _InvalidTermError(what, f"write metric.{piece.field}{piece.operator}{piece.text}")
     near = errors.near(piece.field, [*_TEXT_FIELDS, *_TIME_FIELDS])
     if not near and (groups := difflib.get_close_matches(group, _NUMBER_GROUPS, n=1, cutoff=0.7)):
         near = (f"{groups[0]}.NAME",)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_KNOWN)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_KNOWN)}."
     return _InvalidTermError(f"there is no filter {errors.shorten(piece.field)!r}", f'{hint} Quote a text: "…"')
 
 

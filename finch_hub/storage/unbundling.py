@@ -11,7 +11,8 @@ from finch_hub import errors, progress
 from finch_hub.artifacts.bundle_file import UnpackedBundle, unpack_bundle
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.formats.base_layout import BaseLayout
-from finch_hub.registry import bases, unbundled_versions, values
+from finch_hub.registry import adapter_versions, bases, unbundled_versions, values
+from finch_hub.registry.database import Session
 from finch_hub.registry.unbundled_versions import Place, StoredVersion
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.bundles import BundledBase, BundledVersion, Manifest, UnbundledVersion, UnbundleReport
@@ -45,6 +46,7 @@ def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layou
         bundle = replace(bundle, manifest=mask_secrets(bundle.manifest, stores.redactor))
         with stores.database.read() as session:
             places = unbundled_versions.plan(session, bundle.manifest)
+            before, aliases = _read_names(session, places)
         gate = _Gate(bundle, scratch, stores, read_layout)
         written = gate.admit(places)
         kept: list[str] = []
@@ -63,11 +65,16 @@ def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layou
             }
             admitted = {place.bundled.reference: place.bundled for place in places}
             places, kept = _register(bundle.manifest, admitted, stored, stores, change)
+    with stores.database.read() as session:
+        after, now = _read_names(session, places)
+    in_bundle = {f"{place.name}@{alias}" for place in places for alias in place.bundled.aliases}
     states = {reference: adapter.state for reference, adapter in written.items()}
     return UnbundleReport(
         file=str(file),
         versions=tuple(_report(place, states) for place in places),
         kept=tuple(kept),
+        aliases=tuple(sorted((now - aliases) & in_bundle)),
+        meanings=tuple(adapter_versions.explain_meanings(before, after)),
         absent_bases=_find_absent_bases(bundle.manifest, stores),
         is_dry_run=change is None,
     )
@@ -98,12 +105,21 @@ def _register(
         return places, unbundled_versions.register(session, manifest, places, stored, who=change.who)
 
 
+def _read_names(session: Session, places: Sequence[Place]) -> tuple[dict[str, str], set[str]]:
+    """Return what the bare names of adapters stand for, and their aliases."""
+    names = sorted({place.name for place in places})
+    return adapter_versions.read_meanings(session, names), adapter_versions.list_aliases(session, names)
+
+
 def _report(place: Place, states: dict[str, values.VersionState]) -> UnbundledVersion:
     reference = place.bundled.reference
     state = states[reference] if place.needs_files else None
     if place.outcome == "known" and place.row is not None and place.row.deleted_at is None:
         state = place.row.state
-    return UnbundledVersion(bundled=reference, reference=place.reference, outcome=place.outcome, state=state)
+    is_purged = place.row is not None and place.row.purged_at is not None
+    return UnbundledVersion(
+        bundled=reference, reference=place.reference, outcome=place.outcome, state=state, is_purged=is_purged
+    )
 
 
 def _find_absent_bases(manifest: Manifest, stores: Stores) -> tuple[str, ...]:

@@ -28,7 +28,10 @@ def test_adapters_are_listed_tagged_aliased_and_deleted(run: Run, database: Data
     assert run("adapters", "alias", "medical/1", "best").out == "Set alias medical@best to medical/1\n"
     assert run("adapters", "alias", "medical/2", "best", "--expected", 2).status == 4
     assert run("adapters", "tag", "medical@best", "gold", "checked").out == "Tagged medical/1: checked, gold\n"
-    assert run("adapters", "tag", "medical/1", "gold", "--remove").out == "Tagged medical/1: checked\n"
+    assert run("adapters", "tag", "medical/1", "gold", "--remove").out == ("Untagged medical/1: gold. It has checked\n")
+    assert run("adapters", "tag", "medical/1", "nothere", "--remove").out == "medical/1 had no such tag\n"
+    entries = run("audit", "--action", "version.untag", "--json").json
+    assert [entry["details"]["tags"] for entry in entries] == [["gold"]]
     (listed,) = run("adapters", "list", "--json").json["adapters"]
     assert (listed["newest"]["number"], listed["aliases"]) == (2, {"best": 1})
     assert [version["number"] for version in run("adapters", "versions", "medical", "--json").json["versions"]] == [
@@ -215,3 +218,14 @@ def add_with_files(database: Database, store: ArtifactStore, name: str, count: i
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "adapter_config.json").write_text(f"{number}")
             registry.add_version(database, name, digest=store.put_tree(Path(folder)))
+
+
+def test_query_that_begins_with_a_minus_is_told_how_it_is_written(run: Run) -> None:
+    refused = run("adapters", "find", "-state:quarantined")
+    assert refused.status == 2
+    assert "adapters find -- -state:quarantined" in refused.err
+
+
+def test_metric_without_its_group_is_completed(run: Run) -> None:
+    assert "write metric.loss_after<3" in run("adapters", "find", "loss_after<3").err
+    assert "write -metric.loss_after" in run("adapters", "find", "--sort", "-loss_after").err

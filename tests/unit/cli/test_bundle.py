@@ -39,9 +39,18 @@ def test_versions_go_to_another_hub_and_are_checked_there(
     assert run("bases", "add", base, "--name", "tiny").status == 0
     assert run("adapters", "check", "guest/1").out == "Checked guest/1 (ready)\n"
     again = run("unbundle", file, "--quiet").out.splitlines()
-    assert again == [f"Took 0 of 1 version from {file}; this hub has the others", "guest/1: known (ready)"]
+    assert again == [
+        f"Took no version from {file}: this hub knows its version",
+        "guest/1: known (ready)",
+        "Set alias guest@best",
+    ]
+    (moved,) = run("audit", "--action", "alias.move", "--json").json
+    assert (moved["on"], moved["details"]["to"]) == ("guest@best", 1)
     shown = run("adapters", "show", "guest@best").out
     assert "a bundle: guest/1, ready, of hub" in shown
+    details = run("audit", "--action", "version.create").out
+    assert "bundle hub" in " ".join(details.split())
+    assert "{" not in details
     assert run("unbundle", tmp_path / "missing").status == 3
     (tmp_path / "damaged").write_bytes(file.read_bytes()[:5000])
     assert run("unbundle", tmp_path / "damaged").status == 2
