@@ -55,7 +55,7 @@ def _read_turn(*, is_terminal: bool) -> str | None:
     """Return what the user says next, None at the end of the input."""
     if is_terminal:
         output.tell("")
-        click.echo("> ", nl=False, err=True)
+        output.prompt("> ")
     line = sys.stdin.readline()
     return line.rstrip("\r\n") if line else None
 

@@ -217,6 +217,12 @@ def tell(text: str) -> None:
         click.echo(to_message(text), err=True)
 
 
+def prompt(text: str) -> None:
+    """Print on standard error what asks for a line of input, without a line end."""
+    with contextlib.suppress(OSError):
+        click.echo(to_block(text), err=True, nl=False)
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask at a terminal whether to delete something, unless `yes` says so. Refuse it where nobody can answer.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
@@ -405,12 +404,12 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
         except KeyboardInterrupt:
             if is_in_command():  # which says it in its words
                 raise
+            from finch_hub.display import tables
+
             call = f'hub.jobs["{self.id}"]'
-            print(
-                f"\nStopped waiting for job {self.id}. It continues in the background.\n"
-                f"Follow it again: {call}.follow()\nCancel it: {call}.cancel()",
-                file=sys.stderr,
-            )
+            text = f"Stopped waiting for job {self.id}. It continues in the background."
+            advice = f"Follow it again: {call}.follow()\nCancel it: {call}.cancel()"
+            tables.console(stderr=True).print(f"\n{text}\n{advice}", soft_wrap=True)
             raise
 
     def _read_curve(self) -> LossCurve:

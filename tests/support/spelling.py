@@ -30,10 +30,10 @@ STEMS = {
     r"travell": "traveled",
     r"whilst": "while",
 }
-FILE_NAMES = {"LICENCE"}  # as some models have it
+NAMES = {"LICENCE", "labelLimit"}  # of files of some models, and of a property of Vega
 BRITISH = re.compile(rf"(?<![a-z])(?:{'|'.join(STEMS)})[a-z]*", re.IGNORECASE)
 
 
 def british(text: str) -> list[str]:
     """Return the British words of a text, each as it stands in it."""
-    return [word for word in BRITISH.findall(text) if word not in FILE_NAMES]
+    return [word for word in BRITISH.findall(text) if word not in NAMES]
