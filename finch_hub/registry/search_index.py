@@ -117,7 +117,8 @@ _TEXT = f"""substr(a.name || ' '
 _EMOJI = "".join(map(chr, range(0x1F300, 0x1FB00)))
 _TOKENIZER = f"unicode61 remove_diacritics 2 categories ''L* M* Nd Nl Co'' separators ''{_EMOJI}''"
 # The text of the row `given`, folded. Only texts with such a character look for those to replace.
-_FOLD_SQLITE = f"""CASE WHEN given.text NOT GLOB '{folding.PATTERN}' THEN given.text ELSE (
+_FOLD_SQLITE = f"""CASE WHEN length(given.text) = length(CAST(given.text AS BLOB))
+    OR given.text NOT GLOB '{folding.PATTERN}' THEN given.text ELSE (
     WITH RECURSIVE steps (text, letters, place) AS (
         SELECT given.text, (SELECT json_group_array(json_array(l.letter, l.folded))
             FROM (SELECT DISTINCT block FROM {LETTERS}) b CROSS JOIN {LETTERS} l ON l.block = b.block
