@@ -125,7 +125,7 @@ def find_base(
     has_other = fingerprint is not None and any(base.hub_id in ids for base in registered)
     what = f"is for base {public}, which is {'registered with other files only' if has_other else 'not registered'}"
     if isinstance(fingerprint, str) and not is_pinned:
-        what += f": its files have the fingerprint {fingerprint[:12]}, and no commit is known"
+        what += f": its files have the fingerprint {fingerprint[:16]}, and no commit is known"
         raise errors.Incompatible(what, where=str(place), fix=f"`{words}` may bring other files; {fix}")
     raise errors.Incompatible(what, where=str(place), fix=f"run `{words}`, or {fix}")
 

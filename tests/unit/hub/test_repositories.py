@@ -368,7 +368,9 @@ def test_record_of_another_base_is_refused_with_the_command_that_adds_it(
     (changed / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 256}))
     other = open_hub("other")
     other.bases.add(changed, name="newer", public_id="org/tiny")
-    match = r"is for base org/tiny, which is registered with other files only .*finch-hub bases add org/tiny"
+    match = (
+        r"registered with other files only: its files have the fingerprint .*`finch-hub bases add org/tiny` may bring"
+    )
     with pytest.raises(errors.Incompatible, match=match):
         other.repositories.pull("ana/birds", name="guest")
     pulled = other.repositories.pull("ana/birds", name="guest", base="newer")  # as the user wants it
