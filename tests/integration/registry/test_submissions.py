@@ -11,7 +11,7 @@ import pytest
 from support import registry
 
 from finch_hub.hub import submission
-from finch_hub.hub.examples import StoredExamples
+from finch_hub.hub.examples import StoredExamples, register_examples
 from finch_hub.registry import values
 from finch_hub.registry.database import Database
 
@@ -30,7 +30,7 @@ def test_submissions_that_read_one_data_set_do_not_wait_for_each_other_in_a_circ
         submission.submit([values.NewJob.of_spec(spec)], [stored], stores=stores, dispatcher=dispatcher)
 
     submit()
-    both, register, failed = threading.Barrier(2), submission.register_examples, list[Exception]()
+    both, register, failed = threading.Barrier(2), register_examples, list[Exception]()
 
     def register_together(*args: Any, **options: Any) -> Any:
         with contextlib.suppress(threading.BrokenBarrierError):  # both hold the data set now, unless one waits
@@ -43,7 +43,7 @@ def test_submissions_that_read_one_data_set_do_not_wait_for_each_other_in_a_circ
         except Exception as error:
             failed.append(error)
 
-    monkeypatch.setattr(submission, "register_examples", register_together)
+    monkeypatch.setattr("finch_hub.hub.submission.register_examples", register_together)
     threads = [threading.Thread(target=try_submit) for _ in range(2)]
     for thread in threads:
         thread.start()
