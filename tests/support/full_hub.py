@@ -55,6 +55,7 @@ def fill(stores: Stores, folder: Path) -> None:
     with database.write() as session:
         for number, digest in enumerate([*texts, purged]):
             datasets.add(session, digest=digest, format="messages", examples=1, size=16, name=f"data-{number}")
+        datasets.add_sources(session, texts[1], [texts[0]])
         datasets.purge(session, "data-2")
     stores.artifacts.remove(purged)
     base = add_base(database, "tiny", str(folder))

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from support import registry
 
-from finch_hub.registry import tables
+from finch_hub.registry import search_index, tables
 
 ADDED = {"bases": ("license", "license_link"), "datasets": ("license",), "adapter_versions": ("card_edited_at",)}
 
@@ -17,16 +17,17 @@ FRONT = '---\nlibrary_name: "peft"\n---\n\n'
 
 
 def read_rows(engine: sa.Engine) -> dict[str, list[str]]:
-    """Return the rows of all tables, without the columns that the migration adds."""
+    """Return the rows of the tables that have some, without the columns that the migration adds."""
     reflected = sa.MetaData()
     reflected.reflect(engine)
     found = {}
     with engine.connect() as connection:
         for table in reflected.sorted_tables:
             columns = [column for column in table.c if column.name not in ADDED.get(table.name, ())]
-            if table.name != "alembic_version":
+            # The index of searches is made anew by a migration.
+            if table.name != "alembic_version" and not table.name.startswith(search_index.TEXTS):
                 found[table.name] = sorted(map(str, connection.execute(sa.select(*columns))))
-    return found
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def test_cards_that_were_edited_before_stay_edited(old_hub: sa.Engine) -> None:

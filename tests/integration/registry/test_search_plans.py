@@ -51,7 +51,7 @@ def many(database: Database) -> Database:
         seeds = {"name": "seeds", "digest": registry.digest("seeds"), "format": "m", "examples": 1, "bytes": 1}
         session.execute(sa.insert(tables.Dataset.__table__), [seeds])
         session.execute(
-            sa.insert(tables.Dataset.__table__), [{**seeds, "name": "sown", "digest": registry.digest("s")}]
+            sa.insert(tables.Dataset.__table__), [{**seeds, "name": "sown", "digest": registry.digest("sown")}]
         )
         link = {"digest": registry.digest("seeds"), "source": registry.digest("sown")}
         session.execute(sa.insert(tables.DatasetSource.__table__), [link])

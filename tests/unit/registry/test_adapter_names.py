@@ -200,7 +200,7 @@ def test_renamed_adapter_is_deleted_restored_and_purged_by_either_name(database:
             registry.submit(database, spec=registry.train_spec(name))
         with pytest.raises(errors.Deleted, match="adapters restore b"):
             registry.resolve(database, f"{name}/1")
-    assert registry.restore(database, "a") == ["b/1"]
+    assert registry.restore(database, "a").versions == ("b/1",)
     assert registry.purge(database, "a/1").versions == ("b/1",)
     with pytest.raises(errors.Deleted, match="b/1 was purged"):
         registry.resolve(database, "a/1")
