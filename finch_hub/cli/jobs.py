@@ -75,10 +75,13 @@ def list_(
 @output.json_option
 def show(job_id: str, config: bool, as_json: bool) -> None:
     """Show one job with its state, attempts and result, and the command that repeats it."""
+    from finch_hub.hub import reporting
+
     with output.open_hub() as hub:
         handle = hub.jobs.get(job_id)
         if config:
-            settings = commands.name_settings(handle.spec, handle.refresh())
+            preset = reporting.find_preset(handle.spec, hub.catalog)
+            settings = commands.name_settings(handle.spec, preset, job=handle.refresh())
             output.emit(settings, as_json, lambda: commands.write_settings(settings))
             return
         job, attempts = handle.refresh(), handle.attempts()
@@ -89,7 +92,7 @@ def show(job_id: str, config: bool, as_json: bool) -> None:
         is_unattended = is_queued and handle.is_unattended()
         wait = handle.wait_status()
         has_output = report is not None and handle.has_output()
-        command = _write_command(handle, job)
+        command = reporting.find_command(job.kind, job.spec, hub.catalog, job)
         made = (job.result or {}).get("adapter")
         curve = _read_curve(hub, made) if made is not None else []
     value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles, "wait": wait, "command": command}
@@ -282,16 +285,6 @@ def _read_curve(hub: Hub, reference: str) -> list[str]:
     except errors.NotFound:  # it was deleted
         return []
     return format_curve(curve) if curve is not None else []
-
-
-def _write_command(handle: JobHandle, job: Job) -> str | None:
-    """Return the command that submits the job again, None if this version cannot read it."""
-    if job.unreadable is not None:
-        return None
-    try:
-        return commands.write_command(handle.spec, job=job)
-    except (errors.InvalidSpec, errors.NotFound):
-        return None
 
 
 def _summarize(job: Job) -> str:

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -18,6 +18,7 @@ from finch_hub import errors
 from finch_hub.cli import completion
 from finch_hub.specs import former_names
 
+_Type = TypeVar("_Type")
 _TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SIZE_UNITS = {"": 1, "m": 10**6, "g": 10**9, "t": 10**12, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -75,6 +76,24 @@ def parse_settings(pairs: Iterable[str], option: str, *, reserved: Container[str
     return settings
 
 
+def parse_further_settings(pairs: Iterable[str], option: str) -> dict[str, Any]:
+    """Parse pairs for settings of a training that have no option of their own in the current command.
+
+    Raises:
+        InvalidSpec: with every text that is not such a pair, or whose name is no such setting.
+    """
+    reserved = {str(parameter.name) for parameter in click.get_current_context().command.params}
+    settings = parse_settings(pairs, option, reserved=reserved)
+    if names := sorted(_NO_SETTINGS & settings.keys()):
+        raise errors.InvalidSpec(
+            [errors.Problem(where=option, what=f"there is no setting {name}", fix="remove it") for name in names]
+        )
+    return settings
+
+
+_NO_SETTINGS = frozenset({"self", "progress", "requirements"})  # other arguments of the methods of the hub
+
+
 def settings_option(option: str, name: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return an option that takes NAME=VALUE pairs."""
     return click.option(option, name, multiple=True, metavar="NAME=VALUE", help=f"{text} Can be repeated.")
@@ -101,8 +120,6 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         """Parse the numbers."""
-        if isinstance(value, (tuple, list)):
-            return tuple(map(float, value))
         try:
             return tuple(float(part) for part in str(value).split(","))
         except ValueError:
@@ -130,7 +147,7 @@ class Rank(click.ParamType[int | str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Parse the number. The specification checks its range."""
         try:
-            return "auto" if value == "auto" else int(value)
+            return "auto" if value == "auto" else int(str(value))
         except ValueError:
             self.fail(f"{value!r} is neither a number nor auto", param, ctx)
 
@@ -143,8 +160,6 @@ class Quantity(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse the number, in the smallest unit."""
-        if isinstance(value, float):
-            return value
         parts = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*((?:[a-z]i?)?)b?", str(value).strip().lower())
         if parts is None or parts[2] not in self._units:
             self.fail(f"{value!r} is not a {self.name} (write {self._examples})", param, ctx)
@@ -332,12 +347,15 @@ def _read_config(context: click.Context, parameter: click.Parameter, file: str |
                 what = f"the file is for a job of kind {value}, and this command submits jobs of kind {kind}"
                 problems.append(errors.Problem(where=name, what=what, fix="use the command of that kind"))
         elif name in known:
-            is_pairs = isinstance(value, dict)
-            written = [f"{key}={json.dumps(entry)}" for key, entry in value.items()] if is_pairs else value
-            is_words = name == "target_modules" and isinstance(value, list)
-            defaults[str(known[name].name)] = ",".join(value) if is_words else written
+            try:
+                defaults[str(known[name].name)] = _write_words(known[name], value)
+            except ValueError as error:
+                problems.append(errors.Problem(where=name, what=str(error), fix="change it, or remove it"))
         elif takes_settings and name in commands.WITHOUT_OPTION:
-            pairs.append(f"{name}={json.dumps(value)}")
+            try:
+                pairs.append(_write_pair(name, value))
+            except ValueError as error:
+                problems.append(errors.Problem(where=name, what=str(error), fix="change it, or remove it"))
         else:
             near = errors.near(name, [*known, *(commands.WITHOUT_OPTION if takes_settings else ())])
             fix = f"did you mean {' or '.join(near)}?" if near else "remove it"
@@ -346,6 +364,60 @@ def _read_config(context: click.Context, parameter: click.Parameter, file: str |
         raise errors.InvalidSpec(problems, subject=file)
     context.default_map = {**(context.default_map or {}), **defaults}
     context.meta[SETTINGS_OF_CONFIG] = pairs
+
+
+def _write_words(parameter: click.Parameter, value: Any) -> str | bool | list[str]:
+    """Return what a user would write for a value of a file. The type of the option checks a number then.
+
+    Raises:
+        ValueError: the value is of another type than the option.
+    """
+    from finch_hub.specs.lora import parse_target_modules
+
+    if getattr(parameter, "is_flag", False):
+        return _check_type(value, bool, "true or false")
+    if parameter.multiple or parameter.nargs != 1:
+        if isinstance(value, dict):
+            return [_write_pair(key, entry) for key, entry in value.items()]
+        return [_check_type(entry, str, "a list of texts") for entry in _check_type(value, list, "a list of texts")]
+    if isinstance(value, list) and parameter.name == "target_modules":
+        text = ",".join(_check_type(entry, str, "a list of texts") for entry in value)
+        read = parse_target_modules(text)
+        if isinstance(read, str) or list(read) != value:
+            raise ValueError("names modules that the option --target-modules reads in another way")
+        return text
+    if isinstance(value, list) and isinstance(parameter.type, Numbers):
+        if not all(map(_is_number, value)):
+            raise ValueError("is not a list of numbers")
+        return ",".join(map(str, value))
+    is_text = isinstance(parameter.type, (click.types.StringParamType, click.Path, click.Choice))
+    if _is_number(value) and (not is_text or parameter.name == "validation"):
+        return str(value)
+    return _check_type(value, str, "a text" if is_text else "a number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_type(value: Any, kind: type[_Type], words: str) -> _Type:
+    if not isinstance(value, kind):
+        raise ValueError(f"is not {words}")
+    return value
+
+
+def _write_pair(name: str, value: Any) -> str:
+    """Return NAME=VALUE, whose value is JSON.
+
+    Raises:
+        ValueError: the name has no place before the sign, or JSON has no such value.
+    """
+    if not name or "=" in name:
+        raise ValueError(f"{name!r} is no name of a setting")
+    try:
+        return f"{name}={json.dumps(value, allow_nan=False)}"
+    except (TypeError, ValueError):
+        raise ValueError("has a value that JSON does not have") from None
 
 
 def _name_in_config(parameter: click.Parameter) -> str:

@@ -59,9 +59,13 @@ def sweep(
     first sweep, and tries again what failed.
     """
     source = {name: overrides.pop(name) for name in ("base", "start", "revision", "preset", "system", "priority")}
-    reserved = {option.name for option in click.get_current_context().command.params if option.name}
-    lists = options.parse_settings(varied, "--vary", reserved=reserved)
-    if problems := [_explain(name) for name, values in lists.items() if not isinstance(values, list)]:
+    lists = options.parse_further_settings(varied, "--vary")
+    fixed = options.parse_further_settings(settings, "--set")
+    problems = [_explain(name) for name, values in lists.items() if not isinstance(values, list)]
+    for name in lists.keys() & fixed.keys():
+        what = "is given with --set, too"
+        problems.append(errors.Problem(where=f"--vary {name}", what=what, fix="leave out one of them"))
+    if problems:
         raise errors.InvalidSpec(problems)
     with output.open_hub() as hub:
         handle = hub.sweep(
@@ -74,7 +78,7 @@ def sweep(
             **source,
             **reading,
             **{name: value if len(value) > 1 else value[0] for name, value in options.drop_unset(**overrides).items()},
-            **options.parse_settings(settings, "--set", reserved=reserved),
+            **fixed,
             **lists,
         )
         if detach:

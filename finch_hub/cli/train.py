@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,14 +66,10 @@ def train(
     With --from, the adapter of a version is trained further: the new version has its base, its shape and its prompts.
     Rows have prompt and completion, messages, Alpaca, ShareGPT or text fields.
     """
-    modules: tuple[str, ...] | str | None = None
-    if target_modules is not None:
-        names = tuple(name.strip() for name in target_modules.split(","))
-        is_pattern = re.search(r"[\\^$*+?()\[\]{}|]", target_modules) is not None
-        modules = names[0] if names in (("all-linear",), ("attention",), ("mlp",)) else names
-        modules = target_modules if is_pattern else modules
+    from finch_hub.specs.lora import parse_target_modules
+
+    modules = parse_target_modules(target_modules) if target_modules is not None else None
     context = click.get_current_context()
-    reserved = {option.name for option in context.command.params if option.name}
     in_config = context.meta.get(options.SETTINGS_OF_CONFIG, ())
     request: dict[str, Any] = {
         "adapter": adapter,
@@ -88,7 +83,7 @@ def train(
         "progress": progress.RowCounter(),
         **reading,
         **options.drop_unset(target_modules=modules, **overrides),
-        **options.parse_settings([*in_config, *settings], "--set", reserved=reserved),
+        **options.parse_further_settings([*in_config, *settings], "--set"),
     }
     if dry_run:
         output.tell("reading the data and the tokenizer of the base")

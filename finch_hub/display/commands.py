@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,27 +40,48 @@ _POSITIONAL: dict[str, tuple[str, ...]] = {
     "evaluate": ("data",),
     "reproduce": ("adapter",),
 }
-_JOINED = frozenset({"weights", "target_modules"})  # options that take a list as one word
 _PAIRS = {"parameters": "parameter", "resolver_parameters": "resolver-parameter"}
 _REPEATED = {"adapters": "adapter", "labels": "label"}
 
 
-def name_settings(spec: JobSpec, job: Job | None = None) -> dict[str, Any]:
-    """Return the keywords with which Python, a settings file or a command submits the job again, without None.
+class _OnlyInPython(Exception):
+    """The command line has no words for a value."""
+
+
+def name_settings(spec: JobSpec, preset: Preset | None = None, *, job: Job | None = None) -> dict[str, Any]:
+    """Return the settings with which a settings file submits the job again, without None.
 
     They have the job's data by its hash. What decides only when the job runs is left out: its idempotency key, and the
-    jobs that it waited for. With the job come its requirements and its priority.
+    jobs that it waited for. With the job come its requirements and its priority. The memory of a training is left out,
+    since a submission estimates it anew.
+
+    Args:
+        preset: preset of a training, if it is known. It is left out if it has a value that the file cannot take back.
+        job: the job, for its requirements and its priority.
     """
+    named = _name_job(spec, preset, job)
+    defaults = _find_defaults(spec, preset) if preset is not None else {}
+    if any(default is not None and named.get(name) is None for name, default in defaults.items()) or (
+        defaults.get("strict") and not named["strict"]
+    ):
+        named["preset"] = None
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _name_job(spec: JobSpec, preset: Preset | None, job: Job | None) -> dict[str, Any]:
     from finch_hub.specs.jobs import ComposeSpec, Requirements, TrainSpec  # late, so that `--help` loads no pydantic
 
     named = {"kind": spec.kind, **_name_spec(spec)}
+    if preset is None:
+        named.pop("preset", None)
     if job is not None and isinstance(spec, (TrainSpec, ComposeSpec)):
+        left_out = {"memory_bytes"} if isinstance(spec, TrainSpec) else {"together"}
         default = Requirements().model_dump(mode="json")
-        required = job.requirements.model_dump(mode="json")
+        required = job.requirements.model_dump(mode="json", exclude=left_out)
         named |= {name: value for name, value in required.items() if value != default[name]}
     if job is not None and isinstance(spec, TrainSpec) and job.priority:
         named["priority"] = job.priority
-    return {name: value for name, value in named.items() if value is not None}
+    return named
 
 
 def _name_spec(spec: JobSpec) -> dict[str, Any]:
@@ -74,14 +96,15 @@ def _name_spec(spec: JobSpec) -> dict[str, Any]:
         if any(parent["weight"] != 1 for parent in parents):
             fields["weights"] = [parent["weight"] for parent in parents]
     if isinstance(spec, ExportSpec):
-        fields["replace"] = fields["parameters"].pop("replace", False)
+        fields["parameters"].pop("replace", None)
+        fields["replace"] = spec.replaces
     if isinstance(spec, QuantizeSpec) and spec.group is None:
         fields["group"] = 0
     if isinstance(spec, EvaluateSpec):
         fields = {"data": fields.pop("dataset"), **fields}
         base = fields.pop("base")
         if not spec.adapters:
-            fields["base"] = base["source"]
+            fields |= {"base": base["source"], "revision": base["revision"]}
     return fields
 
 
@@ -116,46 +139,86 @@ def _find_defaults(spec: JobSpec, preset: Preset | None) -> dict[str, Any]:
             **{name: field.get_default(call_default_factory=True) for name, field in fields.items()},
         }
     if spec.preset is not None and preset is None:
-        return {}
+        return {"strict": False}
     lora, training = (LoRAConfig(), TrainingConfig()) if preset is None else (preset.lora, preset.training)
-    shape = {} if spec.start is not None else lora.model_dump(mode="json")
-    system = {} if preset is None else {"system": preset.system}
-    return {**shape, **training.model_dump(mode="json"), **system}
+    settings = training.model_dump(mode="json")
+    if spec.start is None:
+        settings |= lora.model_dump(mode="json")
+    if preset is not None and (spec.start is None or spec.system is None):  # a version's prompt comes before a preset's
+        settings["system"] = preset.system
+    return settings
 
 
-def write_command(spec: JobSpec, preset: Preset | None = None, *, job: Job | None = None) -> str:
-    """Return the command with which a shell submits a job again, without what is a default.
+def write_command(spec: JobSpec, preset: Preset | None = None, *, job: Job | None = None) -> str | None:
+    """Return the command with which a shell submits a job again, None if no option can say a value of it.
+
+    What is a default is left out, and so is what `name_settings` leaves out.
 
     Args:
-        preset: preset of a training, whose settings are left out; None gives all settings of a training with a preset.
+        preset: preset of a training, if it is known. Without it, the command has all settings and no preset.
         job: the job, for its requirements and its priority.
     """
-    settings, leave_out, kind = name_settings(spec, job), _find_defaults(spec, preset), spec.kind
-    options, positional = [], []
-    for name, value in settings.items():
-        if name in _POSITIONAL[kind]:
-            positional += list(map(str, value)) if isinstance(value, list) else [str(value)]
-        elif name != "kind" and not (name in leave_out and leave_out[name] == value):
-            options += list(_write_option(name, value))
+    if spec.kind not in WORDS:
+        return None
+    settings, leave_out, kind = _name_job(spec, preset, job), _find_defaults(spec, preset), spec.kind
+    options: list[str] = []
+    positional: list[str] = []
+    try:
+        for name, value in settings.items():
+            if name in _POSITIONAL[kind]:
+                positional += value if isinstance(value, list) else [value]
+            elif name != "kind" and leave_out.get(name) != value:
+                options += _write_option(name, value, kind)
+    except _OnlyInPython:
+        return None
     return " ".join(map(quote, [PROGRAM, *WORDS[kind], *positional, *options]))
 
 
-def _write_option(name: str, value: Any) -> Iterator[str]:
+def _write_option(name: str, value: Any, kind: str) -> Iterator[str]:
     option = f"--{name.replace('_', '-')}"
     if name in WITHOUT_OPTION:
-        yield from ("--set", f"{name}={json.dumps(value)}")
+        yield from ("--set", _write_setting(name, value))
+    elif value is None or value is False or (kind, name) == ("evaluate", "revision"):
+        raise _OnlyInPython
     elif name in _PAIRS:
         for key, entry in value.items():
-            yield from (f"--{_PAIRS[name]}", f"{key}={json.dumps(entry)}")
-    elif name in _JOINED:
-        yield from (option, value if isinstance(value, str) else ",".join(map(str, value)))
+            if not key or "=" in key:
+                raise _OnlyInPython
+            yield from (f"--{_PAIRS[name]}", _write_setting(key, entry))
+    elif name == "target_modules":
+        yield from (option, _join_modules(value))
+    elif name == "weights":
+        yield from (option, ",".join(map(str, value)))
     elif name in _REPEATED:
         for entry in value:
-            yield from (f"--{_REPEATED[name]}", str(entry))
+            yield from (f"--{_REPEATED[name]}", entry)
+    elif name == "time_limit":
+        yield from (option, format(Decimal(str(value)), "f"))  # the option takes no exponent
     elif value is True:
         yield option
-    elif value is not False:
+    else:
         yield from (option, str(value))
+
+
+def _write_setting(name: str, value: Any) -> str:
+    """Return NAME=VALUE. A text is written as it is unless it would be read as JSON."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return f"{name}={value}"
+    return f"{name}={json.dumps(value, ensure_ascii=False)}"
+
+
+def _join_modules(modules: list[str] | str) -> str:
+    """Return the text that `--target-modules` reads as these modules."""
+    from finch_hub.specs.lora import parse_target_modules
+
+    text = modules if isinstance(modules, str) else ",".join(modules)
+    read = parse_target_modules(text)
+    if (read if isinstance(read, str) else list(read)) != modules:
+        raise _OnlyInPython
+    return text
 
 
 def quote(word: str) -> str:

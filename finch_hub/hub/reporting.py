@@ -20,6 +20,7 @@ from finch_hub.storage.samples import read_samples_of
 from finch_hub.workers.runs import kinds
 
 if TYPE_CHECKING:
+    from finch_hub.plugins.catalog import Catalog
     from finch_hub.plugins.descriptors import Preset
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.events import Event
@@ -55,7 +56,7 @@ def report_job(
     }
     version = _find_version(job, stores)
     if version is not None:
-        facts = _describe_version(version, stores, samples=samples)
+        facts = _describe_version(version, stores, samples=samples, job=job)
         # State, kind and time of the version stand for those of the job.
         of_job = {"job": job.id, "owner": job.owner or None, "submitted": job.created_at, "ended": job.finished_at}
         facts = report_page.add_summary(facts, of_job)
@@ -69,12 +70,14 @@ def report_job(
         evidence=known,
         report=report,
         spec=job.spec,
-        command=_find_command(job.kind, job.spec, stores),
+        command=find_command(job.kind, job.spec, stores.catalog, job),
     )
     return _write(facts, path, stores)
 
 
-def _describe_version(version: AdapterVersion, stores: Stores, *, samples: bool) -> report_page.ReportFacts:
+def _describe_version(
+    version: AdapterVersion, stores: Stores, *, samples: bool, job: Job | None = None
+) -> report_page.ReportFacts:
     with stores.database.read() as session:
         known = evidence.find(session, version.reference)[0]
         graph = lineage.read_graph(session, version.reference, "ancestors")
@@ -97,7 +100,7 @@ def _describe_version(version: AdapterVersion, stores: Stores, *, samples: bool)
         samples=answers,
         lineage=graph,
         spec=version.spec,
-        command=_find_command(version.kind, version.spec, stores),
+        command=find_command(version.kind, version.spec, stores.catalog, job),
         has_job=version.kind in kinds.MODULES,
     )
 
@@ -127,15 +130,21 @@ def _read_report(job: Job, events: Sequence[Event]) -> tuple[Evidence | None, Va
     return None, None
 
 
-def _find_command(kind: str, stored: JsonObject, stores: Stores) -> str | None:
+def find_command(kind: str, stored: JsonObject, catalog: Catalog, job: Job | None = None) -> str | None:
     """Return the command that repeats a job, None if this version cannot read the job or has no words for it."""
+    if job is not None and job.unreadable is not None:
+        return None
     with contextlib.suppress(errors.FinchError):
         spec: JobSpec = kinds.kind_of(kind).spec_of(stored)
-        preset: Preset | None = None
-        if isinstance(spec, TrainSpec) and spec.preset is not None:
-            with contextlib.suppress(errors.FinchError):
-                preset = stores.catalog.presets[spec.preset]
-        return commands.write_command(spec, preset)
+        return commands.write_command(spec, find_preset(spec, catalog), job=job)
+    return None
+
+
+def find_preset(spec: JobSpec, catalog: Catalog) -> Preset | None:
+    """Return the preset of a training, None if it has none, or if it is not known here."""
+    if isinstance(spec, TrainSpec) and spec.preset is not None:
+        with contextlib.suppress(errors.FinchError):
+            return catalog.presets[spec.preset]
     return None
 
 

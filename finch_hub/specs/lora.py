@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 import pydantic
 
@@ -25,6 +26,14 @@ LEAST_HELD_OUT = 8
 """Fewest validation examples for ``rank="auto"``, which measures the loss on them."""
 
 ShortName = Literal["all-linear", "attention", "mlp"]
+
+
+def parse_target_modules(text: str) -> tuple[str, ...] | str:
+    """Return the target modules that a text names: a pattern, a short name, or names with commas between them."""
+    if re.search(r"[\\^$*+?()\[\]{}|]", text):
+        return text
+    names = tuple(name.strip() for name in text.split(","))
+    return names[0] if len(names) == 1 and names[0] in get_args(ShortName) else names
 
 
 class LoRAConfig(Value):

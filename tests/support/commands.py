@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import shlex
 from collections.abc import Sequence
 
 import click
 
 from finch_hub.cli import main
+
+
+def split(command: str) -> list[str]:
+    """Return the words of a command, as bash does. `shlex` knows no $'…', whose escapes are those of Python."""
+    return shlex.split(re.sub(r"\$('(?:[^'\\]|\\.)*')", lambda found: shlex.quote(ast.literal_eval(found[1])), command))
 
 
 def parse(words: Sequence[str]) -> click.Context:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import click
 import pytest
 import sqlalchemy as sa
+from support import commands as parsing
 from support import registry
 
 from finch_hub import Hub
@@ -376,14 +376,15 @@ def submit_all_kinds(run: Run, data: Path, tiny_folder: Path, tmp_path: Path) ->
     held_out = tmp_path / "held.jsonl"
     held_out.write_text('{"prompt": "Who?", "completion": "A finch."}\n')
     modules = ("--target-modules", "q_proj,v_proj", "--set", 'rank_pattern={"q_proj": 4}')
-    needs = ("--label", "fast", "--device", "cpu", "--time-limit", "10m", "--memory-bytes", "1G", "--queue", "night")
+    needs = ("--label", "fast", "--device", "cpu", "--time-limit", "10m", "--queue", "night")
+    limited = (*needs, "--memory-bytes", "1G")  # the memory of a training is estimated anew
     system = 'Answer in\n"one" word: it\'s short.'
     train = ("train", data, "--adapter", "birds", "--base", tiny_folder, "--rank", 8, "--epochs", 2)
     submitted = (
         (*train, *modules, *needs, "--system", system, "--set", "warmup_ratio=0.2", "--priority", 2),
         (*train, "--preset", "style", "--validation", held_out, "--learning-rate", 0.01),
         ("compose", "medical", "legal", "--adapter", "both", "--strategy", "ties", "--parameter", "density=0.3"),
-        ("compose", "medical", "legal", "--adapter", "both", "--weights", "1,0.5", "--min-retention", 0.5, *needs),
+        ("compose", "medical", "legal", "--adapter", "both", "--weights", "1,0.5", "--min-retention", 0.5, *limited),
         ("merge", "medical", "legal", "--out", tmp_path / "merged model", "--weights", "1,0.5"),
         ("quantize", "medical", "--scheme", "int4", "--group", 0),
         ("export", "medical", "--out", tmp_path / "exported", "--format", "vllm"),
@@ -413,12 +414,11 @@ def test_every_kind_of_job_is_repeated_by_its_config_and_by_its_command(
         ran = run(*commands.WORDS[job["kind"]], "--config", file, "--detach", "--json")
         assert ran.status == 0, (job["kind"], ran.err)
         assert find_differences(job, ran.json) == {}
-        if "$'" not in job["command"]:  # quotes that bash knows, and `shlex` does not
-            program, *words = shlex.split(job["command"])
-            assert program == "finch-hub"
-            ran = run(*words, "--detach", "--json")
-            assert ran.status == 0, (job["command"], ran.err)
-            assert find_differences(job, ran.json) == {}
+        program, *words = parsing.split(job["command"])
+        assert program == "finch-hub"
+        ran = run(*words, "--detach", "--json")
+        assert ran.status == 0, (job["command"], ran.err)
+        assert find_differences(job, ran.json) == {}
 
 
 def find_differences(job: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,6 +135,46 @@ def test_former_option_gives_its_value() -> None:
     assert "--after" not in command.get_help(click.Context(command))
 
 
+@pytest.mark.parametrize(
+    ("command", "line", "word"),
+    [
+        ("train", "epochs = 2.9", "--epochs"),
+        ("train", "rank = 8.7", "--rank"),
+        ("train", "rank = [8]", "rank: is not a number"),
+        ("train", "seed = true", "seed: is not a number"),
+        ("train", "seed = 1979-05-27", "seed: is not a number"),
+        ("train", "revision = 1.10", "revision: is not a text"),
+        ("train", "validation = true", "validation: is not a text"),
+        ("train", "strict = 1", "strict: is not true or false"),
+        ("train", "memory_bytes = nan", "--memory-bytes"),
+        ("train", "time_limit = -1", "--time-limit"),
+        ("train", 'labels = "fast"', "labels: is not a list of texts"),
+        ("train", "target_modules = ['a,b']", "target_modules: names modules that"),
+        ("train", "target_modules = ['mlp']", "target_modules: names modules that"),
+        ("train", "target_modules = [1]", "target_modules: is not a list of texts"),
+        ("train", "warmup_ratio = nan", "warmup_ratio: has a value that JSON does not have"),
+        ("train", "schedule = 1979-05-27", "schedule: has a value that JSON does not have"),
+        ("compose", 'adapters = "ab"', "adapters: is not a list of texts"),
+        ("compose", "adapters = [1]", "adapters: is not a list of texts"),
+        ("compose", 'weights = ["x"]', "weights: is not a list of numbers"),
+        ("compose", "weights = [true]", "weights: is not a list of numbers"),
+        ("compose", 'weights = "x"', "--weights"),
+        ("compose", 'parameters = {"a=b" = 1}', "parameters: 'a=b' is no name of a setting"),
+        ("quantize", "group = 32.5", "--group"),
+        ("export", "out = 5", "out: is not a text"),
+    ],
+)
+def test_value_of_a_config_that_its_option_does_not_take_is_refused(
+    run: Run, tmp_path: Path, command: str, line: str, word: str
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(line)
+    required = ("--adapter", "birds") if command == "train" else ()
+    ran = run(command, "medical", *required, "--config", file)
+    assert ran.status == 2
+    assert word in ran.err
+
+
 TOO_LARGE = 10**23
 
 

@@ -13,16 +13,7 @@ from support import registry
 from finch_hub import Hub
 from finch_hub.display.commands import write_command
 from finch_hub.registry.database import Database
-from finch_hub.specs.jobs import (
-    BaseModelSource,
-    ComposeSpec,
-    EvaluateSpec,
-    JobSpec,
-    Parent,
-    QuantizeSpec,
-    ReproduceSpec,
-    TrainSpec,
-)
+from finch_hub.specs.jobs import BaseModelSource, ComposeSpec, EvaluateSpec, JobSpec, Parent, ReproduceSpec, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.workers.runs import kinds
@@ -52,7 +43,7 @@ def write(spec: dict[str, Any]) -> list[str]:
         preset = hub.catalog.presets[spec["preset"]] if spec.get("preset") else None
     command = write_command(typed, preset)
     assert command is not None
-    words = shlex.split(command)
+    words = parsing.split(command)
     assert words[0] == "finch-hub"
     return words[1:]
 
@@ -65,6 +56,7 @@ def write(spec: dict[str, Any]) -> list[str]:
         ("--preset", "style", "--rank", "4", "--alpha", "8", "--seed", "3", "--max-bad-rows", "0.5", "--strict"),
         ("--rank", "8", "--alpha", "3.5", "--dropout", "0.1", "--target-modules", "q_proj,v_proj,o_proj"),
         ("--target-modules", "all-linear", "--epochs", "1", "--learning-rate", "1e-5", "--batch-size", "2"),
+        ("--target-modules", r".*\.(q|v)_proj"),
         ("--target-modules", "mlp", "--max-steps", "7", "--patience", "2"),
         ("--validation", "0"),
         ("--set", "rank_pattern={\"q_proj\": 4}", "--set", "use_rslora=true", "--set", "schedule=linear"),
@@ -107,6 +99,7 @@ def test_composition_is_repeated(run: Run, database: Database, words: tuple[str,
         ("export", "medical", "--out", "e", "--format", "vllm", "--replace"),
         ("export", "medical", "--out", "e", "--format", "gguf", "--parameter", "dtype=f16"),
         ("quantize", "medical"),
+        ("quantize", "medical", "--group", "0"),
         ("quantize", "medical", "--scheme", "int4", "--group", "32", "--tolerance", "0.1"),
     ],
 )
@@ -143,14 +136,14 @@ def test_evaluation_of_a_base_is_repeated(run: Run, data: Path, tiny_folder: Pat
 def test_reproduction_and_training_from_a_version_are_repeated(database: Database) -> None:
     command = write_command(ReproduceSpec(adapter="medical/1"))
     assert command == "finch-hub adapters reproduce medical/1"
-    assert parsing.parse(shlex.split(command)[1:]).params["reference"] == "medical/1"
+    assert parsing.parse(shlex.split(command)[1:]).params["adapter"] == "medical/1"
     lora = LoRAConfig(rank=8, dropout=0.2, init="start")
     spec = TrainSpec(adapter="m", base=TINY, train=DIGEST, start="medical/1", lora=lora, system="S")
     command = write_command(spec)
     assert command is not None
     given = parsing.parse(shlex.split(command)[1:]).params
     assert {name: given[name] for name in ("data", "adapter", "start", "dropout", "system", "validation")} == {
-        "data": DIGEST, "adapter": "m", "start": "medical/1", "dropout": 0.2, "system": "S", "validation": "0.1",
+        "data": DIGEST, "adapter": "m", "start": "medical/1", "dropout": 0.2, "system": "S", "validation": None,
     }  # fmt: skip
     assert (given["base"], given["rank"], given["settings"]) == (None, None, ())
 
@@ -158,11 +151,13 @@ def test_reproduction_and_training_from_a_version_are_repeated(database: Databas
 @pytest.mark.parametrize(
     "spec",
     [
-        TrainSpec(adapter="m", base=TINY, train=DIGEST, lora=LoRAConfig(target_modules=r".*\.q_proj")),
+        TrainSpec(adapter="m", base=TINY, train=DIGEST, lora=LoRAConfig(target_modules="q_proj")),
         TrainSpec(adapter="m", base=TINY, train=DIGEST, lora=LoRAConfig(target_modules=("a,b",))),
-        QuantizeSpec(adapter="m/1", group=None),
+        TrainSpec(adapter="m", base=TINY, train=DIGEST, lora=LoRAConfig(target_modules=("mlp",))),
+        TrainSpec(adapter="m", base=TINY, train=DIGEST, lora=LoRAConfig(target_modules=("q_proj?",))),
         EvaluateSpec(base=BaseModelSource(source="a/b", revision="main"), dataset=DIGEST),
         ComposeSpec(adapter="m", parents=(Parent(adapter="a/1"),), parameters={"a=b": 1}),
+        ComposeSpec(adapter="m", parents=(Parent(adapter="a/1"),), resolver_parameters={"": 1}),
         JobSpec(kind="another"),
     ],
 )

@@ -52,6 +52,18 @@ def test_values_that_are_no_list_are_refused(run: Run, data: Path, tiny_folder: 
     assert run("jobs", "sweep", "abc").status == 3
 
 
+def test_setting_that_is_given_twice_or_is_none_is_refused(run: Run, data: Path, tiny_folder: Path) -> None:
+    words = ("sweep", data, "--adapter", "birds", "--base", tiny_folder)
+    ran = run(*words, "--vary", "weight_decay=[0,0.1]", "--set", "weight_decay=0.2")
+    assert ran.status == 2
+    assert "--vary weight_decay: is given with --set, too (leave out one of them)" in ran.err
+    for name in ("progress", "requirements", "self"):
+        for option, value in (("--set", "1"), ("--vary", "[1,2]")):
+            ran = run(*words, "--rank", "4,8", option, f"{name}={value}")
+            assert ran.status == 2
+            assert f"{option}: there is no setting {name}" in ran.err
+
+
 def test_a_sweep_without_success_ends_as_a_failed_job(run: Run, data: Path, tiny_folder: Path) -> None:
     sweep_id = run("sweep", data, "--adapter", "birds", "--base", tiny_folder, "--rank", "4,8", "--detach").out.strip()
     for job in run("jobs", "list", "--json").json:

@@ -42,6 +42,13 @@ def test_invalid_settings_are_refused(run: Run, data: Path) -> None:
     assert "adapter has an option of its own" in ran.err
 
 
+def test_argument_of_the_hub_is_no_setting(run: Run, data: Path, tiny_folder: Path) -> None:
+    for name in ("progress", "requirements", "self"):
+        ran = run("train", data, "--adapter", "birds", "--base", tiny_folder, "--set", f"{name}=1")
+        assert ran.status == 2
+        assert f"--set: there is no setting {name}" in ran.err
+
+
 def test_requirements_reach_the_job(run: Run, data: Path, tiny_folder: Path) -> None:
     train = ("train", data, "--adapter", "birds", "--base", tiny_folder, "--detach", "--json")
     asked = ("--queue", "night", "--label", "a100", "--device", "cpu", "--memory-bytes", "1.5G", "--time-limit", "30m")

@@ -11,6 +11,7 @@ import pytest
 
 from finch_hub.cli.train import train
 from finch_hub.display import commands
+from finch_hub.plugins.descriptors import Preset
 from finch_hub.plugins.presets import STYLE
 from finch_hub.specs import jobs
 from finch_hub.specs.lora import LoRAConfig
@@ -29,8 +30,14 @@ def train_spec(**fields: Any) -> jobs.TrainSpec:
     return jobs.TrainSpec(adapter="birds", base=jobs.BaseModelSource(source="tiny"), train=DIGEST, **fields)
 
 
+def evolve_style(**training: Any) -> Preset:
+    return STYLE.evolve(training=STYLE.training.evolve(**training))
+
+
 def write(spec: jobs.JobSpec, **fields: Any) -> str:
-    return commands.write_command(spec, job=job_of(spec, **fields))
+    command = commands.write_command(spec, job=job_of(spec, **fields))
+    assert command is not None
+    return command
 
 
 def test_command_has_what_differs_from_the_defaults() -> None:
@@ -42,10 +49,10 @@ def test_command_has_what_differs_from_the_defaults() -> None:
     )
 
 
-def test_command_with_a_preset_has_all_settings() -> None:
-    """The preset may change from one version of its plugin to the next."""
-    assert " --preset style " in write(train_spec(preset="style"))
-    assert " --rank 16 " in write(train_spec(preset="style"))
+def test_command_with_an_unknown_preset_has_all_settings_and_no_preset() -> None:
+    assert " --preset " not in write(train_spec(preset="gone"))
+    assert " --rank 16 " in write(train_spec(preset="gone"))
+    assert "preset" not in commands.name_settings(train_spec(preset="gone"))
 
 
 def test_command_with_a_known_preset_has_what_differs_from_it() -> None:
@@ -53,6 +60,34 @@ def test_command_with_a_known_preset_has_what_differs_from_it() -> None:
     assert commands.write_command(spec, STYLE) == (
         f"finch-hub train {DIGEST} --adapter birds --base tiny --preset style --seed 5"
     )
+
+
+def test_settings_without_a_value_replace_those_of_a_preset() -> None:
+    preset = evolve_style(max_length=512)
+    command = commands.write_command(train_spec(preset="style", lora=STYLE.lora, system="S"), preset)
+    assert command is not None
+    assert command.endswith(" --set max_length=null")
+
+
+@pytest.mark.parametrize(
+    ("preset", "system"),
+    [(evolve_style(strict=True), "S"), (evolve_style(patience=2), "S"), (STYLE, None)],
+    ids=["strict", "patience", "system"],
+)
+def test_preset_with_a_value_that_nothing_takes_back(preset: Preset, system: str | None) -> None:
+    """No option does, and a settings file without the preset does."""
+    spec = train_spec(preset="style", lora=preset.lora, training=STYLE.training, system=system)
+    assert commands.write_command(spec, preset) is None
+    assert "preset" not in commands.name_settings(spec, preset)
+    assert commands.name_settings(spec.evolve(system="S"), STYLE)["preset"] == "style"
+
+
+def test_system_prompt_of_a_training_from_a_version_is_always_given() -> None:
+    """That of the version would come before that of the preset."""
+    spec = train_spec(preset="style", start="birds/1", system=STYLE.system, training=STYLE.training)
+    command = commands.write_command(spec, STYLE)
+    assert command is not None
+    assert " --system " in command
 
 
 def test_training_from_a_version_has_its_base_and_shape() -> None:
@@ -64,8 +99,17 @@ def test_training_from_a_version_has_its_base_and_shape() -> None:
 
 def test_requirements_are_in_the_command() -> None:
     required = jobs.Requirements(memory_bytes=10**9, labels=("a100", "fast"), together=True, time_limit=90.0)
-    words = write(train_spec(), requirements=required.model_dump(mode="json"))
-    assert words.endswith("--memory-bytes 1000000000 --label a100 --label fast --time-limit 90.0 --together")
+    stored = required.model_dump(mode="json")
+    assert write(train_spec(), requirements=stored).endswith("--label a100 --label fast --time-limit 90.0 --together")
+    composed = jobs.ComposeSpec(adapter="c", parents=(jobs.Parent(adapter="a/1"),))
+    assert write(composed, requirements=stored).endswith(
+        "--memory-bytes 1000000000 --label a100 --label fast --time-limit 90.0"
+    )
+
+
+def test_memory_of_a_training_is_estimated_anew() -> None:
+    job = job_of(train_spec(), requirements=jobs.Requirements(memory_bytes=10**9).model_dump(mode="json"))
+    assert "memory_bytes" not in commands.name_settings(train_spec(), job=job)
 
 
 def test_weights_parameters_and_replacement_are_options() -> None:

@@ -84,9 +84,9 @@ def test_report_of_a_failed_job_has_the_reason(hub: Hub, database: Database, tmp
 
 def test_report_of_a_job_with_a_version_is_that_of_the_version(hub: Hub, database: Database, tmp_path: Path) -> None:
     evidence = make_training(make_curve(9, 2))
-    registry.add_version(database, "medical", kind="train", evidence=evidence.to_document())
-    registry.submit(database)
-    job = registry.claimed(database)
+    spec = registry.train_spec().model_dump(mode="json")
+    registry.add_version(database, "medical", kind="train", spec=spec, evidence=evidence.to_document())
+    job = registry.claimed(database, job_id=registry.submit(database, labels=("fast",)).id)
     report = evidence.training
     assert report is not None
     registry.succeed(database, job, adapter="medical/1", report=report.model_dump(mode="json"))
@@ -94,6 +94,7 @@ def test_report_of_a_job_with_a_version_is_that_of_the_version(hub: Hub, databas
     written = read(path)
     assert "Adapter medical/1" in written
     assert job.id in written
+    assert "--adapter medical --base tiny --label fast" in written
     registry.delete_version(database, "medical", 1)
     rest = read(hub.jobs.get(job.id).write_report(path, replace=True))
     assert f"Job {job.id} (train)" in rest
