@@ -20,8 +20,15 @@ _HELP = "/reset begins anew, /system TEXT sets the system prompt, /quit ends"
 
 @click.command()
 @click.argument("adapters", nargs=-1, shell_complete=completion.complete_references)
-@click.option("--with", "others", multiple=True, metavar="REFERENCE|base", help="Who answers too. Can be repeated.")
-@click.option("--base", help="Base model.  [default: the adapters' base]")
+@click.option(
+    "--with",
+    "others",
+    multiple=True,
+    metavar="REFERENCE|base",
+    shell_complete=completion.complete_references,
+    help="Who answers too. Can be repeated.",
+)
+@click.option("--base", shell_complete=completion.complete_bases, help="Base model.  [default: the adapters' base]")
 @sampling_options
 def chat(adapters: tuple[str, ...], others: tuple[str, ...], base: str | None, sampling: dict[str, Any]) -> None:
     """Talk with one or several adapters.

@@ -28,7 +28,7 @@ _MOST_ROWS = 64  # of a batch
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     help="File with a prompt in each line, or JSON Lines with a field prompt. - is standard input.",
 )
-@click.option("--base", help="Base model.  [default: the adapters' base]")
+@click.option("--base", shell_complete=completion.complete_bases, help="Base model.  [default: the adapters' base]")
 @click.option(
     "--output",
     "form",
