@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support.adapters import save_adapter
 
+from finch_hub.cli.compare import _read_prompts
+
 from .conftest import Run
 
 
@@ -41,6 +43,14 @@ def test_prompts_may_be_lines_of_text(run: Run, birds: str, tmp_path: Path) -> N
     page = run("compare", birds, "--prompts", prompts, "--output", "html", "--max-new-tokens", 1).out
     assert page.startswith("<!doctype html>")
     assert page.count("<td>") == 6
+
+
+def test_json_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    texts = ["a\u2028b", "c\x85d"]
+    lines = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
+    prompts.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert [row["prompt"] for row in _read_prompts(str(prompts))] == texts
 
 
 @pytest.mark.parametrize(
