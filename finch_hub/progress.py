@@ -7,6 +7,7 @@ callback on, and a supervisor can tell slow work from a hang.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
@@ -32,6 +33,17 @@ class Advance(NamedTuple):
     done: int
     total: int | None
     seconds_left: float | None
+
+
+def is_terminal() -> bool:
+    """Tell whether standard error is a terminal. A process may have none."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def is_notebook() -> bool:
+    """Tell whether this process is the kernel of a notebook. IPython in a terminal is none."""
+    ipython = sys.modules.get("IPython")
+    return getattr(ipython.get_ipython() if ipython is not None else None, "kernel", None) is not None
 
 
 Listener = Callable[[Advance], None]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub import errors
 from finch_hub.display import reports, tables
-from finch_hub.progress import Advance, listen
+from finch_hub.progress import Advance, is_terminal, listen
 from finch_hub.texts.visible_text import to_line, to_message
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def open_view(*, quiet: bool = False) -> View:
     """Return the view that fits standard error, or one that shows nothing."""
     if quiet:
         return View()
-    return LiveView() if sys.stderr.isatty() else PlainView()
+    return LiveView() if is_terminal() else PlainView()
 
 
 class View:

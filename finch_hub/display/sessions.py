@@ -6,13 +6,13 @@ Of a notebook it needs IPython only, which every notebook has.
 from __future__ import annotations
 
 import html
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub.display import tables
 from finch_hub.display.progress import View, draw_event, format_progress, open_view, read_number
+from finch_hub.progress import is_notebook, is_terminal
 from finch_hub.texts.visible_text import to_line
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ def open_client_view(shows: bool | None) -> View:
         return View()
     if is_notebook():
         return NotebookView()
-    return open_view(quiet=shows is None and not sys.stderr.isatty())
-
-
-def is_notebook() -> bool:
-    """Tell whether this process is the kernel of a notebook. IPython in a terminal is none."""
-    ipython = sys.modules.get("IPython")
-    return getattr(ipython.get_ipython() if ipython is not None else None, "kernel", None) is not None
+    return open_view(quiet=shows is None and not is_terminal())
 
 
 class NotebookView(View):

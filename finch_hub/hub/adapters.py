@@ -63,6 +63,8 @@ class Adapters:
             return isinstance(reference, str) and self.get(reference) is not None
         except (errors.NotFound, errors.InvalidReference):
             return False
+        except errors.Conflict:  # its versions are unchecked or quarantined
+            return True
 
     def __iter__(self) -> Iterator[str]:
         page = self.overview()
@@ -293,7 +295,7 @@ class Adapters:
         with changing(self._stores, "version.untag", reference, tags=names) as change:
             with self._stores.database.read() as session:
                 version = adapter_versions.resolve(session, reference)
-            had = {text for tag in version.tags for text in (tag, tag.partition("=")[0])}
+            had = {text for tag in version.tags for text in (tag, f"{tag}=", tag.partition("=")[0])}
             if had.isdisjoint(names):
                 return version  # without an entry, since nothing changes
             with change.write() as session:

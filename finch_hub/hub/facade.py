@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from finch_hub import errors, settings
-from finch_hub.progress import Advance, listen_by_default
+from finch_hub.progress import Advance, is_notebook, is_terminal, listen_by_default
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import ComposeOptions, JobSpec, QuantizeOptions, QuantizeSpec, Requirements, TrainOptions
 from finch_hub.specs.reading import ReadingOptions
@@ -69,11 +68,12 @@ class Hub:
 
     def __init__(self, settings: settings.Settings | None = None, *, progress: bool | None = None) -> None:
         self._given, self._shows = settings, progress
-        is_shown = progress if progress is not None else sys.stderr.isatty() or "ipykernel" in sys.modules
+        is_shown = progress if progress is not None else is_terminal() or is_notebook()
         listen_by_default(_show_advance if is_shown else None)
 
     def __repr__(self) -> str:
-        return f"Hub({str(self.settings.home)!r})"
+        known = self._given if self._given is not None else self.__dict__.get("settings")
+        return "Hub()" if known is None else f"Hub({str(known.home)!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -283,7 +283,7 @@ class Hub:
         )
         submission.check_secrets(checked[0].spec, self._stores, stacklevel=2)
         dispatcher = self._dispatcher
-        sweep_id = sweeping.make_id([point.spec for point in checked])
+        sweep_id = sweeping.make_id([point.spec for point in checked], self.settings.owner_name)
         new = [
             NewJob.of_spec(
                 point.spec,

@@ -477,7 +477,7 @@ class Jobs:
     def __contains__(self, job_id: object) -> bool:
         try:
             return isinstance(job_id, str) and self.get(job_id) is not None
-        except errors.NotFound:
+        except (errors.NotFound, errors.InvalidReference):
             return False
 
     def __iter__(self) -> Iterator[str]:

@@ -20,7 +20,7 @@ from finch_hub.engine.data.report import make_data_report
 from finch_hub.engine.data.tokenizing import TokenizedData, tokenize_data
 from finch_hub.engine.training import schedule
 from finch_hub.formats.model_files import read_config
-from finch_hub.hub.bases import Bases, source_of
+from finch_hub.hub.bases import Bases
 from finch_hub.hub.examples import DataSource, Progress, check_system, complete_options, read_examples
 from finch_hub.hub.training import check_trainings
 from finch_hub.registry import version_search
@@ -28,7 +28,7 @@ from finch_hub.specs.previews import DataPreview, PreviewRow, TrainingPreview
 
 if TYPE_CHECKING:
     from finch_hub.specs.examples import Example
-    from finch_hub.specs.jobs import TrainSpec
+    from finch_hub.specs.jobs import BaseModelSource, TrainSpec
     from finch_hub.specs.reports import DataReport
     from finch_hub.storage.stores import Stores
 
@@ -61,8 +61,8 @@ def preview_training(*, limit: int, stores: Stores, **request: Any) -> TrainingP
     """Return what a training would do; see `Hub.preview_training`. `request` is that of `check_trainings`."""
     seen: dict[str, Any] = {}
 
-    def look(spec: TrainSpec, train: Sequence[Example], held_out: Sequence[Example]) -> None:
-        folder = _find_folder(spec.base.source, spec.base.revision, stores)
+    def look(spec: TrainSpec, train: Sequence[Example], held_out: Sequence[Example], place: Path | None) -> None:
+        folder = _require_folder(place, spec.base)
         seen["folder"], tokenizer = folder, load_tokenizer(folder)
         length = _find_length(folder, spec.training.max_length)
         seen["data"] = _report_data(spec, tokenizer, train, held_out, max_length=length)
@@ -88,6 +88,8 @@ def _preview_rows(
     examples: Sequence[Example], tokenizer: Tokenizer, *, system: str | None, max_length: int, limit: int
 ) -> tuple[PreviewRow, ...]:
     template = ChatTemplate(tokenizer)
+    if limit < 0:
+        raise errors.InvalidSpec("must be 0 or more", where="limit")
     first = enumerate(itertools.islice(examples, limit), start=1)
     return tuple(
         preview_example(example, template, number=number, system=system, max_length=max_length)
@@ -141,9 +143,13 @@ def _estimate_seconds(report: DataReport, spec: TrainSpec, folder: Path, stores:
 
 
 def _find_folder(base: str | Path, revision: str | None, stores: Stores) -> Path:
-    _, folder = Bases(stores).resolve(base, revision)
+    source, folder = Bases(stores).resolve(base, revision)
+    return _require_folder(folder, source)
+
+
+def _require_folder(folder: Path | None, source: BaseModelSource) -> Path:
     if folder is None:
-        what = f"the files of base {source_of(base, revision).source} are not on this machine"
+        what = f"the files of base {source.source} are not on this machine"
         raise errors.Unavailable(f"{what} (fetch them with `finch-hub bases add`)")
     return folder
 

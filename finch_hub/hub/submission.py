@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.hub.examples import StoredExamples, hold_sources, register_examples
-from finch_hub.registry import jobs, values
+from finch_hub.registry import artifact_lock, datasets, jobs, values
 from finch_hub.specs.addresses import refuse_secrets
 from finch_hub.specs.jobs import Job, JobSpec
 
@@ -26,6 +26,10 @@ def submit(
         examples: stored examples that the jobs read, and that are registered with them.
     """
     with stores.database.write() as session:
+        if examples:
+            # A row that is held first and registered then would be shared, and then locked, by several submitters.
+            artifact_lock.share(session)
+            datasets.lock_rows(session, {digest for part in examples for digest in (part.digest, *part.made_of)})
         hold_sources(session, examples)
         for stored in sorted(examples, key=lambda part: part.digest):  # locked in one order by all submitters
             register_examples(session, stored, stores, of_jobs=True)

@@ -27,8 +27,8 @@ def rank_points(sweep_id: str, adapter: str, trained: Sequence[Trained]) -> Swee
     """Return the points, the lowest held-out loss first, each with its difference to the best one.
 
     Two points are compared example by example, since the same examples are hard for both. The intervals are Student's,
-    at a level that holds for all of them at once (Bonferroni). They say how far the held-out examples are like others.
-    They do not cover how far another seed would train another adapter.
+    at a level that holds for all pairs of points at once (Bonferroni), since the best one is known by the same losses.
+    They say how far the held-out examples are like others. They do not cover how another seed would train an adapter.
     """
     measured = {each.point.number: each.report for each in trained if each.report is not None and each.report.after}
     order = sorted(trained, key=lambda each: (_loss_of(each.report), each.point.number))
@@ -36,7 +36,7 @@ def rank_points(sweep_id: str, adapter: str, trained: Sequence[Trained]) -> Swee
         points = tuple(each.point for each in order)
         return SweepReport(id=sweep_id, adapter=adapter, points=points, advice=tuple(_advise_before(points)))
     best = order[0]
-    points = tuple(_measure(each, best.report, comparisons=len(measured) - 1) for each in order)
+    points = tuple(_measure(each, best.report, comparisons=len(measured) * (len(measured) - 1) // 2) for each in order)
     examples = len(_example_losses(best.report))
     equal = [point for point in points if point.number == best.point.number or point.is_close]
     smallest = min(equal, key=lambda point: (point.parameters or 0, point.loss or 0.0, point.number))
@@ -99,10 +99,12 @@ def _advise(report: SweepReport) -> Iterator[str]:
     points = {point.number: point for point in report.points}
     best, smallest = points[report.best or 0], points[report.smallest or 0]
     measured = [point for point in report.points if point.loss is not None]
+    others = "all others" if len(measured) == len(report.points) else f"the other {len(measured) - 1} that have a loss"
     on_examples = f"on {format_count(report.examples, 'held-out example')}"
     close = [point for point in measured if point.is_close]
     if len(measured) < 2:
-        yield f"Only {best.adapter} has a held-out loss so far."
+        so_far = "" if report.is_finished else " so far"
+        yield f"Only {best.adapter} has a held-out loss{so_far}."
     elif report.examples < LEAST_EXAMPLES:
         yield f"The differences mean little: they are {on_examples}. Hold out more."
     elif close:
@@ -111,7 +113,7 @@ def _advise(report: SweepReport) -> Iterator[str]:
         if smallest.number != best.number:
             yield f"{smallest.adapter} is the smallest of them: choose it unless you can measure on more examples."
     else:
-        yield f"{best.adapter} is better than all others {on_examples}."
+        yield f"{best.adapter} is better than {others} {on_examples}."
     yield from _advise_edges(best, measured)
 
 

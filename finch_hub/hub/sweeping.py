@@ -8,14 +8,14 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from finch_hub import errors
 from finch_hub.hub.jobs import POLL_SECONDS, JobHandle
 from finch_hub.hub.sweep_ranking import Trained, rank_points
 from finch_hub.registry import adapter_versions, jobs, values
 from finch_hub.specs.jobs import Job, JobState, TrainSpec
-from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.lora import LoRAConfig, ShortName
 from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.sweeps import SweepPoint, SweepReport
@@ -30,6 +30,8 @@ MAX_POINTS = 100
 _STORED = {"stored": True}
 # They change nothing of what is learned, or must be equal so that the losses can be compared.
 _OF_ALL = ("validation", "samples", "threads", "checkpoint_every", "keep_checkpoints", "gradient_checkpointing")
+_OF_TUPLES = ("target_modules", "exclude_modules", "layers_to_transform")
+_SHORT_NAMES = get_args(ShortName)
 
 
 def list_points(settings: Mapping[str, object]) -> list[dict[str, object]]:
@@ -47,6 +49,9 @@ def list_points(settings: Mapping[str, object]) -> list[dict[str, object]]:
     for name, tried in varied.items():
         if name in _OF_ALL:
             problems.append(errors.Problem(where=name, what="is the same for all points", fix="give one value"))
+        elif name in _OF_TUPLES and all(map(_is_name, tried)):
+            fix = "write a tuple for one value, or a list of tuples"
+            problems.append(errors.Problem(where=name, what="may be one value or several", fix=fix))
         elif not tried:
             problems.append(errors.Problem(where=name, what="has no value to try", fix="give two or more"))
         elif len({json.dumps(value, sort_keys=True, default=str) for value in tried}) < len(tried):
@@ -68,9 +73,14 @@ def list_points(settings: Mapping[str, object]) -> list[dict[str, object]]:
     ]
 
 
-def make_id(specs: Sequence[TrainSpec]) -> str:
-    """Return the id of a sweep. Equal requests on equal data have the same one, so that a second one goes on."""
-    text = json.dumps([spec.model_dump(mode="json") for spec in specs], sort_keys=True)
+def _is_name(value: object) -> bool:
+    """Tell whether a value may be meant as a part of a tuple: the name of a module, or the number of a layer."""
+    return isinstance(value, int) or (isinstance(value, str) and value.isidentifier() and value not in _SHORT_NAMES)
+
+
+def make_id(specs: Sequence[TrainSpec], owner: str) -> str:
+    """Return the id of a sweep, which equal requests of one owner on equal data share."""
+    text = json.dumps([owner, *(spec.model_dump(mode="json") for spec in specs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -173,13 +183,16 @@ class SweepHandle(Summarized):
             return adapter_versions.resolve(session, str(best.adapter))
 
     def _newest(self) -> dict[int, JobHandle]:
-        """Return the newest try of each point."""
+        """Return the newest try of each point whose jobs were not deleted."""
         with self._stores.database.read() as session:
             newest = jobs.newest_retries(session, [job.id for job in self._first.values()])
-            found = [jobs.get(session, job_id) for job_id in newest]
+            found = {
+                number: jobs.get(session, newest[job.id]) for number, job in self._first.items() if job.id in newest
+            }
+        if not found:
+            raise errors.NotFound("sweep", self.id, fix="its jobs were deleted; its versions stay")
         return {
-            number: JobHandle(job, self._stores, self._dispatcher, shows=self._shows)
-            for number, job in zip(self._first, found, strict=True)
+            number: JobHandle(job, self._stores, self._dispatcher, shows=self._shows) for number, job in found.items()
         }
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from finch_hub.plugins.descriptors import Preset
     from finch_hub.storage.stores import Stores
 
-Look = Callable[[TrainSpec, Sequence[Example], Sequence[Example]], None]
+Look = Callable[[TrainSpec, Sequence[Example], Sequence[Example], Path | None], None]
 """Called with a specification, its training examples and those that are held out."""
 _SHARE = re.compile(r"[0-9]*[.,][0-9]+|[0-9.,]+ ?%")
 
@@ -83,7 +83,8 @@ def check_trainings(
         points: settings of each training that override the preset's.
         together_if_possible: whether trainings that can run in one step with others may do so.
         needs_held_out: whether trainings without held-out examples are refused.
-        look: called with the first specification and the examples, which are not stored then.
+        look: called with the first specification, the examples, which are not stored then, and the folder of the base
+            if it is on this machine.
     """
     collector = ProblemCollector("this training")
     with collector.collect(), stores.database.read() as session:
@@ -191,7 +192,7 @@ def check_trainings(
                 needed = needed.evolve(together=not is_alone)
             checked.append(CheckedTraining(spec, stored, needed))
         if look is not None:
-            look(checked[0].spec, train, held_out)
+            look(checked[0].spec, train, held_out, folder)
     return checked
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finch_hub import errors
 from finch_hub.artifacts.cards.loss_chart import draw_loss_chart
 from finch_hub.registry import adapter_versions, evidence, lineage, values
 from finch_hub.specs.cards import Card
@@ -148,4 +149,8 @@ class Version(Summarized):
         return {**shown, **{f"metrics.{name}": figure for name, figure in value.metrics.items()}}
 
     def _draw_html(self) -> str:
-        return (draw_loss_chart(self.curve) if self.curve is not None else None) or ""
+        try:
+            curve = self.curve
+        except errors.FinchError:  # the table is shown without the database
+            return ""
+        return (draw_loss_chart(curve) if curve is not None else None) or ""

@@ -186,7 +186,7 @@ def _explain_undeleted(session: Session, adapter: Adapter) -> errors.FinchError:
         if row.deleted_at is not None and row.purged_at is None:
             fix = f"restore a version of it, as in `finch-hub adapters restore {adapter.name}/{row.number}`"
             return errors.Conflict(f"{what} ({fix})")
-    return errors.Conflict(what)
+    return errors.Conflict(f"{what} (`finch-hub adapters list --deleted` lists what can be restored)")
 
 
 def find(session: Session, *, limit: int = 100, after: str | None = None) -> DeletionPage:

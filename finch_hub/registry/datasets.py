@@ -90,29 +90,30 @@ def set_license(session: Session, digest: str, license: str) -> values.Dataset: 
 
 
 def add_sources(session: Session, digest: str, sources: Collection[str]) -> None:
-    """Record of which stored data sets another one was made."""
-    if rows := [{"digest": digest, "source": source} for source in sources if source != digest]:
+    """Record of which stored data sets another one was made. One that was removed meanwhile is left out."""
+    known = session.scalars(sa.select(datasets.c.digest).where(one_of(datasets.c.digest, sources))) if sources else ()
+    if rows := [{"digest": digest, "source": source} for source in known if source != digest]:
         session.execute(insert_new(session, _sources, "digest", "source"), rows)
 
 
 def list_made(session: Session, digests: Collection[str]) -> list[str]:
     """Return the digests of data sets, and of all that were made of them, directly or not."""
-    found, last = list(digests), list(digests)
+    found, last = dict.fromkeys(digests), list(digests)
     while last:
         made = sa.select(_sources.c.digest).where(one_of(_sources.c.source, last)).distinct()
-        last = [digest for digest in session.scalars(made) if digest not in set(found)]
-        found += last
-    return found
+        last = [digest for digest in session.scalars(made) if digest not in found]
+        found |= dict.fromkeys(last)
+    return list(found)
 
 
 def list_source_names(session: Session, digests: Collection[str]) -> list[str]:
     """Return the names of data sets, and of those that they were made of, directly or not."""
-    found, last = list(digests), list(digests)
+    found, last = dict.fromkeys(digests), list(digests)
     while last:
         sources = sa.select(_sources.c.source).where(one_of(_sources.c.digest, last)).distinct()
         last = [source for source in session.scalars(sources) if source not in found]
-        found += last
-    is_named = one_of(datasets.c.digest, found), datasets.c.name.is_not(None)
+        found |= dict.fromkeys(last)
+    is_named = one_of(datasets.c.digest, list(found)), datasets.c.name.is_not(None)
     return list(session.scalars(sa.select(datasets.c.name).where(*is_named).order_by(datasets.c.name)))
 
 
@@ -321,6 +322,7 @@ def find_unused(session: Session, *, seconds: float) -> list[str]:
         sa.select(evaluations.c.dataset_digest)
         .select_from(of_versions)
         .where(sa.or_(evaluations.c.version_id.is_(None), is_kept)),
+        sa.select(_sources.c.source),  # what links a data set to one that was made of its parts
     )
     needed = {digest for query in references for digest in session.scalars(query)}
     unused = sa.select(datasets.c.digest).where(
@@ -342,6 +344,7 @@ def remove_unused(session: Session, digests: Sequence[str]) -> list[str]:
         datasets.c.of_jobs,
         datasets.c.name.is_(None),
         ~sa.exists().where(job_datasets.c.digest == datasets.c.digest),
+        ~sa.exists().where(_sources.c.source == datasets.c.digest),
     )
     return list(session.scalars(sa.delete(datasets).where(*is_unused).returning(datasets.c.digest)))
 

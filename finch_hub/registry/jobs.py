@@ -227,7 +227,7 @@ def retry(session: Session, job_id: str, *, owner_unfinished: int | None = None)
         group_key=row.gang,
         requirements=old.requirements,
         priority=old.priority,
-        depends_on=newest_retries(session, old.depends_on),
+        depends_on=tuple(newest_retries(session, old.depends_on).values()),
         retry_of=old.id,
         owner=row.owner,
     )
@@ -242,8 +242,8 @@ def get_by_key(session: Session, keys: Collection[str | None]) -> dict[str | Non
     return {row.idempotency_key: job for row, job in zip(rows, to_jobs(session, rows), strict=True)}
 
 
-def newest_retries(session: Session, ids: Sequence[str]) -> tuple[str, ...]:
-    """Return the newest retry of each job, or the job itself if it has none."""
+def newest_retries(session: Session, ids: Sequence[str]) -> dict[str, str]:
+    """Return the id of the newest retry of each job that exists, or its own id if it has none, in their order."""
     first = sa.select(jobs.c.id.label("first_id"), jobs.c.id, jobs.c.number).where(one_of(jobs.c.id, ids))
     chain = first.cte(recursive=True)  # one statement, however often a job was tried again
     retries = sa.select(chain.c.first_id, jobs.c.id, jobs.c.number).join(chain, jobs.c.retry_of == chain.c.id)
@@ -252,7 +252,7 @@ def newest_retries(session: Session, ids: Sequence[str]) -> tuple[str, ...]:
     last = newest.subquery()
     rows = session.execute(sa.select(last.c.first_id, jobs.c.id).join(jobs, jobs.c.number == last.c.number))
     newest_of = {row.first_id: row.id for row in rows}
-    return tuple(newest_of[job_id] for job_id in ids)
+    return {job_id: newest_of[job_id] for job_id in ids if job_id in newest_of}
 
 
 def select_unfinished(session: Session, ids: Collection[str], *, ended_within: float = 0.0) -> set[str]:

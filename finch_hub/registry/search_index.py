@@ -143,7 +143,6 @@ def create(connection: sa.Connection) -> None:
     """Create the tables and the triggers. The tables are empty until `fill`, and without indexes."""
     if connection.dialect.name == "sqlite":
         columns = "block VARCHAR NOT NULL, letter VARCHAR NOT NULL, folded VARCHAR NOT NULL"
-        columns = "block VARCHAR NOT NULL, letter VARCHAR NOT NULL, folded VARCHAR NOT NULL"
         connection.exec_driver_sql(f"CREATE TABLE {LETTERS} ({columns}, PRIMARY KEY (block, letter)) WITHOUT ROWID")
         rows = [(_find_block(letter), letter, folded) for letter, folded in folding.list_letters().items()]
         connection.exec_driver_sql(f"INSERT INTO {LETTERS} VALUES (?, ?, ?)", rows)  # noqa: S608
@@ -166,8 +165,6 @@ def renew_words(connection: sa.Connection) -> None:
 
 def fold_query(session: Session, text: str) -> str:
     """Return a text as SQLite's index has it, but for what FTS5 does itself to a text and to a query."""
-    if text.isascii():
-        return text
     if text.isascii():
         return text
     query = sa.text(f"SELECT {_FOLD_SQLITE} FROM (SELECT :text AS text) AS given")  # noqa: S608

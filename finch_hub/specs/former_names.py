@@ -38,8 +38,10 @@ def accept_former_names(
                 name, value = names[former], kwargs.pop(former)
                 if name in kwargs:
                     raise TypeError(f"{function.__name__}() got the argument {name} twice: also as {former}")
-                warn_of_former_name(former, name, stacklevel=3)
-                kwargs[name] = value if convert is None or former not in convert else convert[former](value)
+                is_converted = convert is not None and former in convert and value is not None
+                kwargs[name] = convert[former](value) if is_converted and convert is not None else value
+                example = f"={kwargs[name]!r}" if is_converted else ""
+                warn_of_former_name(former, name, example, stacklevel=2)
             return function(*args, **kwargs)
 
         return call
@@ -47,10 +49,14 @@ def accept_former_names(
     return decorate
 
 
-def warn_of_former_name(former: str, name: str, *, stacklevel: int = 2) -> None:
-    """Warn that a name was used that the next release will not know."""
+def warn_of_former_name(former: str, name: str, example: str = "", *, stacklevel: int = 2) -> None:
+    """Warn that a name was used that the next release will not know.
+
+    Args:
+        example: the value in the unit of the present name, if it has another one.
+    """
     old, new = name_option(former), name_option(name)
     warnings.warn(
-        FormerNameWarning(f"{old} is now called {new} (write {new}: the next release will not know {old})"),
+        FormerNameWarning(f"{old} is now called {new} (write {new}{example}: the next release will not know {old})"),
         stacklevel=stacklevel + 1,
     )

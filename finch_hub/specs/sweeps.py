@@ -19,7 +19,8 @@ class SweepPoint(Value):
         adapter: reference of the version that it made.
         loss: held-out loss in nats per token.
         difference: mean over the held-out examples of this point's loss minus the best point's, in nats per token.
-        low: lower end of the difference's interval. All intervals of a sweep hold at once in 95 % of sweeps.
+        low: lower end of the difference's interval. All intervals of a sweep hold at once in 95 % of
+            sweeps, for all pairs of its points.
         high: upper end of it.
         parameters: trained parameters.
         seconds: time of the training steps.

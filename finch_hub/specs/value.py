@@ -122,16 +122,18 @@ class Value(Summarized, pydantic.BaseModel, metaclass=_Translating):
         return []
 
     def __dir__(self) -> list[str]:
-        return list_attributes(super().__dir__(), _list_meant(type(self)))
+        return list_attributes(super().__dir__(), _list_meant(type(self)) | set(self.model_extra or ()))
 
     def _list_fields(self) -> Mapping[str, object]:
         """Return the fields that are shown and differ from their defaults."""
-        fields = ((name, field, getattr(self, name)) for name, field in type(self).model_fields.items())
-        return {
+        known = self.__dict__  # a value that is only begun lacks some
+        fields = ((name, field, known[name]) for name, field in type(self).model_fields.items() if name in known)
+        shown = {
             name: value
             for name, field, value in fields
             if field.repr and (field.is_required() or value != field.get_default(call_default_factory=True))
         }
+        return {**shown, **(getattr(self, "__pydantic_extra__", None) or {})}
 
     def evolve(self, **changes: Any) -> Self:
         """Return a validated copy with changes.

@@ -55,16 +55,17 @@ def _find_in_url(url: str) -> Iterator[str]:
 
 def _find_in_environment() -> Iterator[str]:
     for name, value in os.environ.items():
-        found = _SECRET_NAME.search(name)
-        if found is not None and not _NOT_SECRET.fullmatch(name) and not _is_path(value):
-            yield from _find_in_named(value, is_weak=found["weak"] is not None)
+        found = list(_SECRET_NAME.finditer(name))
+        if found and not _NOT_SECRET.fullmatch(name) and not _is_path(value):
+            strong = [match for match in found if match["weak"] is None]
+            is_sure = any(name[match.end() :].strip("_0123456789") == "" for match in strong)
+            if is_sure or not _is_ordinary(value):  # `SECRET_BACKEND=kubernetes`
+                yield from _find_in_named(value, is_weak=not strong)
         yield from _find_in_any(value)
 
 
 def _find_in_named(value: str, *, is_weak: bool) -> Iterator[str]:
     """Yield the secrets in the value of a variable whose name is that of a secret."""
-    if _is_ordinary(value):
-        return  # `SECRET_BACKEND=kubernetes`
     parts = re.split(r"[,;\s]+", value)
     if is_weak and value[:1].isalpha() and all(part.isalpha() or is_plain(part) for part in parts):
         return  # `SORT_KEYS=creation_time,name`

@@ -129,6 +129,7 @@ def test_train_compose_and_merge_end_to_end(home: Home, tiny_folder: Path, tmp_p
         "adapter_model.safetensors",
         "README.md",
         "finch.json",
+        "retention.svg",
     }
     report = home.job(merged).result["report"]  # type: ignore[index]
     assert report["max_logit_difference"] < 1e-3

@@ -62,7 +62,7 @@ EXERCISED_IN = {
     "formats/safetensors_file": "unit/formats/test_model_files.py",
     "hub/pulling": "unit/hub/test_repositories.py",
     "hub/pushing": "unit/hub/test_repositories.py",
-    "hub/submission": "unit/hub/test_facade.py",
+    "hub/submission": "integration/registry/test_submissions.py",
     "hub/waiting": "unit/cli/test_jobs.py",
     "hub/workers": "acceptance/test_embedded.py",
     "plugins/builtin": "contract/test_builtin_offers.py",

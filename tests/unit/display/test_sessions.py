@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finch_hub.display import progress, sessions
+from finch_hub.progress import is_notebook
 from finch_hub.specs.events import NewEvent
 
 
@@ -73,4 +74,4 @@ def test_ipython_in_a_terminal_is_not_a_notebook(monkeypatch: pytest.MonkeyPatch
     ipython = types.ModuleType("IPython")
     vars(ipython).update(get_ipython=lambda: types.SimpleNamespace(kernel=None))
     monkeypatch.setitem(sys.modules, "IPython", ipython)
-    assert not sessions.is_notebook()
+    assert not is_notebook()

@@ -85,18 +85,19 @@ def test_of_points_that_the_examples_do_not_tell_apart_the_smallest_is_named() -
     assert report.advice[1].startswith("a/1 is the smallest of them")
 
 
-def test_intervals_hold_for_all_comparisons_at_once() -> None:
-    """Of sweeps whose points are equally good, few call one of them better."""
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_intervals_hold_for_all_comparisons_at_once(count: int) -> None:
+    """Of sweeps whose points are equally good, few call one of them better, though the best one was chosen."""
     wrong = 0
     for seed in range(300):
         chosen = random.Random(seed)
         hardness = [chosen.uniform(1, 3) for _ in range(12)]
         points = [
             make_trained(number, [loss + chosen.gauss(0, 0.2) for loss in hardness], rank=number)
-            for number in range(1, 3)
+            for number in range(1, count + 1)
         ]
         wrong += not all(point.is_close for point in rank(*points).points[1:])
-    assert wrong / 300 < 0.09
+    assert wrong / 300 <= 0.06
 
 
 def test_few_examples_say_little() -> None:

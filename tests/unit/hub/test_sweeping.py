@@ -14,6 +14,11 @@ from finch_hub.specs.reading import ReadingOptions
 from finch_hub.specs.sweeps import SweepOptions
 
 
+def test_a_list_of_tuples_or_short_names_holds_the_modules_to_try() -> None:
+    for tried in ([("q_proj", "v_proj"), ("q_proj",)], ["attention", "mlp"], ["attention", ("q_proj",)]):
+        assert [point["target_modules"] for point in list_points({"target_modules": tried})] == tried
+
+
 def test_points_are_all_combinations() -> None:
     points = list_points({"rank": [8, 16], "learning_rate": [1e-4, 3e-4], "epochs": 2, "ignore_columns": ["a", "b"]})
     same = {"epochs": 2, "ignore_columns": ["a", "b"]}
@@ -27,6 +32,8 @@ def test_points_are_all_combinations() -> None:
         ({"rank": [8]}, "no setting has several values"),
         ({"rank": []}, "rank: has no value to try"),
         ({"rank": [8, 16, 8]}, "rank: has a value twice"),
+        ({"rank": [8, 16], "target_modules": ["q_proj", "v_proj"]}, "target_modules: may be one value or several"),
+        ({"layers_to_transform": [0, 1]}, "layers_to_transform: may be one value or several"),
         ({"rank": [8, 16], "threads": [1, 2]}, "threads: is the same for all points"),
         ({"rank": list(range(1, 12)), "seed": list(range(10))}, "110 combinations"),
     ],
@@ -90,6 +97,19 @@ def test_a_cancelled_point_is_tried_again_by_the_same_request(hub: Hub, data: Pa
     assert [job.state for job in again.jobs()] == [JobState.CANCELLED, JobState.CANCELLED]
     with pytest.raises(errors.JobFailed, match="no training has succeeded"):
         again.best()
+
+
+def test_a_sweep_whose_jobs_were_deleted_says_so(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    handle = hub.sweep(data, adapter="birds", base=tiny_folder, rank=[4, 8])
+    first, second = handle.jobs()
+    first.cancel()
+    hub.jobs.prune(keep=0)
+    assert [job.id for job in handle.jobs()] == [second.id]
+    assert len(handle.report().points) == 1
+    second.cancel()
+    hub.jobs.prune(keep=0)
+    with pytest.raises(errors.NotFound, match="its jobs were deleted"):
+        handle.report()
 
 
 def test_all_problems_of_a_sweep_are_reported_once_and_nothing_is_stored(

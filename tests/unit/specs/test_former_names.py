@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finch_hub.specs.former_names import FormerNameWarning, accept_former_names
 from finch_hub.specs.options import in_command
+
+_CALLING = "return train(**arguments)  # the line that the warning names"
 
 
 @accept_former_names({"minutes": lambda minutes: minutes * 60}, lr="learning_rate", minutes="seconds")
@@ -16,15 +19,18 @@ def train(*, learning_rate: float = 0.0, seconds: float = 0.0) -> tuple[float, f
 
 
 def call(**arguments: Any) -> Any:
-    return train(**arguments)
+    return train(**arguments)  # the line that the warning names
 
 
 def test_former_name_works_with_a_warning() -> None:
     with pytest.warns(FormerNameWarning, match="lr is now called learning_rate") as told:
         assert call(lr=0.5) == (0.5, 0.0)
-    assert told[0].filename == __file__  # the line that a user has to change is in the warning
-    with pytest.warns(FormerNameWarning, match="minutes is now called seconds"):
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    assert (told[0].filename, lines[told[0].lineno - 1].strip()) == (__file__, _CALLING)
+    with pytest.warns(FormerNameWarning, match=r"minutes is now called seconds \(write seconds=120: "):
         assert call(minutes=2) == (0.0, 120)
+    with pytest.warns(FormerNameWarning, match=r"minutes is now called seconds \(write seconds: "):
+        assert call(minutes=None) == (0.0, None)
 
 
 def test_present_name_does_not_warn() -> None:
