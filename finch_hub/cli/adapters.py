@@ -28,11 +28,24 @@ class _QueryCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            term = next((word for word in words if word.startswith("-") and not word.startswith("--")), None)
-            if term is None:
+            terms = self._find_terms(ctx, words)
+            if not any(term.startswith(error.option_name) for term in terms):
                 raise
-            fix = output.name_command("adapters", "find", "--", term)
+            others = [word for word in words if word not in terms]
+            separator = [] if "--" in others else ["--"]
+            fix = output.name_command("adapters", "find", *others, *separator, *terms)
             raise click.UsageError(f"there is no option {error.option_name} (for a query, run {fix})", ctx) from None
+
+    def _find_terms(self, ctx: click.Context, words: list[str]) -> list[str]:
+        """Return the words that begin like an unknown short option, and are not the value of an option."""
+        options = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
+        known = {name for option in options for name in option.opts}
+        with_value = {name for option in options if not option.is_flag for name in option.opts}
+        return [
+            word
+            for before, word in zip(("", *words), words, strict=False)
+            if word[:1] == "-" and word[:2] not in ("-", "--", *known) and before not in with_value
+        ]
 
 
 @click.group()

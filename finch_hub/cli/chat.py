@@ -9,7 +9,7 @@ import click
 
 from finch_hub import errors
 from finch_hub.cli import completion, output
-from finch_hub.cli.sampling import adapter_of, load_answerers, sampling_options
+from finch_hub.cli.sampling import adapter_of, load_answerers, sampling_options, write_answer
 
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
@@ -20,8 +20,15 @@ _HELP = "/reset begins anew, /system TEXT sets the system prompt, /quit ends"
 
 @click.command()
 @click.argument("adapters", nargs=-1, shell_complete=completion.complete_references)
-@click.option("--with", "others", multiple=True, metavar="REFERENCE|base", help="Who answers too. Can be repeated.")
-@click.option("--base", help="Base model.  [default: the adapters' base]")
+@click.option(
+    "--with",
+    "others",
+    multiple=True,
+    metavar="REFERENCE|base",
+    shell_complete=completion.complete_references,
+    help="Who answers too. Can be repeated.",
+)
+@click.option("--base", shell_complete=completion.complete_bases, help="Base model.  [default: the adapters' base]")
 @sampling_options
 def chat(adapters: tuple[str, ...], others: tuple[str, ...], base: str | None, sampling: dict[str, Any]) -> None:
     """Talk with one or several adapters.
@@ -63,21 +70,21 @@ def _read_turn(*, is_terminal: bool) -> str | None:
 def _answer_all(
     model: GeneratorModel, conversations: dict[str, tuple[Message, ...]], turn: str, options: dict[str, Any]
 ) -> None:
-    """Let each answer, and add the turn and the answer to its conversation. Ctrl-C ends an answer where it is."""
+    """Let each answer, and add the turn and the answer, unless it is empty. Ctrl-C ends an answer where it is."""
     from finch_hub.specs.examples import Message
 
     for name, before in conversations.items():
-        if len(conversations) > 1:
-            output.say(f"[{name}]")
-        said, pieces = (*before, Message(role="user", content=turn)), []
+        said: tuple[Message, ...] = (*before, Message(role="user", content=turn))
+        heading, answer = name if len(conversations) > 1 else None, ""
         try:
-            for piece in model.generate(said, adapter=adapter_of(name), stream=True, **options):
-                pieces.append(piece)
-                output.write(piece)
+            for piece in write_answer(model.generate(said, adapter=adapter_of(name), stream=True, **options), heading):
+                answer += piece
         except KeyboardInterrupt:
+            output.write("\n")
             output.tell("Stopped the answer.")
         except errors.InvalidSpec as error:  # the conversation fills the context, for example
+            output.write("\n" if answer else "")
             output.tell(f"error: {error} (/reset begins anew)")
             continue
-        output.write("\n")
-        conversations[name] = (*said, Message(role="assistant", content="".join(pieces)))
+        if answer:
+            conversations[name] = (*said, Message(role="assistant", content=answer))

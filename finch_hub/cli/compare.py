@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -28,7 +26,7 @@ _MOST_ROWS = 64  # of a batch
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     help="File with a prompt in each line, or JSON Lines with a field prompt. - is standard input.",
 )
-@click.option("--base", help="Base model.  [default: the adapters' base]")
+@click.option("--base", shell_complete=completion.complete_bases, help="Base model.  [default: the adapters' base]")
 @click.option(
     "--output",
     "form",
@@ -43,7 +41,7 @@ def compare(
 ) -> None:
     """Answer the same prompts with the base and each of the adapters, side by side.
 
-    All answer in one batch. To compare the settings and metrics of versions, use `finch-hub adapters compare`.
+    Prompts are answered in batches. To compare the settings and metrics of versions, use `finch-hub adapters compare`.
     """
     rows = list(_read_prompts(prompts_file))
     if not rows:
@@ -65,7 +63,7 @@ def compare(
     elif form == "html":
         output.write(answers.write_html(names, compared))
     else:
-        output.draw(answers.draw_answers(names, compared))
+        output.draw(answers.DrawnAnswers(names, compared))
 
 
 def _batch(rows: Sequence[dict[str, str]], size: int) -> Iterator[Sequence[dict[str, str]]]:
@@ -79,7 +77,9 @@ def _read_prompts(file: str) -> Iterator[dict[str, str]]:
         InvalidDataset: a line is not JSON with a prompt, or the file is not UTF-8.
     """
     try:
-        lines = (sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")).splitlines()
+        with click.open_file(file, "rb") as stream:
+            # Characters such as U+2028 end no line of JSON Lines.
+            lines = [line.rstrip("\r") for line in stream.read().decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         raise errors.InvalidDataset(f"is not UTF-8: {error}", fix="save it as UTF-8", subject=file) from None
     is_json = file.endswith((".jsonl", ".ndjson")) or bool(lines and lines[0].startswith("{"))

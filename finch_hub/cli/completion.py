@@ -1,13 +1,17 @@
 """Completion of names in a shell: adapters, versions, aliases, jobs, bases, data sets, presets and workers.
 
-A shell waits for each answer, so it comes from the SQLite file of the home, which is read without a lock, SQLAlchemy or
-pydantic. With a database server, its names are not completed.
+A shell waits for each answer, so it comes from the SQLite file of the home, which is read without SQLAlchemy or
+pydantic, and without making a file. With a database server, its names are not completed.
+
+Bundles of strangers bring names, and the script of a shell puts them on the command line, where quotes would be needed.
+So a name is offered only if no shell gives its characters a meaning.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import tomllib
 from collections.abc import Callable, Iterator
@@ -17,6 +21,7 @@ from urllib.parse import unquote
 import click
 from click.shell_completion import CompletionItem
 
+_PLAIN = re.compile(r"[A-Za-z0-9@%+=:,./_][A-Za-z0-9@%+=:,./_-]*")  # needs no quotes in a shell, and is no option
 BUILTIN_PRESETS = ("code", "legal", "medical", "style")
 _MOST = 200  # names that are offered
 _SECONDS = 0.2  # to wait for a database that is being recovered
@@ -66,12 +71,12 @@ def complete_jobs(context: click.Context, parameter: click.Parameter, begun: str
 
 def complete_bases(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Complete the name of a base, or a path."""
-    return _read(begun, _BASES) or [CompletionItem(begun, type="file")]
+    return [*_read(begun, _BASES), CompletionItem(begun, type="file")]
 
 
 def complete_data(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Complete the name of a stored data set, or a path."""
-    return _read(begun, _DATASETS) or [CompletionItem(begun, type="file")]
+    return [*_read(begun, _DATASETS), CompletionItem(begun, type="file")]
 
 
 def complete_datasets(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -95,11 +100,10 @@ def _read(begun: str, *queries: str) -> list[CompletionItem]:
     with contextlib.suppress(sqlite3.Error, OSError, ValueError), _open() as connection:
         escaped = begun.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
         rows = [row for query in queries for row in connection.execute(query, (f"{escaped}%", _MOST))]
-        # A name with a character that steers the terminal is never offered.
         return [
             CompletionItem(name, help=help_[0] if help_ else None)
             for name, *help_ in rows
-            if all(text is None or str(text).isprintable() for text in (name, *help_))
+            if _PLAIN.fullmatch(name) and all(text is None or str(text).isprintable() for text in help_)
         ]
     return []
 
@@ -109,7 +113,10 @@ def _open() -> Iterator[sqlite3.Connection]:
     path = _find_database()
     if path is None or not path.is_file():
         raise FileNotFoundError("there is no database in a file")
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_SECONDS)
+    # Without a log, nobody has the database open. To read it as one that can change would make a log.
+    has_log = path.with_name(f"{path.name}-wal").exists()
+    options = "mode=ro" if has_log else "mode=ro&immutable=1"
+    connection = sqlite3.connect(f"{path.as_uri()}?{options}", uri=True, timeout=_SECONDS)
     try:
         yield connection
     finally:

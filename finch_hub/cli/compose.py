@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("adapters", nargs=-1, required=True, shell_complete=completion.complete_references)
-@click.option("--adapter", help="Name of the result. Each run makes a new version of it.")
+@click.option(
+    "--adapter",
+    shell_complete=completion.complete_adapters,
+    help="Name of the result. Each run makes a new version of it.",
+)
 @click.option("--plan", is_flag=True, help="Report the conflicts without composing.")
 @click.option(
     "--probe", is_flag=True, help="With --plan: measure interference on held-out examples and forecast the retention."

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from finch_hub.cli import completion, output
-from finch_hub.cli.sampling import BASE, adapter_of, load_answerers, sampling_options
-
-if TYPE_CHECKING:
-    from finch_hub.engine.inference.generator import GeneratorModel
+from finch_hub.cli.sampling import BASE, adapter_of, load_answerers, sampling_options, write_answer
 
 
 @click.command()
@@ -36,19 +33,8 @@ def generate(prompt: str, adapters: tuple[str, ...], base: str | None, sampling:
         model = load_answerers(hub, adapters, base, sampling)
         answers = {}
         for name in adapters or (BASE,):
-            if len(adapters) > 1 and not as_json:
-                output.say(f"[{name}]")
-            answers[name] = _answer(model, prompt, adapter=adapter_of(name), quiet=as_json, **sampling)
+            pieces = model.generate(prompt, stream=True, adapter=adapter_of(name), **sampling)
+            heading = name if len(adapters) > 1 else None
+            answers[name] = "".join(pieces if as_json else write_answer(pieces, heading))
         if as_json:
             output.emit({"prompt": prompt, "answers": answers}, as_json, str)
-
-
-def _answer(model: GeneratorModel, prompt: str, *, quiet: bool, **options: Any) -> str:
-    pieces = []
-    for piece in model.generate(prompt, stream=True, **options):
-        pieces.append(piece)
-        if not quiet:
-            output.write(piece)
-    if not quiet:
-        output.write("\n")
-    return "".join(pieces)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,6 +53,23 @@ def load_answerers(hub: Hub, names: Sequence[str], base: str | None, sampling: d
     GenerationConfig.of({name: sampling[name] for name in GenerationConfig.model_fields}, subject="generate")
     references = list(dict.fromkeys(name for name in names if name != BASE))
     return hub.generator(base, references, progress=output.tell)
+
+
+def write_answer(pieces: Iterable[str], name: str | None) -> Iterator[str]:
+    """Print an answer while it is generated, and yield its pieces.
+
+    Args:
+        name: who answers, as a heading; None for one alone. Below it each line is indented, so that none is a heading.
+    """
+    indent = "" if name is None else "  "
+    if name is not None:
+        output.say(f"[{name}]")
+    begin = indent
+    for piece in pieces:
+        output.write(begin + piece.replace("\n", f"\n{indent}"))
+        begin = ""
+        yield piece
+    output.write("\n")
 
 
 def adapter_of(name: str) -> str | None:

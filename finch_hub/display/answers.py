@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finch_hub.display.tables import Lines, draw_table
-from finch_hub.texts.visible_text import to_block
+from finch_hub.texts.visible_text import to_block, to_line
 
 if TYPE_CHECKING:
-    from finch_hub.display.fitted_table import FittedTable
+    from rich.console import Console, ConsoleOptions, RenderResult
 
+_INDENT = "  "
+_TAB = 4
 _HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -34,11 +36,35 @@ th, td { border: 1px solid #8888; padding: .5rem .75rem; text-align: left; verti
 _END = "</table>\n</body>\n</html>\n"
 
 
-def draw_answers(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> FittedTable:
-    """Draw a row for each prompt, with a column for each that answers."""
-    columns = _list_columns(names, rows)
-    cells = [[Lines.of(text.strip("\n")) for text in _list_cells(names, row)[: len(columns)]] for row in rows]
-    return draw_table(columns, cells)
+class DrawnAnswers:
+    """Drawing of a row for each prompt, with a column for each that answers.
+
+    If the columns have too little room, each text is a block below its name. Its lines are indented, so that none looks
+    like the name of another.
+    """
+
+    def __init__(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        self._columns = _list_columns(names, rows)
+        listed = (_list_cells(names, row)[: len(self._columns)] for row in rows)
+        self._cells = [[text.strip("\n").expandtabs(_TAB) for text in cells] for cells in listed]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = draw_table(self._columns, [[Lines.of(text) for text in cells] for cells in self._cells])
+        if not table.is_narrow(options.max_width):
+            yield table
+            return
+        for cells in self._cells:
+            for name, text in zip(self._columns, cells, strict=True):
+                yield from _draw_block(name, text, console, options.max_width)
+            yield ""
+
+
+def _draw_block(name: str, text: str, console: Console, width: int) -> RenderResult:
+    from rich.text import Text
+
+    yield Text(to_line(name), style="bold", overflow="fold")
+    for line in Text(to_block(text)).wrap(console, max(width - len(_INDENT), 1), overflow="fold"):
+        yield Text.assemble(_INDENT, line, overflow="fold")
 
 
 def write_html(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -114,14 +114,14 @@ def draw_samples(samples: Samples) -> Group:
     return group(parts)
 
 
-def format_curve(curve: LossCurve) -> list[str]:
-    """Return the losses as lines of bars."""
+def format_curve(curve: LossCurve, *, least: int = 1) -> list[str]:
+    """Return the losses as lines of bars, without a line for fewer than `least` losses."""
     lines = []
     for name, losses, steps in (
         ("train loss", curve.train_loss, curve.steps),
         ("held-out loss", curve.held_out_loss, curve.evaluated_steps),
     ):
-        if losses:
+        if len(losses) >= least:
             lines.append(format_losses(name, losses, steps))
     return lines
 

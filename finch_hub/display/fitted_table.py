@@ -29,12 +29,12 @@ class FittedTable:
         self._columns, self._rows, self._title = columns, rows, title
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if self._is_narrow(options.max_width):
+        if self.is_narrow(options.max_width):
             yield from self._draw_below_each_other(options.max_width)
         else:
             yield self._draw_table()
 
-    def _is_narrow(self, width: int) -> bool:
+    def is_narrow(self, width: int) -> bool:
         """Tell whether a table would split a word, or make a row of many lines."""
         cells = [[name, *(row[place] for row in self._rows)] for place, name in enumerate(self._columns)]
         room = width - _GAP * (len(self._columns) - 1) - _EDGES

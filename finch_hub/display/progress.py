@@ -87,35 +87,6 @@ class PlainView(View):
         tables.console(stderr=True).print(line, soft_wrap=isinstance(line, str))
 
 
-class LossHistory:
-    """Losses of a job so far, as its events tell them."""
-
-    def __init__(self) -> None:
-        self._train: dict[int, float] = {}
-        self._held_out: dict[int, float] = {}
-
-    def add(self, event: NewEvent) -> None:
-        """Take the losses of an event. A resumed training repeats steps, and the last loss of a step holds."""
-        step = read_number(event.data, "step")
-        if step is None or event.data.get("unit") is not None:
-            return
-        if event.type == "progress" and (loss := read_number(event.data, "loss")) is not None:
-            self._train[int(step)] = loss
-        if event.type == "metrics" and (loss := read_number(event.data, "valid_loss")) is not None:
-            self._held_out[int(step)] = loss
-
-    def format(self) -> list[str]:
-        """Return a line of bars for the losses of the training, and one for those on held-out data."""
-        from finch_hub.display.evidence import format_losses
-
-        named = (("train loss", self._train), ("held-out loss", self._held_out))
-        return [
-            format_losses(name, [losses[step] for step in sorted(losses)], sorted(losses))
-            for name, losses in named
-            if len(losses) > 1
-        ]
-
-
 class LiveView(View):
     """View with a progress bar, the messages above it, and the loss curve below it."""
 
@@ -125,12 +96,14 @@ class LiveView(View):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
         from rich.text import Text
 
-        history = self._history = LossHistory()
+        self._events: list[tuple[str, Mapping[str, Any]]] = []  # that tell losses
+        self._drawn: tuple[int, list[str]] = (0, [])  # number of these, and the lines of their curve
+        format_losses = self._format_losses
 
         class CurveProgress(Progress):
             def get_renderables(self) -> Iterable[RenderableType]:
                 yield from super().get_renderables()
-                yield from (Text(line, overflow="ellipsis", no_wrap=True) for line in history.format())
+                yield from (Text(line, overflow="ellipsis", no_wrap=True) for line in format_losses())
 
         self._bar: Progress = CurveProgress(
             SpinnerColumn(),
@@ -153,7 +126,8 @@ class LiveView(View):
 
     def show(self, event: NewEvent) -> None:
         """Move the bar, or write the event above it."""
-        self._history.add(event)
+        if event.type in ("progress", "metrics"):
+            self._events.append((event.type, event.data))
         if event.type == "phase":
             self._phase = str(event.data.get("name", event.message))
             self._bar.reset(self._task, total=None, figures="")
@@ -178,6 +152,18 @@ class LiveView(View):
     def write(self, line: RenderableType) -> None:
         """Write the line above the bar."""
         self._bar.console.print(line)
+
+    def _format_losses(self) -> list[str]:
+        """Return a line of bars for the losses of the training, and one for those on held-out data."""
+        from finch_hub.display.evidence import format_curve
+        from finch_hub.specs.evidence import curve_of_events
+
+        count, lines = self._drawn
+        if count != len(self._events):  # another thread draws while events come
+            told = tuple(self._events)
+            lines = format_curve(curve_of_events(told), least=2)
+            self._drawn = len(told), lines
+        return lines
 
     def _describe(self, title: str) -> None:
         self._bar.update(self._task, description=to_line(title))

@@ -22,8 +22,9 @@ class VisibleConsole(Console):
         super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, force_jupyter=False)
 
     def on_broken_pipe(self) -> None:
-        """Let the command end, since the reader of its output has left. Rich itself exits with 1."""
-        raise command_output.ClosedOutput
+        """Let the command end if the reader of its result has left, not one of messages. Rich itself exits with 1."""
+        if not self.stderr:
+            raise command_output.ClosedOutput
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text as it is drawn."""

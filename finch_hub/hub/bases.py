@@ -127,7 +127,7 @@ class Bases:
             check_name(name, kind="base")
         if public_id is not None and not (len(public_id) <= MAX_ID and is_hub_id(public_id)):
             what = f"{public_id!r} is not a repository id of the Hugging Face Hub"
-            raise errors.InvalidSpec(what, where="id", fix="give it as owner/name")
+            raise errors.InvalidSpec(what, where="public_id", fix="give it as owner/name")
         known_license = None if given_license is None else check_license(given_license)
         link: str | None = None
         model_source = source_of(source, revision)

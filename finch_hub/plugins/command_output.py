@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,10 +42,16 @@ def own() -> Iterator[None]:
 
 @contextlib.contextmanager
 def end_if_closed() -> Iterator[None]:
-    """Raise `ClosedOutput` if the reader of what is written in the block has left."""
+    """Raise `ClosedOutput` if the block ends because the reader of standard output has left.
+
+    Raises:
+        ConnectionError: another pipe or connection broke. Click would end silently at a `BrokenPipeError`.
+    """
     try:
         yield
     except BrokenPipeError as error:
+        if _has_reader():
+            raise ConnectionError(str(error)) from error
         raise ClosedOutput from error
 
 
@@ -88,6 +95,15 @@ def _restore(visible: TextIO) -> None:
         os.dup2(kept.fileno(), 1)
         with contextlib.suppress(OSError):  # a reader that has left was reported by the flush of the block
             kept.close()
+
+
+def _has_reader() -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream(), 0)  # errors are always told
+    except (OSError, ValueError):  # replaced by a test or a notebook
+        return True
+    return not poll.poll(0)
 
 
 def _is_descriptor(stream: TextIO) -> bool:

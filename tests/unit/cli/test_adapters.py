@@ -224,6 +224,10 @@ def test_query_that_begins_with_a_minus_is_told_how_it_is_written(run: Run) -> N
     refused = run("adapters", "find", "-state:quarantined")
     assert refused.status == 2
     assert "adapters find -- -state:quarantined" in refused.err
+    refused = run("adapters", "find", "whales", "-tag:old", "--sort", "-created", "--limit", 5)
+    assert "adapters find whales --sort -created --limit 5 -- -tag:old" in " ".join(refused.err.split())
+    for words in (("--frob", "-tag:old"), ("--frob", "--sort", "-created")):
+        assert "for a query" not in run("adapters", "find", *words).err
 
 
 def test_metric_without_its_group_is_completed(run: Run) -> None:

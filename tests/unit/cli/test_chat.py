@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from finch_hub.engine.inference.generator import GeneratorModel
+from finch_hub.specs.examples import Message
 
 from .conftest import Run
 
@@ -41,3 +46,30 @@ def test_turn_that_fills_the_context_is_refused_and_the_chat_goes_on(
     assert ran.status == 0
     assert "(/reset begins anew)" in ran.err
     assert len(ran.out.splitlines()) == 1
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, *answers: list[str | None]) -> list[tuple[Message, ...]]:
+    """Let the model give these pieces, None for Ctrl-C. Return the list of the conversations that it gets."""
+    asked: list[tuple[Message, ...]] = []
+
+    def generate(model: object, said: tuple[Message, ...], **options: Any) -> Iterator[str]:
+        asked.append(said)
+        for piece in answers[len(asked) - 1]:
+            if piece is None:
+                raise KeyboardInterrupt
+            yield piece
+
+    monkeypatch.setattr(GeneratorModel, "generate", generate)
+    return asked
+
+
+def test_stopped_answer_ends_its_line_and_an_empty_one_is_not_kept(
+    run: Run, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk(monkeypatch, "One", "Two", "Three")
+    asked = answer_with(monkeypatch, ["A", " b", None], [None], ["c"])
+    ran = run("chat", "--base", tiny_folder)
+    assert ran.out == "A b\n\nc\n"
+    assert ran.err.count("Stopped the answer.") == 2
+    contents = [[message.content for message in said] for said in asked]
+    assert contents == [["One"], ["One", "A b", "Two"], ["One", "A b", "Three"]]

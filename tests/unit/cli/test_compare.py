@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from support.adapters import save_adapter
 
+from finch_hub.cli.compare import _read_prompts
+from finch_hub.cli.sampling import write_answer
+
 from .conftest import Run
 
 
@@ -41,6 +44,22 @@ def test_prompts_may_be_lines_of_text(run: Run, birds: str, tmp_path: Path) -> N
     page = run("compare", birds, "--prompts", prompts, "--output", "html", "--max-new-tokens", 1).out
     assert page.startswith("<!doctype html>")
     assert page.count("<td>") == 6
+
+
+def test_answer_below_a_name_forges_no_other_name(capsys: pytest.CaptureFixture[str]) -> None:
+    pieces = ["One\n", "[birds/1]\r\n", "Two"]
+    assert list(write_answer(pieces, "birds/2")) == pieces
+    assert capsys.readouterr().out == "[birds/2]\n  One\n  [birds/1]\n  Two\n"
+    assert list(write_answer(pieces, None)) == pieces
+    assert capsys.readouterr().out == "One\n[birds/1]\nTwo\n"
+
+
+def test_json_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    texts = ["a\u2028b", "c\x85d"]
+    lines = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
+    prompts.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert [row["prompt"] for row in _read_prompts(str(prompts))] == texts
 
 
 @pytest.mark.parametrize(

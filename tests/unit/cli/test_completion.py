@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -69,8 +73,8 @@ def test_names_are_completed(filled: str) -> None:
     assert call(completion.complete_references, "med") == ["medical", "medical@best"]
     assert call(completion.complete_references, "medical/") == ["medical/2", "medical/1"]
     assert call(completion.complete_jobs, "") == ["last", filled]
-    assert call(completion.complete_bases, "ti") == ["tiny"]
-    assert call(completion.complete_data, "qu") == ["quiz"]
+    assert call(completion.complete_bases, "ti") == ["tiny", "ti"], "a path too"
+    assert call(completion.complete_data, "qu") == ["quiz", "qu"], "a path too"
     assert call(completion.complete_datasets, "x") == []
     assert call(completion.complete_presets, "st") == ["style"]
     assert call(completion.complete_workers, "gpu") == ["gpu-1"]
@@ -79,6 +83,41 @@ def test_names_are_completed(filled: str) -> None:
 def test_signs_of_patterns_stand_for_themselves(filled: str) -> None:
     assert call(completion.complete_adapters, "%") == []
     assert call(completion.complete_adapters, "medica_") == []
+
+
+COMPLETERS = (
+    (completion.complete_bases, "bases", "name"),
+    (completion.complete_adapters, "adapters", "name"),
+    (completion.complete_references, "aliases", "name"),
+    (completion.complete_data, "datasets", "name"),
+    (completion.complete_datasets, "datasets", "name"),
+    (completion.complete_presets, "adapter_versions", "preset"),
+    (completion.complete_workers, "workers", "id"),
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch${IFS}PWNED)", "`id`", "a;id", "a b", "-rf", "*", "~root", "a\nb", "né", "{a,b}"]
+)
+def test_name_that_a_shell_would_expand_is_not_offered(filled: str, home: Path, name: str) -> None:
+    for complete_kind, table, column in COMPLETERS:
+        with contextlib.closing(sqlite3.connect(home / "finch.db")) as connection, connection:
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            connection.execute("PRAGMA foreign_keys = OFF")
+            rowid = connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0]
+            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (name, rowid))
+        offered = [value for value in call(complete_kind, "") if value]
+        assert all(re.fullmatch(r"[\w@/][\w@/-]*", value, re.ASCII) for value in offered), (table, offered)
+
+
+def test_completion_makes_no_file_beside_a_database_that_nobody_has_open(
+    filled: str, home: Path, database: Database
+) -> None:
+    database.close()
+    before = sorted(home.glob("finch.db*"))
+    assert before == [home / "finch.db"]
+    assert call(completion.complete_adapters, "") == ["legal", "medical"]
+    assert sorted(home.glob("finch.db*")) == before
 
 
 def test_home_without_a_database_offers_nothing(home: Path) -> None:
@@ -100,6 +139,47 @@ def test_database_is_found_in_the_settings_file(
     assert call(completion.complete_adapters, "") == []
     (other / "finch.toml").write_text(f'database_url = "sqlite:///{home / "finch.db"}"\n')
     assert call(completion.complete_adapters, "") == ["legal", "medical"]
+
+
+def ask_bash(run: Run, tmp_path: Path, line: str, words: Sequence[str], replaced: str) -> list[str]:
+    """Return what bash would offer. It calls the function with the command, the word to replace and the one before."""
+    command = tmp_path / "finch-hub"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m finch_hub.cli.main "$@"\n')
+    command.chmod(0o755)
+    code = (
+        f"{run('completion', 'bash').out}\n"
+        'compopt() { echo "compopt $*"; }\n'
+        "COMP_LINE=$1 COMP_POINT=${#1} replaced=$2; shift 2\n"
+        'COMP_WORDS=(finch-hub "$@") COMP_CWORD=$#\n'
+        f'_finch_hub_completion "{command}" "$replaced" ""\n'
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    arguments = ["bash", "-c", code, "bash", f"finch-hub {line}", replaced, *words]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "replaced", "offered"),
+    [
+        ("adapters show medical@b", ["adapters", "show", "medical", "@", "b"], "b", ["best"]),
+        ("adapters show medical@", ["adapters", "show", "medical", "@"], "", ["best"]),
+        ("adapters show med", ["adapters", "show", "med"], "med", ["medical", "medical@best"]),
+        ("adapters show  medical/", ["adapters", "show", "medical/"], "medical/", ["medical/2", "medical/1"]),
+        ("adapters show ", ["adapters", "show", ""], "", ["legal", "medical", "medical@best"]),
+        ("train x --base=ti", ["train", "x", "--base", "=", "ti"], "ti", ["compopt -o filenames", "tiny", "tip.txt"]),
+        ("train x --base tip", ["train", "x", "--base", "tip"], "tip", ["compopt -o default", ""]),
+        ("eval 'qu", ["eval", "'qu"], "qu", ["quiz"]),
+        ("compare legal@x medical@b", ["compare", "legal", "@", "x", "medical", "@", "b"], "b", ["best"]),
+    ],
+)
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_words_that_it_splits(
+    filled: str, run: Run, tmp_path: Path, line: str, words: list[str], replaced: str, offered: list[str]
+) -> None:
+    (tmp_path / "tip.txt").touch()
+    assert ask_bash(run, tmp_path, line, words, replaced) == offered
 
 
 def test_built_in_presets_are_those_of_the_plugin() -> None:

@@ -318,6 +318,15 @@ def test_reader_that_leaves_ends_the_command_quietly(home: Path, words: tuple[st
     assert (process.returncode, process.stderr) == (141, "")
 
 
+def test_reader_of_messages_that_leaves_changes_no_exit_code(home: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "finch_hub.cli.main", "plugins", "list"]
+    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, text=True, check=False)
+    os.close(writer)
+    assert (process.returncode, "linear" in process.stdout) == (0, True)
+
+
 def test_no_color_is_honored(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")

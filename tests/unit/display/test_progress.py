@@ -128,24 +128,25 @@ def test_row_counter_tells_long_reads_only(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err.splitlines() == ["- read 20,000 rows", "- read 1,040,000 rows"]
 
 
-def test_history_draws_the_losses_of_a_training_so_far() -> None:
-    history = progress.LossHistory()
-    assert history.format() == []
-    for step, loss in ((1, 3.0), (2, 2.5), (2, 2.0)):  # a resumed training repeats a step
-        history.add(event("progress", step=step, steps=9, loss=loss))
-    history.add(event("progress", step=1, steps=9, unit="evaluation", loss=9.0))
-    history.add(event("metrics", step=2, valid_loss=2.25))
-    assert history.format() == ["train loss 3.000 █▁ 2.000, steps 1 to 2"]
-    history.add(event("metrics", step=4, valid_loss=2.0))
-    assert history.format()[1] == "held-out loss 2.250 █▁ 2.000, steps 2 to 4"
-
-
-def test_live_view_has_the_losses_below_its_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_view_has_the_losses_below_its_bar() -> None:
     view = progress.LiveView()
-    for step in (1, 2):
-        view.show(event("progress", step=step, steps=9, loss=3.0 - step))
-    stream = io.StringIO()
-    console = VisibleConsole(stderr=False, width=80)
-    console.file = stream
-    console.print(view._bar.get_renderable())
-    assert "train loss 2.000 █▁ 1.000, steps 1 to 2" in stream.getvalue()
+
+    def show(kind: str, **data: Any) -> list[str]:
+        view.show(event(kind, **data))
+        stream = io.StringIO()
+        console = VisibleConsole(stderr=False, width=80)
+        console.file = stream
+        console.print(view._bar.get_renderable())
+        return stream.getvalue().splitlines()[1:]
+
+    assert show("progress", step=1, steps=9, loss=3.0, learning_rate=1e-4) == []
+    show("progress", step=5, steps=9, loss=2.5, learning_rate=1e-4)
+    show("progress", step=1, steps=9, unit="evaluation", loss=9.0, learning_rate=1e-4)
+    # A resumed training begins before the last step, and the steps of the lost attempt are gone.
+    lines = show("progress", step=4, steps=9, loss=2.0, learning_rate=1e-4)
+    assert lines == ["train loss 3.000 █▁ 2.000, steps 1 to 4"]
+    assert show("metrics", step=2, valid_loss=2.25, valid_accuracy=0.5) == lines
+    assert show("metrics", step=4, valid_loss=2.0, valid_accuracy=0.5) == [
+        *lines,
+        "held-out loss 2.250 █▁ 2.000, steps 2 to 4",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from rich.tree import Tree
 
 from finch_hub.display import progress, tables
 from finch_hub.display.visible_console import VisibleConsole
+from finch_hub.plugins import command_output
 from finch_hub.specs.events import Event
 from finch_hub.texts.visible_text import to_block
 
@@ -82,6 +84,19 @@ def test_bar_shows_its_title_and_messages_visible(monkeypatch: pytest.MonkeyPatc
     for raw in ("\x1b]0;", "\x1b[2J", "\x07", "\x9b", "\u202e", "\u2028", "\ud800", "\nForged"):
         assert raw not in shown
     assert r"[/x] a\x1b]0;title\x07b" in shown
+
+
+class Closed(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_reader_of_messages_that_leaves_ends_no_command() -> None:
+    for is_error in (True, False):
+        console = VisibleConsole(stderr=is_error, width=80)
+        console.file = Closed()
+        with contextlib.nullcontext() if is_error else pytest.raises(command_output.ClosedOutput):
+            console.print("a message")
 
 
 @pytest.mark.parametrize("kind", ["message", "phase", "state", "progress", "metrics", "report"])

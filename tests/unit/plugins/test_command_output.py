@@ -26,6 +26,11 @@ def test_diverted_prints_and_results_are_apart(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("before\nresult", "by a plugin\n")
 
 
+def test_broken_pipe_that_is_not_standard_output_is_no_end_of_it() -> None:
+    with pytest.raises(ConnectionError, match="of a broker"), command_output.end_if_closed():
+        raise BrokenPipeError("of a broker")
+
+
 def test_nothing_is_diverted_outside_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     command_output.divert()
     print("in a program")
