@@ -46,9 +46,8 @@ def test_narrow_terminal_has_few_lines_for_a_row_and_splits_no_word(width: int) 
 def test_narrow_terminal_names_the_cells_that_are_not_empty() -> None:
     assert draw(60, COLUMNS, WORKER) == [
         "host-1234",
-        "  state active",
-        "  devices gpu 0 (120.0 GB of 143.0 GB free) · busy 1 of 2",
-        "  jobs abcdefgh23456723 · version 0.1.0",
+        "  state active · devices gpu 0 (120.0 GB of 143.0 GB free)",
+        "  busy 1 of 2 · jobs abcdefgh23456723 · version 0.1.0",
     ]
 
 
