@@ -128,7 +128,9 @@ def test_migration_makes_the_words_of_before_anew(database: Database) -> None:
         else:
             session.execute(sa.text("UPDATE searched_versions SET words = to_tsvector('simple', 'Σίσυφος')"))
     assert find(database, "Σίσυφος") == set()
-    engine = sqlite.create_migration_engine(database.url) if database.is_sqlite else database._engine
+    is_sqlite = database.is_sqlite
+    engine = sqlite.create_migration_engine(database.url) if is_sqlite else sa.create_engine(database.url)
     registry.migrate(engine, "0021")
     registry.migrate(engine, "head")
+    engine.dispose()
     assert find(database, "Σίσυφος") == {"Σίσυφος"}

@@ -200,7 +200,7 @@ def test_sample_answers_of_a_deleted_version_come_back_with_it(
     assert take_backup(tmp_path / "taken", source).backup.is_complete
     restore(tmp_path / "taken", target)
     assert target.artifacts.has(digest) is not are_lost
-    assert registry.restore(target.database, "owls") == ["owls/1"]
+    assert registry.restore(target.database, "owls").versions == ("owls/1",)
     with target.database.read() as session:
         assert evidence.find(session, "owls/1")[1] == digest
 
