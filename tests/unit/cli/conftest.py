@@ -35,6 +35,7 @@ Run = Callable[..., Ran]
 @pytest.fixture
 def home(tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home of the current settings."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # which pytest's workers have
     monkeypatch.setenv("FINCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FINCH_BROKER_URL", valkey_url)
     return tmp_path / "home"

@@ -194,13 +194,15 @@ def test_migration_gives_an_index_of_before_the_locks(database: Database) -> Non
     query = sa.text("SELECT proname, prosrc FROM pg_proc WHERE proname LIKE 'search_%'")
     with database.read() as session:
         wanted = {row.proname: row.prosrc for row in session.execute(query)}
-    registry.migrate(database._engine, "0019")
+    engine = sa.create_engine(database.url)
+    registry.migrate(engine, "0019")
     with database.write() as session:
         for name in search_index._LOCKS:
             body = wanted[f"search_{name}"].replace(f"PERFORM {search_index._LOCKS[name]};", "")
             create = f"CREATE OR REPLACE FUNCTION search_{name}() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$"
             session.execute(sa.text(create))
-    registry.migrate(database._engine, "head")
+    registry.migrate(engine, "head")
+    engine.dispose()
     with database.read() as session:
         assert {row.proname: row.prosrc for row in session.execute(query)} == wanted
 
@@ -227,11 +229,13 @@ def test_migration_renews_the_trigger_of_data_sets(database: Database) -> None:
     with database.read() as session:
         wanted = session.scalar(sa.text(query))
     assert wanted is not None
-    engine = sqlite.create_migration_engine(database.url) if database.is_sqlite else database._engine
+    is_sqlite = database.is_sqlite
+    engine = sqlite.create_migration_engine(database.url) if is_sqlite else sa.create_engine(database.url)
     registry.migrate(engine, "0019")
     with database.write() as session:  # one without condition is missed in the same way
         session.execute(sa.text(f"DROP TRIGGER search_dataset_changed{table}"))
     registry.migrate(engine, "head")
+    engine.dispose()
     with database.read() as session:
         assert session.scalar(sa.text(query)) == wanted
 
