@@ -413,7 +413,7 @@ def _write_pair(name: str, value: Any) -> str:
         ValueError: the name has no place before the sign, or JSON has no such value.
     """
     if not name or "=" in name:
-        raise ValueError(f"{name!r} is no name of a setting")
+        raise ValueError(f"{name!r} is not the name of a setting")
     try:
         return f"{name}={json.dumps(value, allow_nan=False)}"
     except (TypeError, ValueError):

@@ -159,7 +159,7 @@ def test_former_option_gives_its_value() -> None:
         ("compose", 'weights = ["x"]', "weights: is not a list of numbers"),
         ("compose", "weights = [true]", "weights: is not a list of numbers"),
         ("compose", 'weights = "x"', "--weights"),
-        ("compose", 'parameters = {"a=b" = 1}', "parameters: 'a=b' is no name of a setting"),
+        ("compose", 'parameters = {"a=b" = 1}', "parameters: 'a=b' is not the name of a setting"),
         ("quantize", "group = 32.5", "--group"),
         ("export", "out = 5", "out: is not a text"),
     ],
