@@ -36,6 +36,9 @@ ADAPTERS, VERSIONS, JOBS = 20, 3, 60
 BARE, HELP, LIST, PEER = "python", "help", "adapters list", "mlflow --help"
 GOALS = {HELP: 6, LIST: 25, "jobs list": 25, "completion": 25}
 
+# Without this variable, compiled modules are kept, as they are for users.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
 
 class Side(NamedTuple):
     """A command, with its further environment variables, and a text that its output has."""
@@ -87,7 +90,7 @@ def run(side: Side) -> tuple[float, float]:
     """Run a command, and return the seconds on the clock and those of computing."""
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(side.words, stdout=output, env={**os.environ, **side.environment})
+        process = subprocess.Popen(side.words, stdout=output, env={**_ENVIRONMENT, **side.environment})
         _, status, used = os.wait4(process.pid, 0)
         wall = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
