@@ -1,9 +1,9 @@
 """The registry with a million versions: references, ten searches, words, registrations; and beside MLflow.
 
-MLflow registers as many versions as we do then, sets as many aliases and reads as many pages, on SQLite too. It is
-installed into a temporary environment. Each registers half of the versions from one thread and half from eight, as the
-slots of a worker do, and its faster half counts. `ratio` is the worst of the three over its goal: 5 times as many
-registrations a second, 3 times as many aliases, 4 times as many pages.
+MLflow registers as many versions as we do then, sets as many aliases and reads as many pages, on SQLite too. Each
+registers half of the versions from one thread and half from eight, as the slots of a worker do, and its faster half
+counts. `ratio` is the worst of the three over its goal: 5 times as many registrations a second, 3 times as many
+aliases, 4 times as many pages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -27,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import mlflow_peer
 import psycopg
 import sqlalchemy as sa
 from support import registry, services
@@ -292,12 +292,10 @@ def register_rate(database: Database, seconds: float) -> dict[str, float]:
 
 def beside_mlflow(folder: Path, count: int) -> dict[str, Any]:
     """Return the rates of both, or why MLflow could not be installed."""
-    python = str(folder / "mlflow" / "bin" / "python")
-    venv.create(folder / "mlflow", with_pip=True)
-    install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "mlflow"]
-    installed = subprocess.run(install, capture_output=True, text=True, check=False)
-    if installed.returncode:
-        return {"error": f"MLflow could not be installed: {installed.stderr.strip()[-300:]}"}
+    try:
+        python = str(mlflow_peer.install() / "python")
+    except RuntimeError as error:
+        return {"error": str(error)}
     ours = _measure_ours(folder, count)
     command = [
         python,

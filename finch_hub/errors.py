@@ -41,14 +41,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import difflib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finch_hub.texts.secret_shapes import redact
 from finch_hub.texts.visible_text import to_block, to_line
 
 
@@ -72,6 +70,8 @@ def shorten(text: str) -> str:
 
 def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """Return up to three other known names that begin with a name or resemble it, best first."""
+    import difflib  # here, as the patterns of secrets below, since `--help` needs neither
+
     names = sorted(set(known) - {name})  # an adapter without versions is known and not found
     longer = sorted((other for other in names if len(name) >= _MIN_PREFIX and other.startswith(name)), key=len)
     similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
@@ -141,6 +141,8 @@ class FinchError(Exception):
     """Base of all errors that Finch Hub raises on purpose. The text is for the user, visible, and has no secrets."""
 
     def __str__(self) -> str:
+        from finch_hub.texts.secret_shapes import redact
+
         return to_block(redact(super().__str__()))
 
     def __repr__(self) -> str:

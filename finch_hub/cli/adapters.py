@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +18,8 @@ from finch_hub.display.lineage import draw_lineage, format_mermaid
 from finch_hub.specs.references import AdapterReference
 
 if TYPE_CHECKING:
-    from finch_hub.registry.values import Direction
+    from finch_hub.hub.facade import Hub
+    from finch_hub.registry.values import AdapterVersion, Direction
 
 
 class _QueryCommand(click.Command):
@@ -227,7 +230,8 @@ def alias(reference: str, alias: str, expected: int | None, delete: bool, why: s
     """Make name@ALIAS point at a version."""
     with output.open_hub() as hub:
         if delete:
-            output.confirm(f"Delete alias {reference}@{alias}?", yes=yes)
+            name = f"{reference}@{alias}"
+            output.confirm(lambda: f"Delete alias {name} of {hub.adapters.get(name).reference}?", yes=yes)
             hub.adapters.delete_alias(reference, alias, expected=expected, why=why)
             output.say(f"Deleted alias {reference}@{alias}")
         else:
@@ -387,7 +391,7 @@ def delete(reference: str, yes: bool) -> None:
     It can be restored until a collection removes its files, which is a week later or more.
     """
     with output.open_hub(deletes=True) as hub:
-        output.confirm(f"Delete {reference}?", yes=yes)
+        output.confirm(lambda: f"Delete {_describe_versions(hub, reference)}?", yes=yes)
         deletion = hub.adapters.delete(reference)
     if AdapterReference.parse(reference).version is not None:
         output.say(f"Deleted {deletion.reference}. Its number will not be reused.")
@@ -422,8 +426,8 @@ def purge(reference: str, yes: bool, as_json: bool) -> None:
     """
     with output.open_hub(deletes=True) as hub:
         versions = hub.adapters.check_purge(reference)
-        count = tables.format_count(len(versions), "version")
-        output.confirm(f"Purge {reference} with {count}, which cannot be undone?", yes=yes)
+        what = functools.partial(_describe_versions, hub, reference, versions)
+        output.confirm(lambda: f"Purge {what()}, which cannot be undone?", yes=yes)
         purged = hub.adapters.purge(reference, expected=versions)
     count = tables.format_count(len(purged.versions), "version")
     freed = f"Purged {purged.reference} with {count}. {tables.format_bytes(purged.bytes)} freed."
@@ -431,6 +435,38 @@ def purge(reference: str, yes: bool, as_json: bool) -> None:
     if purged.unfreed is not None:
         output.tell(f"Its files are still stored: {purged.unfreed}. The next collection removes them.")
 
+
+def _describe_versions(hub: Hub, reference: str, purged: Sequence[str] | None = None) -> str:
+    """Return a reference with the number of its versions, and their bytes unless some are deleted.
+
+    Args:
+        purged: references of the versions, deleted or not; None for those that are not deleted.
+
+    Raises:
+        NotFound: there is no such version or adapter.
+    """
+    parsed = AdapterReference.parse(reference)
+    found: list[AdapterVersion] = []
+    try:
+        if parsed.version is not None:
+            found = [hub.adapters.get(reference)]
+        else:
+            page = hub.adapters.versions(reference, limit=_PAGE)
+            found += page.versions
+            while page.next is not None:
+                page = hub.adapters.versions(reference, limit=_PAGE, after=page.next)
+                found += page.versions
+    except errors.NotFound:
+        if purged is None:
+            raise
+    size = sum(int(version.metrics.get("bytes") or 0) for version in found)
+    count = len(found) if purged is None else len(purged)
+    parts = [tables.format_count(count, "version")] if parsed.version is None else []
+    parts += [tables.format_bytes(size)] if size and count == len(found) else []
+    return f"{reference} ({', '.join(parts)})" if parts else reference
+
+
+_PAGE = 1000  # versions that are looked up at once
 
 for _command in adapter_evidence.COMMANDS:
     adapters.add_command(_command)

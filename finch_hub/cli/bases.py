@@ -126,9 +126,13 @@ def remove(name: str, yes: bool, as_json: bool) -> None:
     download of yours stays.
     """
     with output.open_hub(deletes=True) as hub:
-        output.confirm(f"Remove base {hub.bases.get(name).name}?", yes=yes)
+        output.confirm(lambda: _ask_removal(hub.bases.get(name)), yes=yes)
         base = hub.bases.remove(name)
     freed = f", and freed {tables.format_bytes(base.freed)}" if base.freed else ""
     output.emit(base, as_json, lambda: f"Removed base {base.name}{freed}")
     if base.kept is not None:
         output.tell(f"Its files stay in {base.kept}.")
+
+
+def _ask_removal(base: values.Base) -> str:
+    return f"Remove base {base.name} ({base.architecture}, {base.parameters:,} parameters)?"

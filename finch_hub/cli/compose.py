@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle
     from finch_hub.specs.jobs import Requirements
 
+_OF_PLAN = frozenset({"adapters", "as_json", "config", "plan", "probe"})
+
 
 @click.command()
 @click.argument("adapters", nargs=-1, required=True, shell_complete=completion.complete_references)
@@ -61,9 +63,8 @@ def compose(
     gain each adapter keeps on its own validation data.
     """
     if plan:
-        unused = {"weights": weights, "parameter": parameters, "resolver-parameter": resolver_parameters, **composing}
-        if names := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value not in (None, ())]:
-            raise click.UsageError(f"--plan compares the adapters without composing: leave out {', '.join(names)}")
+        known = {str(parameter.name) for parameter in click.get_current_context().command.params}
+        options.refuse_unused("--plan", "compares the adapters without composing", known - _OF_PLAN)
         report = hub.plan(adapters, probe=probe)
         if report.structural:
             problems = [errors.Problem(what=reason) for reason in report.structural]
@@ -71,6 +72,8 @@ def compose(
         as_json = click.get_current_context().params["as_json"]
         output.emit(report, as_json, lambda: compositions.draw_conflicts(report))
         return None
+    if probe:
+        raise click.UsageError("--probe measures what --plan reports: add --plan, or leave out --probe")
     if adapter is None:
         raise click.UsageError("the result has no name: add --adapter NAME, or --plan to see the conflicts only")
     return hub.compose(

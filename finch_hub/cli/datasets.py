@@ -164,8 +164,7 @@ def purge(name: str, quiet: bool, yes: bool, as_json: bool) -> None:
     adapters trained on it. Backups keep the rows, and so do data sets that you added with a name or with other rows.
     """
     with output.open_hub(deletes=True) as hub, progress.show_advances(quiet=quiet):
-        label = _label(hub.datasets.get(name))
-        output.confirm(f"Delete the text of data set {label}, which cannot be undone?", yes=yes)
+        output.confirm(lambda: _ask_purge(hub.datasets.get(name)), yes=yes)
         dataset = hub.datasets.purge(name)
     output.emit(dataset, as_json, lambda: _describe_purge(dataset))
     for other in dataset.also_in:
@@ -178,6 +177,11 @@ def purge(name: str, quiet: bool, yes: bool, as_json: bool) -> None:
         output.tell(f"The artifact store {keeps} earlier versions of the deleted files: see docs/data.md.")
     if not dataset.is_erased:
         output.tell("The files of the database may hold deleted text for some time: see docs/operations.md.")
+
+
+def _ask_purge(dataset: Dataset) -> str:
+    size = f"{tables.format_count(dataset.examples, 'example')}, {tables.format_bytes(dataset.bytes)}"
+    return f"Delete the text of data set {_label(dataset)} ({size}), which cannot be undone?"
 
 
 def _describe_purge(dataset: PurgedDataset) -> list[str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     shell_complete=completion.complete_bases,
     help="Base model, which is always measured too.  [default: the adapters' base]",
 )
+@click.option("--revision", help="Revision of a Hugging Face model.")
 @click.option("--evaluator", default="held_out_loss", show_default=True, help="Evaluator plugin.")
 @options.settings_option("--parameter", "parameters", "Evaluator parameter.")
 @click.option(
@@ -42,6 +43,7 @@ def evaluate(
     data: str,
     adapters: tuple[str, ...],
     base: str | None,
+    revision: str | None,
     evaluator: str,
     parameters: tuple[str, ...],
     system: str | None,
@@ -52,6 +54,7 @@ def evaluate(
         data,
         adapters,
         base=base,
+        revision=revision,
         evaluator=evaluator,
         parameters=options.parse_settings(parameters, "--parameter"),
         system=system,

@@ -21,15 +21,26 @@ if TYPE_CHECKING:
     help="Age in days from which on unused things are removed.  [default: FINCH_UNUSED_DAYS, or 7]",
 )
 @click.option("--quiet", is_flag=True, help="Show no progress.")
+@output.yes_option
 @output.json_option
-def gc(dry_run: bool, unused_days: float | None, quiet: bool, as_json: bool) -> None:
+def gc(dry_run: bool, unused_days: float | None, quiet: bool, yes: bool, as_json: bool) -> None:
     """Remove what nobody refers to, while the hub runs.
 
     That is data of jobs whose history and versions are gone, files of deleted versions, files of writers that died,
     checkpoints and outputs of ended jobs, and in this home fetched adapters, converted bases and folders of processes
-    that were killed. Workers do so once a day.
+    that were killed. Workers do so once a day. It asks only if it would remove more than they do, because --unused-days
+    is less than in the settings: what was just deleted cannot be restored then.
     """
+
+    def ask() -> str:
+        planned = hub.collect(unused_days=unused_days, dry_run=True)
+        parts = [f"{item.count:,} {item.what}" for item in planned.collected if item.count]
+        what = f"{', '.join(parts) or 'nothing'} ({tables.format_bytes(planned.bytes)})"
+        return f"Remove {what}, of which some were used in the last {hub.settings.unused_days:g} days?"
+
     with output.open_hub(deletes=True) as hub, progress.show_advances(quiet=quiet):
+        is_usual = unused_days is None or unused_days >= hub.settings.unused_days
+        output.confirm(ask, yes=yes or dry_run or is_usual)
         report = hub.collect(unused_days=unused_days, dry_run=dry_run)
     output.emit(report, as_json, lambda: _describe(report))
 

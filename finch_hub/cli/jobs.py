@@ -162,12 +162,11 @@ def save(job_id: str, out: str | None, replace: bool | None, quiet: bool) -> Non
 @jobs.command("sweep")
 @click.argument("sweep_id", metavar="SWEEP")
 @click.option("--wait", is_flag=True, help="Wait until all its jobs have ended.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option("--quiet", is_flag=True, help="Print only the versions, the lowest loss first.")
 @output.json_option
 def show_sweep(sweep_id: str, wait: bool, quiet: bool, as_json: bool) -> None:
     """Compare the points of a sweep as they are now."""
-    from finch_hub.cli.sweep import conclude
-    from finch_hub.display import sweeps
+    from finch_hub.cli.sweep import conclude, show_report
 
     with output.open_hub() as hub:
         handle = hub.get_sweep(sweep_id)
@@ -175,7 +174,7 @@ def show_sweep(sweep_id: str, wait: bool, quiet: bool, as_json: bool) -> None:
             conclude(handle, quiet=quiet, as_json=as_json)
             return
         report = handle.report()
-    output.emit(report, as_json, lambda: sweeps.draw_sweep(report))
+    show_report(report, quiet=quiet, as_json=as_json)
 
 
 @jobs.command()
@@ -254,16 +253,27 @@ def retry(hub: Hub, job_id: str) -> JobHandle:
 @jobs.command()
 @click.option("--days", type=options.Days(), help="Delete jobs that ended more than this many days ago.")
 @click.option("--keep", type=click.IntRange(0, 10**9), help="Number of ended jobs to keep.")
+@click.option("--dry-run", is_flag=True, help="Delete nothing, and print how many jobs would be deleted.")
 @output.yes_option
-def prune(days: float | None, keep: int | None, yes: bool) -> None:
+def prune(days: float | None, keep: int | None, dry_run: bool, yes: bool) -> None:
     """Delete ended jobs with their events. Versions and their lineage stay.
 
     With FINCH_HISTORY_DAYS and FINCH_HISTORY_JOBS the workers do this regularly.
     """
     if days is None and keep is None:
         raise click.UsageError("no jobs are selected: add --days, --keep or both")
+    if dry_run:
+        with output.open_hub() as hub:
+            count = hub.jobs.prune(days=days, keep=keep, dry_run=True)
+        output.say(f"Would delete {tables.format_count(count, 'job')}")
+        return
+
+    def ask() -> str:
+        count = tables.format_count(hub.jobs.prune(days=days, keep=keep, dry_run=True), "ended job")
+        return f"Delete {count} with their events, which cannot be undone?"
+
     with output.open_hub(deletes=True) as hub:
-        output.confirm("Delete ended jobs with their events, which cannot be undone?", yes=yes)
+        output.confirm(ask, yes=yes)
         count = hub.jobs.prune(days=days, keep=keep)
     output.say(f"Deleted {tables.format_count(count, 'job')}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from finch_hub import errors
 from finch_hub.cli import completion
@@ -321,8 +322,27 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def refuse_unused(flag: str, does: str, names: Container[str]) -> None:
+    """Refuse options on the command line that have no effect beside another one. Those of a file are passed over.
+
+    Args:
+        flag: the other option.
+        does: what a command does with it.
+        names: parameters that it makes useless.
+    """
+    context = click.get_current_context()
+    unused = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if unused:
+        raise click.UsageError(f"{flag} {does}: leave out {', '.join(unused)}")
+
+
 SETTINGS_OF_CONFIG = "finch_hub.settings_of_config"
 """Place in `Context.meta` of the settings of a file that have no option of their own, as NAME=VALUE pairs."""
+_ONLY_OF_TRAIN = frozenset({"dropout", "max_steps", "patience", "target_modules"})  # options that `sweep` has not
 _NOT_IN_CONFIG = frozenset({"config", "detach", "dry_run", "json", "plan", "probe", "quiet", "set", "help"})
 
 
@@ -339,7 +359,8 @@ def _read_config(context: click.Context, parameter: click.Parameter, file: str |
     known = {_name_in_config(known): known for known in context.command.params if not getattr(known, "hidden", False)}
     known = {name: found for name, found in known.items() if name not in _NOT_IN_CONFIG}
     takes_settings = any(found.name == "settings" for found in context.command.params)
-    kind = {"eval": "evaluate"}.get(str(context.command.name), context.command.name)
+    further = (commands.WITHOUT_OPTION | _ONLY_OF_TRAIN) - known.keys() if takes_settings else frozenset()
+    kind = {"eval": "evaluate", "sweep": "train"}.get(str(context.command.name), context.command.name)
     problems, defaults, pairs = [], {}, []
     for name, value in settings.items():
         if name == "kind":
@@ -351,13 +372,13 @@ def _read_config(context: click.Context, parameter: click.Parameter, file: str |
                 defaults[str(known[name].name)] = _write_words(known[name], value)
             except ValueError as error:
                 problems.append(errors.Problem(where=name, what=str(error), fix="change it, or remove it"))
-        elif takes_settings and name in commands.WITHOUT_OPTION:
+        elif name in further:
             try:
                 pairs.append(_write_pair(name, value))
             except ValueError as error:
                 problems.append(errors.Problem(where=name, what=str(error), fix="change it, or remove it"))
         else:
-            near = errors.near(name, [*known, *(commands.WITHOUT_OPTION if takes_settings else ())])
+            near = errors.near(name, [*known, *further])
             fix = f"did you mean {' or '.join(near)}?" if near else "remove it"
             problems.append(errors.Problem(where=name, what="there is no such setting", fix=fix))
     if problems:
@@ -386,6 +407,10 @@ def _write_words(parameter: click.Parameter, value: Any) -> str | bool | list[st
         if isinstance(read, str) or list(read) != value:
             raise ValueError("names modules that the option --target-modules reads in another way")
         return text
+    if isinstance(value, list) and isinstance(parameter.type, Values):
+        if not all(_is_number(entry) or isinstance(entry, str) for entry in value):
+            raise ValueError("is not a list of values")
+        return ",".join(map(str, value))
     if isinstance(value, list) and isinstance(parameter.type, Numbers):
         if not all(map(_is_number, value)):
             raise ValueError("is not a list of numbers")

@@ -203,6 +203,11 @@ def write(piece: str) -> None:
     _print(to_block(piece), nl=False)
 
 
+def find_width() -> int | None:
+    """Return the width of the terminal that shows the result, None if it goes to a file or a pipe."""
+    return tables.console().width if command_output.stream().isatty() else None
+
+
 def draw(drawn: RenderableType | None) -> None:
     """Print a drawn part of the result. A text may have several lines."""
     console = tables.console()
@@ -223,8 +228,11 @@ def prompt(text: str) -> None:
         click.echo(to_block(text), err=True, nl=False)
 
 
-def confirm(question: str, *, yes: bool) -> None:
+def confirm(ask: Callable[[], str], *, yes: bool) -> None:
     """Ask at a terminal whether to delete something, unless `yes` says so. Refuse it where nobody can answer.
+
+    Args:
+        ask: returns the question. It looks up what is to go, and raises an error if that does not exist.
 
     Raises:
         InvalidSpec: standard input is not a terminal.
@@ -232,6 +240,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
+    question = ask()
     if not sys.stdin.isatty():
         what, fix = "cannot ask for a confirmation: standard input is not a terminal", "add --yes to confirm"
         raise errors.InvalidSpec(what, fix=fix)

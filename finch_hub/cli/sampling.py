@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub.cli import output
+from finch_hub.display.word_wrap import WordWrap
+from finch_hub.texts.visible_text import to_block
 
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
@@ -56,20 +58,18 @@ def load_answerers(hub: Hub, names: Sequence[str], base: str | None, sampling: d
 
 
 def write_answer(pieces: Iterable[str], name: str | None) -> Iterator[str]:
-    """Print an answer while it is generated, and yield its pieces.
+    """Print an answer while it is generated, and yield its pieces. A terminal gets lines that end at words.
 
     Args:
         name: who answers, as a heading; None for one alone. Below it each line is indented, so that none is a heading.
     """
-    indent = "" if name is None else "  "
     if name is not None:
         output.say(f"[{name}]")
-    begin = indent
+    wrap = WordWrap(output.find_width(), indent="" if name is None else "  ")
     for piece in pieces:
-        output.write(begin + piece.replace("\n", f"\n{indent}"))
-        begin = ""
+        output.write(wrap.add(to_block(piece)))
         yield piece
-    output.write("\n")
+    output.write(f"{wrap.end()}\n")
 
 
 def adapter_of(name: str) -> str | None:

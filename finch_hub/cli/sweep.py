@@ -13,6 +13,7 @@ from finch_hub.display import progress, sweeps, tables
 if TYPE_CHECKING:
     from finch_hub.hub.sweeping import SweepHandle
     from finch_hub.specs.jobs import Job, Requirements
+    from finch_hub.specs.sweeps import SweepReport
 
 
 @click.command()
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=options.Values(click.INT), help="Numbers of epochs to try.")
 @click.option("--batch-size", type=options.Values(click.INT), help="Batch sizes to try.")
 @click.option("--seed", type=options.Values(click.INT), help="Seeds to try. The held-out rows stay the same.")
-@options.settings_option("--vary", "varied", "Other setting, with a JSON list of values to try.")
+@options.settings_option("--vary", "vary", "Other setting, with a JSON list of values to try.")
 @options.settings_option("--set", "settings", "Other setting of all points. Lists are JSON, as in [8,9].")
 @click.option("--priority", type=int, default=0, show_default=True, help="Priority. Higher ones start first.")
 @click.option(
@@ -36,14 +37,15 @@ if TYPE_CHECKING:
 )
 @options.requirement_options
 @click.option("--detach", is_flag=True, help="Submit the jobs and print the id of the sweep only.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option("--quiet", is_flag=True, help="Print only the versions, the lowest loss first.")
+@options.config_option
 @output.json_option
 def sweep(
     data: str,
     adapter: str,
     validation: str | None,
     reading: dict[str, Any],
-    varied: tuple[str, ...],
+    vary: tuple[str, ...],
     settings: tuple[str, ...],
     requirements: Requirements,
     detach: bool,
@@ -59,14 +61,17 @@ def sweep(
     first sweep, and tries again what failed.
     """
     source = {name: overrides.pop(name) for name in ("base", "start", "revision", "preset", "system", "priority")}
-    lists = options.parse_further_settings(varied, "--vary")
-    fixed = options.parse_further_settings(settings, "--set")
+    lists = options.parse_further_settings(vary, "--vary")
+    in_config = click.get_current_context().meta.get(options.SETTINGS_OF_CONFIG, ())
+    fixed = options.parse_further_settings([*in_config, *settings], "--set")
     problems = [_explain(name) for name, values in lists.items() if not isinstance(values, list)]
     for name in lists.keys() & fixed.keys():
         what = "is given with --set, too"
         problems.append(errors.Problem(where=f"--vary {name}", what=what, fix="leave out one of them"))
     if problems:
         raise errors.InvalidSpec(problems)
+    # A list would be values to try.
+    fixed = {name: tuple(value) if isinstance(value, list) else value for name, value in fixed.items()}
     with output.open_hub() as hub:
         handle = hub.sweep(
             data,
@@ -107,12 +112,22 @@ def conclude(handle: SweepHandle, *, quiet: bool, as_json: bool) -> None:
         output.tell(f"Stopped following sweep {handle.id}. Its jobs continue in the background.")
         output.suggest("Follow it again", "jobs", "sweep", handle.id, "--wait")
         raise
-    output.emit(report, as_json, lambda: sweeps.draw_sweep(report))
+    show_report(report, quiet=quiet, as_json=as_json)
     if report.smallest is not None:
         (chosen,) = (point.adapter for point in report.points if point.number == report.smallest)
-        output.suggest("Name it", "adapters", "alias", str(chosen), "best", as_json=as_json)
+        output.suggest("Name it", "adapters", "alias", str(chosen), "best", as_json=as_json or quiet)
     else:
         raise errors.JobFailed(report.points[0].job, report.points[0].reason or "no training has succeeded")
+
+
+def show_report(report: SweepReport, *, quiet: bool, as_json: bool) -> None:
+    """Print the table of a sweep, or with `quiet` its versions only."""
+    if not quiet or as_json:
+        output.emit(report, as_json, lambda: sweeps.draw_sweep(report))
+        return
+    for point in report.points:
+        if point.adapter is not None:
+            output.say(point.adapter)
 
 
 def _explain(name: str) -> errors.Problem:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle
     from finch_hub.specs.jobs import Requirements
 
+_OF_JOBS = frozenset({
+    "depends_on", "detach", "former_after", "former_key", "idempotency_key", "labels", "priority", "queue", "quiet",
+    "time_limit",
+})  # fmt: skip
+"""Options that say when and where a job runs, and what is printed of it."""
+
 
 @click.command()
 @click.argument("data", shell_complete=completion.complete_data)
@@ -68,6 +74,8 @@ def train(
     """
     from finch_hub.specs.lora import parse_target_modules
 
+    if dry_run:
+        options.refuse_unused("--dry-run", "submits no job", _OF_JOBS)
     modules = parse_target_modules(target_modules) if target_modules is not None else None
     context = click.get_current_context()
     in_config = context.meta.get(options.SETTINGS_OF_CONFIG, ())

@@ -52,8 +52,8 @@ def name_settings(spec: JobSpec, preset: Preset | None = None, *, job: Job | Non
     """Return the settings with which a settings file submits the job again, without None.
 
     They have the job's data by its hash. What decides only when the job runs is left out: its idempotency key, and the
-    jobs that it waited for. With the job come its requirements and its priority. The memory of a training is left out,
-    since a submission estimates it anew.
+    jobs that it waited for. With the job come its requirements and its priority, without a memory that a submission
+    estimates anew.
 
     Args:
         preset: preset of a training, if it is known. It is left out if it has a value that the file cannot take back.
@@ -75,7 +75,9 @@ def _name_job(spec: JobSpec, preset: Preset | None, job: Job | None) -> dict[str
     if preset is None:
         named.pop("preset", None)
     if job is not None and isinstance(spec, (TrainSpec, ComposeSpec)):
-        left_out = {"memory_bytes"} if isinstance(spec, TrainSpec) else {"together"}
+        left_out = {"is_memory_estimated"} | (set() if isinstance(spec, TrainSpec) else {"together"})
+        if job.requirements.is_memory_estimated:
+            left_out.add("memory_bytes")
         default = Requirements().model_dump(mode="json")
         required = job.requirements.model_dump(mode="json", exclude=left_out)
         named |= {name: value for name, value in required.items() if value != default[name]}
@@ -168,17 +170,17 @@ def write_command(spec: JobSpec, preset: Preset | None = None, *, job: Job | Non
             if name in _POSITIONAL[kind]:
                 positional += value if isinstance(value, list) else [value]
             elif name != "kind" and leave_out.get(name) != value:
-                options += _write_option(name, value, kind)
+                options += _write_option(name, value)
     except _OnlyInPython:
         return None
     return " ".join(map(quote, [PROGRAM, *WORDS[kind], *positional, *options]))
 
 
-def _write_option(name: str, value: Any, kind: str) -> Iterator[str]:
+def _write_option(name: str, value: Any) -> Iterator[str]:
     option = f"--{name.replace('_', '-')}"
     if name in WITHOUT_OPTION:
         yield from ("--set", _write_setting(name, value))
-    elif value is None or value is False or (kind, name) == ("evaluate", "revision"):
+    elif value is None or value is False:
         raise _OnlyInPython
     elif name in _PAIRS:
         for key, entry in value.items():

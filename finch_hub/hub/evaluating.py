@@ -23,6 +23,7 @@ from finch_hub.hub.examples import (
 )
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
+from finch_hub.specs.options import name_option
 from finch_hub.specs.reports import ReadingReport
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def check_evaluation(
     adapters: Sequence[str],
     *,
     base: str | Path | None,
+    revision: str | None,
     evaluator: str,
     parameters: Mapping[str, object],
     system: str | None,
@@ -51,7 +53,7 @@ def check_evaluation(
         stores.catalog.evaluators[evaluator].parse(parameters)
     with collector.collect():
         check_system(system)
-    source, versions = resolve_base_and_adapters(base, adapters, stores, collector)
+    source, versions = resolve_base_and_adapters(base, adapters, stores, collector, revision=revision)
     made_of: set[str] = set()
     with ExampleFile() as examples:
         report = ReadingReport(rows=0)
@@ -75,7 +77,12 @@ def check_evaluation(
 
 
 def resolve_base_and_adapters(
-    base: str | Path | None, adapters: Sequence[str], stores: Stores, collector: ProblemCollector
+    base: str | Path | None,
+    adapters: Sequence[str],
+    stores: Stores,
+    collector: ProblemCollector,
+    *,
+    revision: str | None = None,
 ) -> tuple[BaseModelSource, Sequence[AdapterVersion]]:
     """Return the source of the base and the versions of the adapters.
 
@@ -85,9 +92,12 @@ def resolve_base_and_adapters(
     if base is not None:
         bases = Bases(stores)
         with collector.collect():
-            source, _ = bases.resolve(base)
+            source, _ = bases.resolve(base, revision)
             _check_made_for(base, versions, bases, collector)
             return source, versions
+    elif revision is not None:
+        what, fix = "is given without a base", f"add {name_option('base')}"
+        collector.add(errors.Problem(where="revision", what=what, fix=fix))
     elif versions:
         return sources.source_of(versions[0].base), versions
     elif not adapters:

@@ -495,6 +495,7 @@ class Hub:
         adapters: Sequence[str] = (),
         *,
         base: str | Path | None = None,
+        revision: str | None = None,
         evaluator: str = "held_out_loss",
         parameters: Mapping[str, object] | None = None,
         system: str | None = None,
@@ -507,6 +508,7 @@ class Hub:
             data: data in the forms that `train` takes.
             adapters: references of the adapters; without any, the base alone is evaluated.
             base: base in the forms that `train` takes; None takes the base of the adapters.
+            revision: revision of a Hugging Face model.
             evaluator: name of an evaluator plugin.
             system: system prompt of the examples that have none. None takes the prompt that each adapter was trained
                 with, and for the base the prompt that all adapters share.
@@ -524,6 +526,7 @@ class Hub:
             data,
             adapters,
             base=base,
+            revision=revision,
             evaluator=evaluator,
             parameters=parameters or {},
             system=system,

@@ -552,16 +552,20 @@ class Jobs:
             return stuck_jobs.find(session)
 
     @accept_former_names({"older_than": lambda seconds: seconds / _DAY_SECONDS}, older_than="days", beyond="keep")
-    def prune(self, *, days: float | None = None, keep: int | None = None) -> int:
+    def prune(self, *, days: float | None = None, keep: int | None = None, dry_run: bool = False) -> int:
         """Delete ended jobs with their events and return their number. Versions and lineage stay.
 
         Args:
             days: age in days, counted from their end, of the jobs to delete; None deletes none by age.
             keep: number of ended jobs to keep; None deletes none by number.
+            dry_run: whether to delete nothing, and only return how many would be deleted.
         """
         total = 0
         details = {"days": days, "keep": keep}
         older_than = None if days is None else days * _DAY_SECONDS
+        if dry_run:
+            with self._stores.database.read() as session:
+                return jobs.count_expired(session, older_than=older_than, beyond=keep)
         with self._stores.use_reserve(), changing(self._stores, "jobs.prune", "jobs", **details) as change:
             while True:
                 with change.write() as session:

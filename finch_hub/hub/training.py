@@ -185,7 +185,7 @@ def check_trainings(
             if shape is not None and not requirements.memory_bytes:
                 cuda = requirements.device != "cpu"
                 estimate = memory.estimate_training_memory(shape, lora, each, longest=longest, cuda=cuda)
-                needed = requirements.evolve(memory_bytes=estimate.total)
+                needed = requirements.evolve(memory_bytes=estimate.total, is_memory_estimated=True)
             if together_if_possible:
                 adapts_head = layout is not None and target_modules.names_head(lora, layout)
                 is_alone = adapts_head or bool(_find_obstacles(lora, each, starts=started is not None))

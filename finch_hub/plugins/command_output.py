@@ -7,7 +7,6 @@ import os
 import select
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TextIO
 
 
@@ -29,6 +28,8 @@ def own() -> Iterator[None]:
     """Keep standard output for what is written to :func:`stream`, from the first call of :func:`divert` on."""
     global _is_owned
     if getattr(sys, "stdout", None) is None:  # the process was started without one
+        from pathlib import Path  # here, since `--help` needs none
+
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
     _is_owned, visible = True, sys.stdout
     try:

@@ -28,7 +28,7 @@ from finch_hub.registry.transitions import (
     in_state_unindexed,
     to_jobs,
 )
-from finch_hub.registry.types import Columns, Json, is_ahead, is_text, is_whole, later, now, once, subset
+from finch_hub.registry.types import Columns, Json, is_ahead, is_stored_as, later, now, once, subset
 from finch_hub.registry.values import Capabilities
 from finch_hub.specs.jobs import Job, JobState
 
@@ -259,8 +259,8 @@ def _fits_slot(
         sa.or_(of.c.set_aside.is_(None), ~subset(sa.bindparam("slot_versions", type_=Json), of.c.set_aside)),
         of.c.memory_bytes <= sa.bindparam("slot_memory"),
         *(of.c[name] < sa.literal_column(str(greatest)) for name, greatest in _GREATEST.items()),
-        *(is_whole(of.c[name]) for name in _GREATEST),
-        is_text(of.c.id),
+        *(is_stored_as("integer", of.c[name]) for name in _GREATEST),
+        is_stored_as("text", of.c.id),
         sa.or_(of.c.fence == 0, ~is_passed_on.correlate(of)),  # most jobs have had no attempt
         *_fits_group(shape, of),
         *([~_is_of_full_owner(of)] if shape.has_limit else []),

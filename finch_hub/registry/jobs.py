@@ -40,7 +40,9 @@ from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
 _NUM_EXAMINED = 1000  # newest jobs of the queue that a check reads
 LAST = "last"
-_PREFIX = re.compile("[a-z2-7]{1,15}")  # of an id, which has 16 characters
+_DIGITS = "234567abcdefghijklmnopqrstuvwxyz"  # of ids, in the order of their characters
+_PREFIX = re.compile(f"[{_DIGITS}]{{1,15}}")  # of an id, which has 16 characters
+_IS_NUMBERED = jobs.c.number > sa.literal_column("0")  # the condition of the index of an owner's jobs, ended ones too
 _NUM_SHOWN = 3
 _COPIED = ("spec", "base_key", "priority", "owner", "idempotency_key", "retry_of")  # from a new job to its row
 
@@ -134,18 +136,27 @@ def find_id(session: Session, text: str, *, owner: str) -> str:
         InvalidReference: the ids of several jobs begin so.
     """
     if text == LAST:
-        newest = sa.select(jobs.c.id).where(jobs.c.owner == owner).order_by(jobs.c.number.desc()).limit(1)
+        newest = sa.select(jobs.c.id).where(jobs.c.owner == owner, _IS_NUMBERED).order_by(jobs.c.number.desc()).limit(1)
         if (job_id := session.scalar(newest)) is None:
             raise errors.NotFound(f"job of {owner}", text)
         return str(job_id)
     if _PREFIX.fullmatch(text) is None:
         return text
-    begun = sa.select(jobs.c.id).where(jobs.c.id.startswith(text)).order_by(jobs.c.number.desc())
+    # The limits are those of an index, and the pattern keeps out what a collation of the database sorts between them.
+    begun = sa.select(jobs.c.id).where(jobs.c.id >= text, jobs.c.id.startswith(text)).order_by(jobs.c.id)
+    if (end := _find_end(text)) is not None:
+        begun = begun.where(jobs.c.id < end)
     found = list(session.scalars(begun.limit(_NUM_SHOWN + 1)))
     if len(found) > 1:
         shown = ", ".join(found[:_NUM_SHOWN]) + (" and others" if len(found) > _NUM_SHOWN else "")
         raise errors.InvalidReference(f"begins the ids of {shown}", where=f"job {text}", fix="write more of the id")
     return found[0] if found else text
+
+
+def _find_end(prefix: str) -> str | None:
+    """Return the first text after all that begin so; None if nothing is after them."""
+    begin = prefix.rstrip(_DIGITS[-1])
+    return begin[:-1] + _DIGITS[_DIGITS.index(begin[-1]) + 1] if begin else None
 
 
 def find(
@@ -169,6 +180,8 @@ def find(
         query = query.where(jobs.c.kind == kind)
     if owner is not None:
         query = query.where(jobs.c.owner == owner)
+        if states is None:
+            query = query.where(_IS_NUMBERED)
     if before is not None:
         query = query.where(jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery())
     return to_jobs(session, session.execute(query).all())
@@ -316,32 +329,53 @@ def prune(
     """Delete up to `limit` ended jobs with their events, oldest end first, and return their ids.
 
     Adapter versions and evaluations stay, with their specification, lineage and evidence. Jobs that an unfinished job
-    depends on stay as well, and jobs of which a listener has not heard everything.
+    depends on stay as well, and jobs of which a listener has not heard everything. The idempotency key of a deleted job
+    goes to its newest retry.
 
     Args:
         older_than: seconds since the end after which a job is deleted.
         beyond: number of jobs that ended last and are kept.
     """
+    expired = _select_expired(session, older_than, beyond)
+    if expired is None:
+        return []
+    oldest = expired.order_by(jobs.c.finished_at, jobs.c.number).limit(limit)
+    ids = list(session.scalars(oldest.with_for_update(of=jobs, skip_locked=True)))
+    if ids:
+        ids = evidence.keep_of_jobs(session, ids, limit=_MAX_KEPT)
+        heirs = _find_heirs(session, ids)
+        session.execute(sa.delete(jobs).where(one_of(jobs.c.id, ids)))
+        if heirs:
+            is_heir = jobs.c.id == sa.bindparam("heir")
+            session.execute(sa.update(jobs).where(is_heir).values(idempotency_key=sa.bindparam("key")), heirs)
+    return ids
+
+
+def count_expired(session: Session, *, older_than: float | None = None, beyond: int | None = None) -> int:
+    """Return the number of jobs that `prune` would delete, however many at once."""
+    expired = _select_expired(session, older_than, beyond)
+    return 0 if expired is None else session.scalar(sa.select(sa.func.count()).select_from(expired.subquery())) or 0
+
+
+def _select_expired(session: Session, older_than: float | None, beyond: int | None) -> sa.Select[Any] | None:
+    """Return the query of the ids of jobs that may be deleted, None if no job ended so long ago."""
     too_old = _find_last_expired(session, older_than, beyond)
     if too_old is None:
-        return []
+        return None
     child = jobs.alias("child")
     is_needed = sa.exists().where(
         dependencies.c.depends_on == jobs.c.id, child.c.id == dependencies.c.job_id, child.c.finished_at.is_(None)
     )
     is_unheard = sa.exists().where(announcements.c.job_id == jobs.c.id)
-    expired = (
-        sa.select(jobs.c.id)
-        .where(jobs.c.finished_at.is_not(None), too_old >= _END, ~is_needed, ~is_unheard)
-        .order_by(jobs.c.finished_at, jobs.c.number)
-        .limit(limit)
-        .with_for_update(of=jobs, skip_locked=True)
-    )
-    ids = list(session.scalars(expired))
-    if ids:
-        ids = evidence.keep_of_jobs(session, ids, limit=_MAX_KEPT)
-        session.execute(sa.delete(jobs).where(one_of(jobs.c.id, ids)))
-    return ids
+    return sa.select(jobs.c.id).where(jobs.c.finished_at.is_not(None), too_old >= _END, ~is_needed, ~is_unheard)
+
+
+def _find_heirs(session: Session, ids: Sequence[str]) -> list[Columns]:
+    """Return the idempotency keys of jobs that are deleted, each with the newest retry, which is not deleted."""
+    with_key = sa.select(jobs.c.id, jobs.c.idempotency_key).where(jobs.c.idempotency_key.is_not(None))
+    keys = {row.id: row.idempotency_key for row in session.execute(with_key.where(one_of(jobs.c.id, ids)))}
+    newest = newest_retries(session, list(keys)) if keys else {}
+    return [{"heir": heir, "key": keys[job_id]} for job_id, heir in newest.items() if heir not in ids]
 
 
 _MAX_KEPT = 50  # versions whose evidence one transaction reads from jobs of earlier versions

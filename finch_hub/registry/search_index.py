@@ -147,7 +147,7 @@ def create(connection: sa.Connection) -> None:
         rows = [(_find_block(letter), letter, folded) for letter, folded in folding.list_letters().items()]
         connection.exec_driver_sql(f"INSERT INTO {LETTERS} VALUES (?, ?, ?)", rows)  # noqa: S608
     else:
-        _create_fold(connection)
+        create_fold(connection)
     for statement in _list_statements(connection.dialect.name):
         connection.exec_driver_sql(statement)
 
@@ -158,9 +158,24 @@ def _find_block(letter: str) -> str:
     return f"*[{chr(first)}-{chr(first + 127)}]*"
 
 
-def renew_words(connection: sa.Connection) -> None:
-    """Let PostgreSQL fold texts as this code does. The entries are made anew afterwards, by `refresh`."""
-    _create_fold(connection)
+# Of the collations that know the case of all letters. A database may have one that knows ASCII only.
+_CASES = ("pg_c_utf8", "und-x-icu", "C.utf8", "default")
+
+
+def create_fold(connection: sa.Connection) -> None:
+    """Create or renew the function that folds a text for PostgreSQL's parser, which takes a path for one word.
+
+    `refresh` makes the entries of earlier texts anew.
+    """
+    found = set(connection.exec_driver_sql("SELECT collname FROM pg_collation").scalars())
+    case = next(name for name in _CASES if name in found)
+    lower = f'lower(normalize(given, NFD) COLLATE "{case}")'
+    letters = "".join(folding.CHANGED)
+    changed = f"translate(regexp_replace({lower}, '[{folding.IGNORED}]', '', 'g'), '{letters}', '{folding.CHANGED_TO}')"
+    connection.exec_driver_sql(
+        f"""CREATE OR REPLACE FUNCTION fold_text(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+        SELECT normalize(regexp_replace({changed}, '[{folding.SEPARATORS}]+', ' ', 'g'), NFC) $$"""
+    )
 
 
 def fold_query(session: Session, text: str) -> str:
@@ -469,23 +484,6 @@ _REFRESH = (
         {_insert_postgresql("v.id = ANY (ids)")}
     END $$""",  # noqa: S608
 )
-
-
-# Of the collations that know the case of all letters. A database may have one that knows ASCII only.
-_CASES = ("pg_c_utf8", "und-x-icu", "C.utf8", "default")
-
-
-def _create_fold(connection: sa.Connection) -> None:
-    """Create the function that folds a text for PostgreSQL's parser, which would make addresses and paths one word."""
-    found = set(connection.exec_driver_sql("SELECT collname FROM pg_collation").scalars())
-    case = next(name for name in _CASES if name in found)
-    lower = f'lower(normalize(given, NFD) COLLATE "{case}")'
-    letters = "".join(folding.CHANGED)
-    changed = f"translate(regexp_replace({lower}, '[{folding.IGNORED}]', '', 'g'), '{letters}', '{folding.CHANGED_TO}')"
-    connection.exec_driver_sql(
-        f"""CREATE OR REPLACE FUNCTION fold_text(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-        SELECT normalize(regexp_replace({changed}, '[{folding.SEPARATORS}]+', ' ', 'g'), NFC) $$"""
-    )
 
 
 def _list_triggers() -> list[tuple[str, str]]:

@@ -81,6 +81,7 @@ class Job(Table):
     queue: Mapped[Name]
     device: Mapped[str] = mapped_column(sa.String(8))
     memory_bytes: Mapped[Count]
+    is_memory_estimated: Mapped[bool] = mapped_column(server_default=sa.true())  # unknown for jobs before 0024
     labels: Mapped[Texts]
     needs: Mapped[str | None] = mapped_column(sa.String(32))  # hash of what decides which slots fit
     time_limit: Mapped[float | None]  # seconds of one attempt
@@ -140,6 +141,7 @@ class Job(Table):
         _partial("ix_jobs_finished", "finished_at", "number", where="finished_at IS NOT NULL"),
         _partial("ix_jobs_set_aside", "number", where="set_aside IS NOT NULL"),
         _partial("ix_jobs_retry_of", "retry_of", where="retry_of IS NOT NULL"),
+        _partial("ix_jobs_of_owner", "owner", "number", where="number > 0"),
     )
 
 

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub.registry import placement, workers
 from finch_hub.registry.tables import jobs
-from finch_hub.registry.types import Columns, is_ahead, is_whole
+from finch_hub.registry.types import Columns, is_ahead, is_stored_as
 from finch_hub.registry.values import Worker
 from finch_hub.specs.jobs import JobState, Requirements
 
@@ -103,7 +103,8 @@ def _read_texts(stored: Any) -> tuple[str, ...]:
 
 _OF_PRIORITY = jobs.c.priority == sa.bindparam("of_priority")
 _OF_LINE = (_OF_PRIORITY, jobs.c.queue == sa.bindparam("of_queue"), jobs.c.device == sa.bindparam("of_device"))
-_IS_TURN = sa.and_(jobs.c.turn < sa.literal_column(str(_MAX_TURN)), is_whole(jobs.c.turn))  # it may be damaged
+# It may be damaged.
+_IS_TURN = sa.and_(jobs.c.turn < sa.literal_column(str(_MAX_TURN)), is_stored_as("integer", jobs.c.turn))
 _GREATEST = sa.select(sa.func.max(jobs.c.turn)).where(_IS_TURN)
 _IS_QUEUED = sa.func.lower(jobs.c.state) == sa.literal_column("'queued'")
 _IS_IN_FRONT = (_IS_QUEUED, *_OF_LINE, jobs.c.turn >= sa.bindparam("least_turn", type_=sa.BigInteger()), _IS_TURN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import pydantic_core
 import sqlalchemy as sa
@@ -224,39 +224,25 @@ def _subset_postgresql(element: subset, compiler: SQLCompiler, **kw: Any) -> str
     return f"{inner} <@ {outer}"
 
 
-class is_whole(FunctionElement[bool]):  # noqa: N801
-    """Whether a column of whole numbers has one. SQLite takes a fraction or a text, too."""
+class is_stored_as(FunctionElement[bool]):  # noqa: N801
+    """Whether a column has a value of its own type. SQLite takes others too, such as bytes, which equal no text."""
 
     type = sa.Boolean()
     inherit_cache = True
-    name = "is_whole"
+    name = "is_stored_as"
+
+    def __init__(self, kind: Literal["integer", "text"], column: sa.ColumnElement[Any]) -> None:
+        super().__init__(column, sa.literal_column(f"'{kind}'"))
 
 
-@compiles(is_whole, "sqlite")
-def _is_whole_sqlite(element: is_whole, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"typeof({compiler.process(element.clauses, **kw)}) = 'integer'"
+@compiles(is_stored_as, "sqlite")
+def _is_stored_as_sqlite(element: is_stored_as, compiler: SQLCompiler, **kw: Any) -> str:
+    column, kind = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"typeof({column}) = {kind}"
 
 
-@compiles(is_whole, "postgresql")
-def _is_whole_postgresql(element: is_whole, compiler: SQLCompiler, **kw: Any) -> str:
-    return "true"
-
-
-class is_text(FunctionElement[bool]):  # noqa: N801
-    """Whether a column of texts has one. SQLite takes bytes, too, which equal no text."""
-
-    type = sa.Boolean()
-    inherit_cache = True
-    name = "is_text"
-
-
-@compiles(is_text, "sqlite")
-def _is_text_sqlite(element: is_text, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"typeof({compiler.process(element.clauses, **kw)}) = 'text'"
-
-
-@compiles(is_text, "postgresql")
-def _is_text_postgresql(element: is_text, compiler: SQLCompiler, **kw: Any) -> str:
+@compiles(is_stored_as, "postgresql")
+def _is_stored_as_postgresql(element: is_stored_as, compiler: SQLCompiler, **kw: Any) -> str:
     return "true"
 
 

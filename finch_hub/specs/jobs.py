@@ -305,6 +305,7 @@ class Requirements(Value):
     """Requirements of a job for the slot that runs it.
 
     Attributes:
+        is_memory_estimated: whether a submission estimated the memory, so that one that repeats it does so too.
         labels: labels that the slot's worker must have.
         time_limit: seconds after which an attempt fails; None sets no limit.
         together: allow training in one step with other queued jobs of the base (decision 0074). The result then equals
@@ -314,6 +315,7 @@ class Requirements(Value):
     queue: Label = "default"
     device: Literal["any", "cpu", "cuda"] = "any"
     memory_bytes: NonNegativeInt = 0
+    is_memory_estimated: bool = False
     labels: tuple[Label, ...] = ()
     time_limit: float | None = pydantic.Field(default=None, gt=0)
     together: bool = False

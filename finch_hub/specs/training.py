@@ -6,10 +6,10 @@ from typing import Annotated, Literal, TypedDict
 
 import pydantic
 
-from finch_hub.specs.value import MAX_INTEGER, NonNegativeInt, PositiveInt, Value
+from finch_hub.specs.value import MAX_INTEGER, NonNegativeInt, PositiveInt, Settings
 
 
-class TrainingConfig(Value):
+class TrainingConfig(Settings):
     """Settings of a training, without data, base and adapter configuration.
 
     Attributes:

@@ -144,6 +144,20 @@ class Value(Summarized, pydantic.BaseModel, metaclass=_Translating):
         return type(self).of({**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
 
 
+class Settings(Value):
+    """A value whose fields users set. True is not taken for 1, and neither is 1 for true."""
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _tell_truth_from_numbers(cls, value: object, info: pydantic.ValidationInfo) -> object:
+        is_truth = cls.model_fields[str(info.field_name)].annotation is bool
+        if is_truth and not isinstance(value, bool):
+            raise ValueError("is neither true nor false")
+        if isinstance(value, bool) and not is_truth:
+            raise ValueError("cannot be true or false")
+        return value
+
+
 _OF_PYDANTIC = frozenset({"model_dump", "model_dump_json"})
 _FOR_STORES = frozenset({"list_unknown", "model_config", "of_stored"})
 

@@ -18,7 +18,7 @@ def upgrade() -> None:
     if connection.dialect.name == "sqlite":
         search_index.build(connection)
         return
-    search_index.renew_words(connection)
+    search_index.create_fold(connection)
     with op.get_context().autocommit_block():
         connection = op.get_bind()
         for first, last in search_index.list_batches(connection):

@@ -91,7 +91,7 @@ def test_a_home_that_is_full_from_the_beginning_says_so(tmp_path: Path) -> None:
     says_so(listed)
 
 
-@pytest.mark.parametrize("command", ["datasets purge few --yes --json", "gc --unused-days 0 --json"])
+@pytest.mark.parametrize("command", ["datasets purge few --yes --json", "gc --unused-days 0 --yes --json"])
 def test_what_deletes_works_in_a_home_that_is_completely_full(tmp_path: Path, command: str) -> None:
     few = tmp_path / "few.jsonl"
     few.write_bytes(dump_examples([Example.of_pair(f"Who is finch {n}?", "A bird. " * 99) for n in range(200)]))

@@ -76,10 +76,11 @@ def fill(stores: Stores, folder: Path) -> None:
     registry.delete(database, "unseen")
     with database.write() as session:
         audit.add(session, who="ana", action="alias.move", on="birds@best", details={"to": 1})
+    needs = Requirements(labels=("a",), memory_bytes=1)
     spec = TrainSpec(adapter="birds", base=BaseModelSource(source="tiny"), train=texts[0], validation=texts[1])
     with database.write() as session:
         done, running, cancelled, queued = (
-            jobs.submit(session, spec, priority=priority, requirements=Requirements(labels=("a",)))
+            jobs.submit(session, spec, priority=priority, requirements=needs.evolve(is_memory_estimated=priority > 2))
             for priority in (4, 3, 2, 1)
         )
         jobs.submit(session, spec, depends_on=(running.id, done.id), idempotency_key="once é")

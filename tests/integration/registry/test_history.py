@@ -46,6 +46,9 @@ QUERIES: dict[str, tuple[Callable[[Session], Any], str]] = {
     "list queued": (lambda s: jobs.find(s, states={JobState.QUEUED}), "ix_jobs_unfinished"),
     "find what was set aside": (jobs.find_set_aside, "ix_jobs_unfinished"),
     "status": (lambda s: queue_status.read(s, lost_after=60), "ix_jobs_"),
+    "begin of an id": (lambda s: jobs.find_id(s, "abcdefg", owner="ana"), "autoindex_jobs"),
+    "last begin of an id": (lambda s: jobs.find_id(s, "zzzzzz", owner="ana"), "autoindex_jobs"),
+    "last of an owner": (lambda s: jobs.find(s, owner="ana", limit=1), "ix_jobs_of_owner"),
     "find a claim": (lambda s: claims.find_claimed(s, "token"), "ix_jobs_running"),
 }
 
@@ -117,6 +120,22 @@ def test_frequent_queries_do_not_read_finished_jobs(history: Database) -> None:
             assert not re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)", plan), (name, plan)
         if history.is_sqlite:  # PostgreSQL may choose another index that is as good
             assert index in plans[0], (name, plans[0])
+
+
+def test_last_job_of_an_owner_is_found_without_reading_those_of_others(history: Database) -> None:
+    """By number, which orders all jobs, those of others would be read until one is this owner's."""
+    with history.write() as session:
+        job = jobs.submit(session, registry.merge_spec(), owner="ana")
+        jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec(), owner="ben")] * 2000)
+    if not history.is_sqlite:
+        vacuum(history)
+
+    def find(session: Session) -> None:
+        assert jobs.find_id(session, jobs.LAST, owner="ana") == job.id
+
+    (plan,) = plans_of(history, find)
+    assert "ix_jobs_of_owner" in plan
+    assert_sorts_none(plan)
 
 
 @pytest.mark.parametrize("length", [64, 63])

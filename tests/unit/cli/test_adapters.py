@@ -182,13 +182,65 @@ def test_purge_asks_at_a_terminal_and_needs_yes_elsewhere(
     assert purged.out.startswith("Purged medical/1 with 1 version. ")
     assert purged.out.endswith("B freed.\n")
     for answer, status in (("n\n", 130), ("y\n", 0)):
-        terminal = io.StringIO(answer)
-        monkeypatch.setattr(terminal, "isatty", lambda: True)
-        monkeypatch.setattr(sys, "stdin", terminal)
+        answer_at_terminal(monkeypatch, answer)
         asked = run("adapters", "purge", "medical", "--json")
-        assert (asked.status, "Purge medical with 1 version, which cannot be undone?" in asked.err) == (status, True)
+        assert (asked.status, "Purge medical (1 version), which cannot be undone?" in asked.err) == (status, True)
     assert asked.json["versions"] == ["medical/2"]
     assert run("adapters", "purge", "medical", "--yes").status == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("adapters", "delete", "gone"),
+        ("adapters", "delete", "gone/3"),
+        ("adapters", "delete", "medical/9"),
+        ("adapters", "purge", "gone"),
+        ("adapters", "alias", "medical", "gone", "--delete"),
+        ("bases", "remove", "gone"),
+        ("datasets", "purge", "gone"),
+    ],
+    ids=" ".join,
+)
+def test_what_does_not_exist_is_an_error_before_anything_is_asked(
+    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    registry.add_version(database, "medical")
+    for answer in ("y\n", None):
+        if answer is not None:
+            answer_at_terminal(monkeypatch, answer)
+        else:
+            monkeypatch.setattr(sys, "stdin", io.StringIO())
+        ran = run(*words)
+        assert (ran.status, "?" in ran.err.replace("did you mean", "").partition("(")[0]) == (3, False), ran.err
+
+
+def test_question_says_what_goes(
+    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch, data: Path, tiny_folder: Path
+) -> None:
+    for _ in range(2):
+        registry.add_version(database, "medical", metrics={"bytes": 1500})
+    registry.set_alias(database, "medical", "best", 2)
+    run("datasets", "add", data, "--name", "birds")
+    run("bases", "add", tiny_folder, "--name", "small")
+    for words, question in (
+        (("adapters", "delete", "medical"), "Delete medical (2 versions, 3.0 kB)?"),
+        (("adapters", "delete", "medical/1"), "Delete medical/1 (1.5 kB)?"),
+        (("adapters", "alias", "medical", "best", "--delete"), "Delete alias medical@best of medical/2?"),
+        (("adapters", "purge", "medical/1"), "Purge medical/1 (1.5 kB), which cannot be undone?"),
+        (("datasets", "purge", "birds"), "Delete the text of data set birds (10 examples, "),
+        (("bases", "remove", "small"), "Remove base small (LlamaForCausalLM, "),
+        (("jobs", "prune", "--keep", "0"), "Delete 0 ended jobs with their events, which cannot be undone?"),
+    ):
+        answer_at_terminal(monkeypatch, "n\n")
+        asked = run(*words)
+        assert (asked.status, question in asked.err) == (130, True), asked.err
+
+
+def answer_at_terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
 
 
 def test_lineage_marks_what_is_gone(run: Run, database: Database) -> None:

@@ -73,3 +73,17 @@ def test_stopped_answer_ends_its_line_and_an_empty_one_is_not_kept(
     assert ran.err.count("Stopped the answer.") == 2
     contents = [[message.content for message in said] for said in asked]
     assert contents == [["One"], ["One", "A b", "Two"], ["One", "A b", "Three"]]
+
+
+def test_terminal_gets_lines_that_end_at_words_and_a_pipe_gets_the_text(
+    run: Run, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    pieces: list[str | None] = ["A finch is a sm", "all bird that eats", " seeds."]
+    shown = []
+    for is_terminal in (True, False):
+        monkeypatch.setattr("sys.stdout.isatty", lambda value=is_terminal: value, raising=False)
+        answer_with(monkeypatch, pieces)
+        talk(monkeypatch, "What is a finch?")
+        shown.append(run("chat", "--base", tiny_folder).out)
+    assert shown == ["A finch is a small\nbird that eats\nseeds.\n", "A finch is a small bird that eats seeds.\n"]

@@ -24,6 +24,17 @@ def test_plan_refuses_options_that_it_does_not_use(run: Run) -> None:
     ran = run("compose", "medical", "legal", "--plan", "--weights", "1,2", "--min-retention", "0.5")
     assert ran.status == 2
     assert "leave out --weights, --min-retention" in ran.err
+    for words in (("--adapter", "c"), ("--queue", "night"), ("--memory-bytes", "1G"), ("--depends-on", "last")):
+        ran = run("compose", "medical", "legal", "--plan", *words)
+        assert (ran.status, f"leave out {words[0]}" in ran.err) == (2, True)
+    for word in ("--detach", "--quiet"):
+        ran = run("compose", "medical", "legal", "--plan", word)
+        assert (ran.status, f"leave out {word}" in ran.err) == (2, True)
+
+
+def test_probe_without_a_plan_is_refused(run: Run) -> None:
+    ran = run("compose", "medical", "legal", "--adapter", "c", "--probe")
+    assert (ran.status, "add --plan" in ran.err) == (2, True)
 
 
 def test_plan_is_drawn_and_printed_as_json(run: Run, tiny_folder: Path, tmp_path: Path) -> None:

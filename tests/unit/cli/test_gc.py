@@ -31,6 +31,18 @@ def test_collection_is_shown_before_and_after(run: Run, home: Path, database: Da
     assert not folder.exists()
 
 
+def test_earlier_collection_than_that_of_the_workers_is_confirmed(run: Run, home: Path, database: Database) -> None:
+    folder = home / "bases" / "gguf-0123"
+    folder.mkdir(parents=True)
+    os.utime(folder, (time.time() - 6 * DAYS,) * 2)
+    refused = run("gc", "--unused-days", "5")
+    assert (refused.status, "add --yes" in refused.err) == (2, True)
+    assert folder.exists()
+    assert run("gc", "--unused-days", "5", "--dry-run").status == 0
+    assert run("gc", "--unused-days", "5", "--yes").status == 0
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("days", ["-1", "nan", "inf", "x", "1e9"])
 def test_age_that_is_no_number_of_days_is_refused(run: Run, database: Database, days: str) -> None:
     assert run("gc", "--unused-days", days).status == 2

@@ -71,6 +71,7 @@ def test_job_is_shown_cancelled_retried_and_pruned(run: Run, database: Database,
     assert run("jobs", "retry", again["id"]).status == 4
     assert run("jobs", "prune").status == 2
     assert run("jobs", "prune", "--days", 1, "--yes").out == "Deleted 0 jobs\n"
+    assert run("jobs", "prune", "--keep", 0, "--dry-run").out == "Would delete 1 job\n"
     assert run("jobs", "prune", "--keep", 0, "--yes").out == "Deleted 1 job\n"
 
 
@@ -334,7 +335,7 @@ def test_beginning_of_several_ids_is_refused_with_them(
         registry.submit(database, spec=registry.merge_spec("medical/1"))
     refused = run("jobs", "show", "aaa")
     assert refused.status == 2
-    assert "begins the ids of aaaaaaaaaaaaaaab, aaaaaaaaaaaaaaaa (write more of the id)" in refused.err
+    assert "begins the ids of aaaaaaaaaaaaaaaa, aaaaaaaaaaaaaaab (write more of the id)" in refused.err
 
 
 def test_last_job_without_any_is_not_found(run: Run, database: Database) -> None:

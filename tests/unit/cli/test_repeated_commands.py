@@ -13,7 +13,7 @@ from support import registry
 from finch_hub import Hub
 from finch_hub.display.commands import write_command
 from finch_hub.registry.database import Database
-from finch_hub.specs.jobs import BaseModelSource, ComposeSpec, EvaluateSpec, JobSpec, Parent, ReproduceSpec, TrainSpec
+from finch_hub.specs.jobs import BaseModelSource, ComposeSpec, JobSpec, Parent, ReproduceSpec, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.workers.runs import kinds
@@ -133,6 +133,25 @@ def test_evaluation_of_a_base_is_repeated(run: Run, data: Path, tiny_folder: Pat
     assert submit(run, *write(spec)) == spec
 
 
+def test_evaluation_of_a_pinned_base_is_repeated(run: Run, data: Path) -> None:
+    spec = submit(run, "eval", data, "--base", "org/tiny", "--revision", "v1")
+    assert spec["base"] == {"source": "org/tiny", "revision": "v1"}
+    assert submit(run, *write(spec)) == spec
+    refused = run("eval", data, "--adapter", "medical", "--revision", "v1")
+    assert (refused.status, "revision: is given without a base (add --base)" in refused.err) == (2, True)
+
+
+def test_given_memory_is_repeated_and_an_estimate_is_not(run: Run, data: Path, tiny_folder: Path) -> None:
+    words = ("train", data, "--adapter", "birds", "--base", tiny_folder, "--detach", "--json")
+    given, estimated = run(*words, "--memory-bytes", "5G").json, run(*words).json
+    assert given["requirements"]["memory_bytes"] == 5 * 10**9
+    assert estimated["requirements"]["memory_bytes"] > 0
+    assert run("jobs", "show", given["id"], "--config", "--json").json["memory_bytes"] == 5 * 10**9
+    assert " --memory-bytes 5000000000" in run("jobs", "show", given["id"]).out
+    assert "memory_bytes" not in run("jobs", "show", estimated["id"], "--config", "--json").json
+    assert "--memory-bytes" not in run("jobs", "show", estimated["id"]).out
+
+
 def test_reproduction_and_training_from_a_version_are_repeated(database: Database) -> None:
     command = write_command(ReproduceSpec(adapter="medical/1"))
     assert command == "finch-hub adapters reproduce medical/1"
@@ -155,7 +174,6 @@ def test_reproduction_and_training_from_a_version_are_repeated(database: Databas
         TrainSpec(adapter="m", base=TINY, train=DIGEST, lora=LoRAConfig(target_modules=("a,b",))),
         TrainSpec(adapter="m", base=TINY, train=DIGEST, lora=LoRAConfig(target_modules=("mlp",))),
         TrainSpec(adapter="m", base=TINY, train=DIGEST, lora=LoRAConfig(target_modules=("q_proj?",))),
-        EvaluateSpec(base=BaseModelSource(source="a/b", revision="main"), dataset=DIGEST),
         ComposeSpec(adapter="m", parents=(Parent(adapter="a/1"),), parameters={"a=b": 1}),
         ComposeSpec(adapter="m", parents=(Parent(adapter="a/1"),), resolver_parameters={"": 1}),
         JobSpec(kind="another"),

@@ -38,6 +38,43 @@ def test_sweep_submits_each_combination(run: Run, data: Path, tiny_folder: Path)
     assert len(run("jobs", "list", "--json").json) == 8
 
 
+def test_sweep_by_the_file_of_a_training_tries_other_values(
+    run: Run, data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    words = ("--adapter", "birds", "--base", tiny_folder, "--target-modules", "q_proj,o_proj", "--dropout", "0.1")
+    job = run("train", data, *words, "--set", "weight_decay=0.1", "--memory-bytes", "5G", "--detach").out.strip()
+    file = tmp_path / "run.toml"
+    file.write_text(run("jobs", "show", job, "--config").out)
+    ran = run("sweep", "--config", file, "--rank", "4,8", "--detach", "--json")
+    assert ran.status == 0, ran.err
+    assert [point["settings"] for point in ran.json["points"]] == [{"rank": 4}, {"rank": 8}]
+    spec, required = (run("jobs", "show", "last", "--json").json[name] for name in ("spec", "requirements"))
+    assert spec["lora"]["target_modules"] == ["q_proj", "o_proj"]
+    assert (spec["lora"]["dropout"], spec["training"]["weight_decay"]) == (0.1, 0.1)
+    assert required["memory_bytes"] == 5 * 10**9
+
+
+def test_file_of_a_sweep_has_lists_of_values(run: Run, data: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    settings = ["rank = [4, 8]", "epochs = 1", "exclude_modules = ['lm_head']", "[vary]", "weight_decay = [0, 0.1]"]
+    file.write_text("\n".join([f"data = '{data}'", "adapter = 'birds'", f"base = '{tiny_folder}'", *settings]))
+    ran = run("sweep", "--config", file, "--detach", "--json")
+    assert ran.status == 0, ran.err
+    assert len(ran.json["points"]) == 4
+    assert run("jobs", "show", "last", "--json").json["spec"]["lora"]["exclude_modules"] == ["lm_head"]
+    file.write_text("rank = [true]\nmax_stepz = 1")
+    ran = run("sweep", "--config", file)
+    assert ran.status == 2
+    assert "rank: is not a list of values" in ran.err
+    assert "did you mean max_steps" in ran.err
+
+
+def test_quiet_sweep_prints_versions_only(run: Run, data: Path, tiny_folder: Path) -> None:
+    words = ("sweep", data, "--adapter", "birds", "--base", tiny_folder, "--rank", "4,8", "--detach", "--quiet")
+    sweep_id = run(*words).out.strip()
+    assert run("jobs", "sweep", sweep_id, "--quiet").out == ""
+
+
 def test_values_that_are_no_list_are_refused(run: Run, data: Path, tiny_folder: Path) -> None:
     words = ("sweep", data, "--adapter", "birds", "--base", tiny_folder)
     ran = run(*words, "--vary", "alpha=8", "--vary", "rank=[4,8]")

@@ -42,6 +42,14 @@ def test_invalid_settings_are_refused(run: Run, data: Path) -> None:
     assert "adapter has an option of its own" in ran.err
 
 
+def test_setting_of_another_type_is_refused(run: Run, data: Path, tiny_folder: Path) -> None:
+    words = ("train", data, "--adapter", "a", "--base", tiny_folder)
+    ran = run(*words, "--set", "gradient_accumulation=true", "--set", "packing=1")
+    assert ran.status == 2
+    assert "gradient_accumulation: cannot be true or false" in ran.err
+    assert "packing: is neither true nor false" in ran.err
+
+
 def test_argument_of_the_hub_is_no_setting(run: Run, data: Path, tiny_folder: Path) -> None:
     for name in ("progress", "requirements", "self"):
         ran = run("train", data, "--adapter", "birds", "--base", tiny_folder, "--set", f"{name}=1")
@@ -56,6 +64,7 @@ def test_requirements_reach_the_job(run: Run, data: Path, tiny_folder: Path) -> 
         "queue": "night",
         "device": "cpu",
         "memory_bytes": 1_500_000_000,
+        "is_memory_estimated": False,
         "labels": ["a100"],
         "time_limit": 1800.0,
         "together": True,
@@ -97,3 +106,30 @@ def test_dry_run_shows_the_data_and_stores_nothing(run: Run, data: Path, tiny_fo
     assert preview["memory_bytes"] > 0
     assert run("jobs", "list", "--json").json == []
     assert run("datasets", "list", "--json").json == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--priority", 3),
+        ("--depends-on", "last"),
+        ("--idempotency-key", "k"),
+        ("--queue", "night"),
+        ("--label", "a100"),
+        ("--time-limit", "1h"),
+        ("--detach",),
+        ("--quiet",),
+    ],
+)
+def test_dry_run_refuses_options_that_it_does_not_use(run: Run, words: tuple[object, ...]) -> None:
+    ran = run("train", "d", "--adapter", "a", "--base", "b", "--dry-run", *words)
+    assert ran.status == 2
+    assert f"--dry-run submits no job: leave out {words[0]}" in ran.err
+
+
+def test_dry_run_of_a_file_passes_over_what_it_does_not_use(
+    run: Run, data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(f"data = '{data}'\nadapter = 'birds'\nbase = '{tiny_folder}'\npriority = 3\nmemory_bytes = 5e9")
+    assert run("train", "--config", file, "--dry-run", "--json").json["memory_bytes"] == 5 * 10**9

@@ -100,16 +100,23 @@ def test_training_from_a_version_has_its_base_and_shape() -> None:
 def test_requirements_are_in_the_command() -> None:
     required = jobs.Requirements(memory_bytes=10**9, labels=("a100", "fast"), together=True, time_limit=90.0)
     stored = required.model_dump(mode="json")
-    assert write(train_spec(), requirements=stored).endswith("--label a100 --label fast --time-limit 90.0 --together")
+    ending = "--memory-bytes 1000000000 --label a100 --label fast --time-limit 90.0"
+    assert write(train_spec(), requirements=stored).endswith(f"{ending} --together")
     composed = jobs.ComposeSpec(adapter="c", parents=(jobs.Parent(adapter="a/1"),))
-    assert write(composed, requirements=stored).endswith(
-        "--memory-bytes 1000000000 --label a100 --label fast --time-limit 90.0"
-    )
+    assert write(composed, requirements=stored).endswith(ending)
 
 
-def test_memory_of_a_training_is_estimated_anew() -> None:
-    job = job_of(train_spec(), requirements=jobs.Requirements(memory_bytes=10**9).model_dump(mode="json"))
-    assert "memory_bytes" not in commands.name_settings(train_spec(), job=job)
+@pytest.mark.parametrize("is_estimated", [True, False])
+def test_memory_of_a_training_is_estimated_anew_if_it_was(is_estimated: bool) -> None:
+    required = jobs.Requirements(memory_bytes=10**9, is_memory_estimated=is_estimated)
+    job = job_of(train_spec(), requirements=required.model_dump(mode="json"))
+    assert ("memory_bytes" in commands.name_settings(train_spec(), job=job)) is not is_estimated
+
+
+def test_evaluation_of_a_pinned_base_names_its_revision() -> None:
+    spec = jobs.EvaluateSpec(base=jobs.BaseModelSource(source="org/tiny", revision="v1"), dataset=DIGEST)
+    assert commands.name_settings(spec)["revision"] == "v1"
+    assert write(spec) == f"finch-hub eval {DIGEST} --base org/tiny --revision v1"
 
 
 def test_weights_parameters_and_replacement_are_options() -> None:

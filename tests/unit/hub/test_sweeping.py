@@ -112,6 +112,19 @@ def test_a_sweep_whose_jobs_were_deleted_says_so(hub: Hub, data: Path, tiny_fold
         handle.report()
 
 
+def test_a_point_that_was_tried_again_outlives_its_first_job(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    handle = hub.sweep(data, adapter="birds", base=tiny_folder, rank=[4, 8])
+    handle.jobs()[0].cancel()
+    handle.resume()
+    handle.jobs()[0].cancel()
+    handle.resume()
+    newest = [job.id for job in handle.jobs()]
+    assert hub.jobs.prune(keep=0) == 2
+    assert [job.id for job in hub.get_sweep(handle.id).jobs()] == newest
+    again = hub.sweep(data, adapter="birds", base=tiny_folder, rank=[4, 8])
+    assert [job.id for job in again.jobs()] == newest
+
+
 def test_all_problems_of_a_sweep_are_reported_once_and_nothing_is_stored(
     hub: Hub, data: Path, tiny_folder: Path
 ) -> None:

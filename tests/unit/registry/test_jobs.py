@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import base64
+import secrets
+
 import pytest
 import sqlalchemy as sa
 from support import registry
@@ -292,3 +295,33 @@ def test_damaged_time_of_an_attempt_hides_none(database: Database) -> None:
     with database.read() as session:
         (found,) = jobs.list_attempts(session, job.id)
     assert (found.started_at, found.ended_at, found.not_before) == (types.UNKNOWN_TIME, None, None)
+
+
+@pytest.mark.parametrize("prefix", ["a", "ab", "7", "z", "zz", "a7", "2z"])
+def test_ids_that_begin_so_are_found_whatever_follows(
+    database: Database, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    ids = sorted((prefix + end).ljust(16, "2") for end in ("2", "b", "zzz"))
+    begins = ("2", "3", "6", "7", "a", "a6", "aa", "ab", "ac", "b", "y", "z6", "zy", "zz")
+    others = [begin.ljust(16, "4") for begin in begins if not begin.startswith(prefix)]
+    for job_id in (*ids, *others):
+        monkeypatch.setattr(secrets, "token_bytes", lambda _, text=job_id: base64.b32decode(text.upper()))
+        assert registry.submit(database).id == job_id
+    with database.read() as session:
+        with pytest.raises(errors.InvalidReference, match=f"begins the ids of {', '.join(ids)} "):
+            jobs.find_id(session, prefix, owner="")
+        for job_id in ids:
+            assert jobs.find_id(session, job_id[:15], owner="") == job_id
+
+
+def test_key_of_a_pruned_job_goes_to_its_newest_retry(database: Database) -> None:
+    first = registry.submit(database, idempotency_key="monday")
+    ids = [first.id]
+    for _ in range(2):
+        with database.write() as session:
+            jobs.request_cancel(session, ids[-1])
+            ids.append(jobs.retry(session, ids[-1]).id)
+    with database.write() as session:
+        assert jobs.count_expired(session, beyond=0) == 2
+        assert sorted(jobs.prune(session, beyond=0)) == sorted(ids[:2])
+    assert registry.submit(database, idempotency_key="monday").id == ids[-1]

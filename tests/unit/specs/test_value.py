@@ -16,6 +16,16 @@ def test_field_of_a_union_type_is_one_problem() -> None:
     assert problems(rank=0)["rank"].what == "Input should be greater than 0, or 'auto'"
 
 
+@pytest.mark.parametrize("name", ["rank", "alpha", "init", "target_modules"])
+def test_true_is_neither_a_number_nor_a_text(name: str) -> None:
+    assert problems(**{name: True})[name].what == "cannot be true or false"
+
+
+def test_one_is_not_true() -> None:
+    assert problems(use_dora=1)["use_dora"].what == "is neither true nor false"
+    assert LoRAConfig.of({"use_dora": True}).use_dora
+
+
 def test_unknown_field_offers_similar_names() -> None:
     found = problems(alhpa=3.0, zyx=1)
     assert found["alhpa"].fix.startswith("did you mean alpha")
