@@ -22,7 +22,7 @@ from finch_hub.specs.value import JsonObject
 
 _adapters, _versions = Adapter.__table__, AdapterVersion.__table__
 _datasets, _lineage = Dataset.__table__, Parent.__table__
-Key = TypeVar("Key", int, str)
+_Key = TypeVar("_Key", int, str)
 _READING = "record of how rows were read"
 _PLAIN = re.compile(r"[\w.-]{1,64}", re.ASCII)  # the name of a figure, and not a sentence
 
@@ -96,7 +96,7 @@ def _find_descendants(session: Session, ids: Collection[int]) -> set[int]:
     return _add_descendants(found, children) & set(ids)
 
 
-def _add_descendants(found: set[Key], children: Mapping[Key, Collection[Key]]) -> set[Key]:
+def _add_descendants(found: set[_Key], children: Mapping[_Key, Collection[_Key]]) -> set[_Key]:
     """Add all descendants of what was found, and return it."""
     waiting = list(found)
     while waiting:
@@ -116,7 +116,7 @@ def _select_ancestors(asked: sa.Select[int]) -> sa.CTE:
     return reached.union(parents)
 
 
-def _select_made_of_purged(asked: sa.Select[int]) -> sa.Select[tuple[int]]:
+def _select_made_of_purged(asked: sa.Select[int]) -> sa.Select[int]:
     """Return the query of the ids of versions, and of all that they were made from, whose own data was purged."""
     is_of_version = _datasets.c.digest.in_([_versions.c.train_digest, _versions.c.validation_digest])
     is_purged = sa.exists().where(is_of_version, _datasets.c.purged_at.is_not(None)).correlate(_versions)
