@@ -81,6 +81,7 @@ def find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
     yield from _find_repeated("version", (version.reference for version in versions))
     yield from _find_repeated("birth", (f"{v.identity} at {v.created_at}" for v in versions))
     yield from _find_repeated("alias", (f"{v.name}@{alias}" for v in versions for alias in v.aliases))
+    yield from _find_repeated("former name", (name for adapter in manifest.adapters for name in adapter.former_names))
     for base in manifest.bases:
         if _FINGERPRINT.fullmatch(base.name) and base.name != base.fingerprint:
             yield errors.Problem(where=f"base {base.fingerprint}", what="its name is the fingerprint of another base")
@@ -88,6 +89,8 @@ def find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
         where = f"adapter {errors.shorten(adapter.name)}"
         yield from _try(where, check_adapter_name, adapter.name)
         yield from _try(where, check_description, adapter.description)
+        for name in adapter.former_names:
+            yield from _try(f"{where}: former name", check_adapter_name, name)
     for version in versions:
         where = f"version {errors.shorten(version.reference)}"
         if version.name not in described:

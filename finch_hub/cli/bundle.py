@@ -75,4 +75,5 @@ def _describe_unbundling(report: UnbundleReport) -> list[str]:
         state = f" ({version.state})" if version.state else " (purged here)" if version.is_purged else ""
         lines.append(f"{version.bundled}{moved}: {version.outcome}{state}")
     lines += [f"Set alias {alias}" for alias in report.aliases]
+    lines += [f"Former name {former} now stands for {name}" for former, name in report.former_names.items()]
     return [*lines, *report.meanings, *(f"Kept: {text}" for text in report.kept)]

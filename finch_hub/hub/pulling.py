@@ -70,17 +70,10 @@ def download(place: RepositoryReference, folder: Path) -> tuple[str, list[str]]:
 
 def find_pulled(session: Session, name: str, origin: Mapping[str, str]) -> values.AdapterVersion | None:
     """Return the newest version of an adapter that came from the same commit."""
-    after: str | None = None
-    while True:
-        try:
-            page = adapter_versions.find(session, name, after=after)
-        except errors.NotFound:
-            return None
-        for version in page.versions:
-            if all(_read_origin(version).get(key) == origin[key] for key in ("repository", "commit")):
-                return version
-        if (after := page.next) is None:
-            return None
+    for version in adapter_versions.find_made_in(session, name, origin["commit"]):
+        if all(_read_origin(version).get(key) == origin[key] for key in ("repository", "commit")):
+            return version
+    return None
 
 
 def find_base(

@@ -121,6 +121,22 @@ def rename(session: Session, name: str, new: str) -> None:
     session.expire_all()
 
 
+def add_former(session: Session, name: str, former: str) -> str | None:
+    """Let a former name of an adapter in another hub stand for it here. Return why it cannot, None if it does.
+
+    Return None, too, if it stands for the adapter already. The caller owns the former name.
+    """
+    adapter_id = find_id(session, former)
+    if adapter_id is not None:
+        return None if adapter_id == find_id(session, name) else "since another adapter has or had the name"
+    if former.isdigit():
+        return "since it is all digits"
+    if _is_base(session, former):
+        return "since a base has the name"
+    session.execute(_former.insert().values(name=former, adapter_id=find_id(session, name)))
+    return None
+
+
 def describe(session: Session, name: str, text: str) -> None:
     """Replace the description of an adapter.
 

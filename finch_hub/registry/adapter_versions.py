@@ -146,10 +146,15 @@ def resolve(session: Session, reference: AdapterReference | str) -> values.Adapt
     return version_loading.to_values(session, [row])[0]
 
 
-def list_aliases(session: Session, names: Iterable[str]) -> set[str]:
-    """Return the aliases of adapters, as `name@alias`."""
-    rows = sa.select(Adapter.name, Alias.name).join_from(Alias, Adapter).where(one_of(Adapter.name, sorted(names)))
-    return {f"{name}@{alias}" for name, alias in session.execute(rows)}
+def list_aliases(session: Session, names: Iterable[str]) -> dict[str, str]:
+    """Return the references at which the aliases of adapters point, by `name@alias`."""
+    query = (
+        sa.select(_adapters.c.name, _aliases.c.name.label("alias"), _versions.c.number)
+        .join(_aliases, _aliases.c.adapter_id == _adapters.c.id)
+        .join(_versions, _versions.c.id == _aliases.c.version_id)
+        .where(one_of(_adapters.c.name, sorted(names)))
+    )
+    return {f"{row.name}@{row.alias}": f"{row.name}/{row.number}" for row in session.execute(query)}
 
 
 def read_meanings(session: Session, names: Iterable[str]) -> dict[str, str]:
@@ -256,6 +261,17 @@ def find_by_identity(session: Session, identity: str, base_id: int) -> values.Ad
     )
     row = session.scalars(query.order_by(AdapterVersion.id).limit(1)).first()
     return None if row is None else to_value(row)
+
+
+def find_made_in(session: Session, name: str, text: str) -> tuple[values.AdapterVersion, ...]:
+    """Return the versions of an adapter whose environment has a text without quotes, newest first.
+
+    The database reads all environments, and only what has the text is loaded. A damaged one is a text, too.
+    """
+    has_text = sa.cast(_versions.c.environment, sa.Text).contains(text, autoescape=True)
+    of_adapter = _versions.c.adapter_id == adapter_names.find_id(session, name), _versions.c.deleted_at.is_(None)
+    query = sa.select(_versions.c.id).where(*of_adapter, has_text).order_by(_versions.c.number.desc())
+    return version_loading.load(session, session.scalars(query).all())
 
 
 def end_check(session: Session, reference: str, state: values.VersionState) -> values.AdapterVersion:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.registry.tables import Adapter, AdapterVersion, Dataset, Evidence, job_datasets, jobs
-from finch_hub.registry.types import later, now, once
+from finch_hub.registry.types import later, now, once, one_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +59,14 @@ def find_references(session: Session) -> References:
     purged or never stored here.
     """
     trees = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(AdapterVersion.deleted_at.is_(None))))
+    is_deleted = AdapterVersion.deleted_at.is_not(None), AdapterVersion.purged_at.is_(None)
     samples = find_samples(session)
     texts = frozenset(session.scalars(sa.select(Dataset.digest).where(Dataset.purged_at.is_(None))))
     return References(
         trees=trees,
         texts=texts | frozenset(session.scalars(_UNREGISTERED)),
         samples=samples,
-        deleted_trees=find_trees(session, kept_seconds=None) - trees,
+        deleted_trees=frozenset(session.scalars(sa.select(AdapterVersion.digest).where(*is_deleted))) - trees,
         deleted_samples=find_samples(session, kept_seconds=None) - samples,
     )
 
@@ -123,10 +124,11 @@ def name_misidentified(session: Session, tree: str, identity: str) -> list[tuple
     return [(f"{row.name}/{row.number}", row.identity) for row in rows]
 
 
-def find_identities(session: Session) -> dict[str, set[str]]:
-    """Return the identities that versions have which are not purged, by their trees."""
+def find_identities(session: Session, trees: Collection[str]) -> dict[str, set[str]]:
+    """Return the identities of the versions that have some trees and are not purged, by their trees."""
     found: dict[str, set[str]] = {}
-    query = sa.select(AdapterVersion.digest, AdapterVersion.identity).where(AdapterVersion.purged_at.is_(None))
+    is_meant = one_of(AdapterVersion.digest, trees), AdapterVersion.purged_at.is_(None)
+    query = sa.select(AdapterVersion.digest, AdapterVersion.identity).where(*is_meant)
     for digest, identity in session.execute(query):
         found.setdefault(digest, set()).add(identity)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, get_args
 
@@ -83,6 +83,13 @@ def add(
     insert = sa.insert(_audit).values(**changes, **_describe(on, details)).returning(_audit.c.id)
     number: int = session.scalars(insert).one()
     return number
+
+
+def add_all(session: Session, *, who: str, action: Action, details: Mapping[str, JsonObject]) -> None:
+    """Add the entries of a user's changes to the transaction that makes them, each with what it changed."""
+    changes = {"who": who, "action": action, "outcome": "done"}
+    if rows := [changes | _describe(on, described) for on, described in details.items()]:
+        session.execute(sa.insert(_audit), rows)
 
 
 def add_of_job(session: Session, job_id: str, *, action: Action, on: str, details: JsonObject) -> None:

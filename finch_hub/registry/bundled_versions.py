@@ -18,7 +18,7 @@ from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
 
 _links, _adapters = Parent.__table__, tables.Adapter.__table__
-_evaluations = tables.Evaluation.__table__
+_evaluations, _former = tables.Evaluation.__table__, tables.FormerName.__table__
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,7 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
         ids |= new
     rows = session.scalars(select_versions().where(one_of(AdapterVersion.id, sorted(ids)))).all()
     names = {row.id: f"{row.adapter.name}/{row.number}" for row in rows}
-    described = session.execute(
-        sa.select(_adapters.c.name, _adapters.c.description)
-        .where(one_of(_adapters.c.name, sorted({row.adapter.name for row in rows})))
-        .order_by(_adapters.c.name)
-    )
+    adapters = _describe_adapters(session, {row.adapter.name for row in rows})
     measured = {reference: evidence.find(session, reference) for reference in names.values()}
     versions = _read_whole(session, rows, ids, measured)
     evaluated = read_evaluations(session, sorted(ids))
@@ -83,8 +79,21 @@ def read(session: Session, references: Sequence[str]) -> BundledRows:
         hub=deployment.find_id(session),
         chosen=frozenset(chosen.values()),
         versions=tuple(sorted(versions, key=lambda version: (version.name, version.number))),
-        adapters=tuple(BundledAdapter(name=row.name, description=row.description) for row in described),
+        adapters=adapters,
         evaluations={names[row]: found for row, found in evaluated.items()},
+    )
+
+
+def _describe_adapters(session: Session, names: Set[str]) -> tuple[BundledAdapter, ...]:
+    query = sa.select(_adapters.c.id, _adapters.c.name, _adapters.c.description).order_by(_adapters.c.name)
+    described = session.execute(query.where(one_of(_adapters.c.name, sorted(names)))).all()
+    former: dict[int, list[str]] = {row.id: [] for row in described}
+    is_meant = one_of(_former.c.adapter_id, sorted(former))
+    for row in session.execute(sa.select(_former).where(is_meant).order_by(_former.c.name)):
+        former[row.adapter_id].append(row.name)
+    return tuple(
+        BundledAdapter(name=row.name, description=row.description, former_names=tuple(former[row.id]))
+        for row in described
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -22,6 +22,8 @@ from finch_hub.specs.value import JsonObject
 
 _adapters, _versions = Adapter.__table__, AdapterVersion.__table__
 _datasets, _lineage = Dataset.__table__, Parent.__table__
+_Key = TypeVar("_Key", int, str)
+_READING = "record of how rows were read"
 _PLAIN = re.compile(r"[\w.-]{1,64}", re.ASCII)  # the name of a figure, and not a sentence
 
 
@@ -68,8 +70,7 @@ def find(session: Session, manifest: Manifest, rows: Mapping[str, int]) -> Purge
     digests = frozenset(session.scalars(sa.select(_datasets.c.digest).where(_datasets.c.purged_at.is_not(None))))
     if not digests:
         return PurgedData(digests=digests, versions=frozenset())
-    is_here = one_of(_versions.c.id, sorted(rows.values())), _versions.c.id.in_(_select_descendants())
-    here = set(session.scalars(sa.select(_versions.c.id).where(*is_here)))
+    here = _find_descendants(session, rows.values())
     children: dict[str, list[str]] = {}
     found: set[str] = set()
     for version in manifest.versions:
@@ -77,45 +78,74 @@ def find(session: Session, manifest: Manifest, rows: Mapping[str, int]) -> Purge
             found.add(version.reference)
         for parent in version.parents:
             children.setdefault(parent.reference, []).append(version.reference)
+    found = _add_descendants(found, children)
+    return PurgedData(digests=digests, versions=frozenset(found))
+
+
+def _find_descendants(session: Session, ids: Collection[int]) -> set[int]:
+    """Return those of some versions here that were made of purged data, through any number of parents."""
+    asked = sa.select(_versions.c.id).where(one_of(_versions.c.id, sorted(ids)))
+    found = set(session.scalars(_select_made_of_purged(asked)))
+    if not found:
+        return found
+    above = _select_ancestors(asked)
+    links = sa.select(_lineage.c.version_id, _lineage.c.parent_id).join(above, above.c.id == _lineage.c.version_id)
+    children: dict[int, list[int]] = {}
+    for link in session.execute(links):
+        children.setdefault(link.parent_id, []).append(link.version_id)
+    return _add_descendants(found, children) & set(ids)
+
+
+def _add_descendants(found: set[_Key], children: Mapping[_Key, Collection[_Key]]) -> set[_Key]:
+    """Add all descendants of what was found, and return it."""
     waiting = list(found)
     while waiting:
         new = set(children.get(waiting.pop(), ())) - found
         found |= new
         waiting += new
-    return PurgedData(digests=digests, versions=frozenset(found))
+    return found
 
 
-def _select_descendants() -> sa.Select[tuple[int]]:
-    """Return the query of the ids of all versions here that were made of purged data, through any number of parents."""
-    seeds = sa.union(
-        *(
-            sa.select(_versions.c.id)
-            .join(_datasets, _datasets.c.digest == digest)
-            .where(digest.is_not(None), _datasets.c.purged_at.is_not(None))
-            for digest in (_versions.c.train_digest, _versions.c.validation_digest)
-        )
-    ).cte()
-    reached = sa.select(seeds.c.id).cte(recursive=True)
-    children = sa.select(_lineage.c.version_id).join(reached, _lineage.c.parent_id == reached.c.id)
-    return sa.select(reached.union(children).c.id)
+def _select_ancestors(asked: sa.Select[int]) -> sa.CTE:
+    """Return the ids of versions with those of all that they were made from.
+
+    Few versions are asked about, and most of a hub can descend from purged data. So nothing looks for descendants.
+    """
+    reached = asked.cte(recursive=True)
+    parents = sa.select(_lineage.c.parent_id).join(reached, _lineage.c.version_id == reached.c.id)
+    return reached.union(parents)
 
 
-def explain_descriptions(session: Session, names: Collection[str]) -> dict[str, str]:
-    """Return why adapters here get no description from a bundle, by the names of those for which it holds."""
+def _select_made_of_purged(asked: sa.Select[int]) -> sa.Select[int]:
+    """Return the query of the ids of versions, and of all that they were made from, whose own data was purged."""
+    is_of_version = _datasets.c.digest.in_([_versions.c.train_digest, _versions.c.validation_digest])
+    is_purged = sa.exists().where(is_of_version, _datasets.c.purged_at.is_not(None)).correlate(_versions)
+    above = _select_ancestors(asked)
+    return sa.select(_versions.c.id).join(above, above.c.id == _versions.c.id).where(is_purged)
+
+
+def explain_description(session: Session, name: str) -> str | None:
+    """Return why an adapter here gets no description from a bundle, None if it may get one."""
     of_adapter = (
-        sa.select(_adapters.c.name)
-        .join(_versions, _versions.c.adapter_id == _adapters.c.id)
-        .where(one_of(_adapters.c.name, sorted(names)))
-        .distinct()
+        sa.select(_versions.c.id)
+        .join(_adapters, _adapters.c.id == _versions.c.adapter_id)
+        .where(_adapters.c.name == name)
     )
-    purged = session.scalars(of_adapter.where(_versions.c.purged_at.is_not(None)))
-    reasons = dict.fromkeys(purged, "since versions of it were purged here")
-    made = session.scalars(of_adapter.where(_versions.c.id.in_(_select_descendants())))
-    return reasons | dict.fromkeys(made, "since it may quote data that was purged here")
+    if session.scalar(_select_made_of_purged(of_adapter).limit(1)) is not None:
+        return "since it may quote data that was purged here"
+    if session.scalar(of_adapter.where(_versions.c.purged_at.is_not(None)).limit(1)) is not None:
+        return "since versions of it were purged here"
+    return None
 
 
 def name_held_back(
-    given: BundledVersion, clean: BundledVersion, reference: str, here: values.AdapterVersion | None, *, is_new: bool
+    given: BundledVersion,
+    clean: BundledVersion,
+    reference: str,
+    here: values.AdapterVersion | None,
+    evaluations: Collection[BundledEvaluation],
+    *,
+    is_new: bool,
 ) -> Iterator[str]:
     """Yield a sentence with the texts of a version that were held back and are not here.
 
@@ -124,6 +154,7 @@ def name_held_back(
         clean: the version without what is held back.
         reference: the version in this hub.
         here: the version in this hub; None for one that has no files here.
+        evaluations: its evaluations in this hub.
         is_new: whether the bundle brings the version, or its files.
     """
     if given is clean:
@@ -136,12 +167,16 @@ def name_held_back(
     if given.card_edited_at != clean.card_edited_at and given.card != (here.card if here else ""):
         held.append("edited card")
     if is_new:
-        names = {"metrics": "texts of figures", "evidence": "evidence", "samples": "sample answers"}
+        names = {"metrics": "texts of figures", "spec": _READING}
+        names |= {"evidence": "evidence", "samples": "sample answers"}
         held += [text for name, text in names.items() if getattr(given, name) != getattr(clean, name)]
+    pairs = zip(given.evaluations, clean.evaluations, strict=True)
+    if count := sum(whole != cleaned and whole not in evaluations for whole, cleaned in pairs):
+        held.append("texts of an evaluation" if count == 1 else f"texts of {count:,} evaluations")
     if held:
         *first, last = held
         listed = f"{', '.join(first)} and {last}" if first else last
-        what = "it" if held in (["edited card"], ["evidence"]) else "they"
+        what = "it" if held in (["edited card"], ["evidence"], [_READING]) else "they"
         yield f"no {listed} of {reference}, since {what} may quote data that was purged here"
 
 

@@ -2,7 +2,11 @@
 
 It has no facts of its own, so backups leave it out, and it can be dropped and built again at any time. A migration that
 rebuilds one of the tables below on SQLite must drop it before, and create and fill it afterwards, because SQLite drops
-the triggers of a table with the table. A migration that changes the index keeps a copy of the SQL of 0018.
+the triggers of a table with the table.
+
+The migrations of the index run the SQL of this file, whatever it was when they were written. So an old hub gets the
+index of this code at 0018, and the later ones make it again. Therefore the index reads columns of 0018 only. Whoever
+needs a later one lets the migration that adds it build the index, and takes the SQL out of those before.
 """
 
 from __future__ import annotations

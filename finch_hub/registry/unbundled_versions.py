@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,9 +30,8 @@ from finch_hub.registry.bundled_versions import read_evaluations
 from finch_hub.registry.tables import Adapter, AdapterVersion, Parent
 from finch_hub.registry.types import Columns, insert_new, now, one_of
 from finch_hub.specs.annotations import Tag
-from finch_hub.specs.bundles import BundledVersion, Manifest, Outcome, to_milliseconds
+from finch_hub.specs.bundles import BundledEvaluation, BundledVersion, Manifest, Outcome, to_milliseconds
 from finch_hub.specs.evidence import Evidence
-from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import JsonObject
 
 _adapters, _versions = Adapter.__table__, AdapterVersion.__table__
@@ -195,6 +195,7 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
     artifact_lock.own_name(session, _LOCK)
     held: set[str] = set()
     wanted = {base.name for base in manifest.bases}
+    wanted |= {name for adapter in manifest.adapters for name in adapter.former_names}
     while True:
         wanted |= {place.name for place in plan(session, manifest)}
         for name in sorted(wanted - held):
@@ -229,10 +230,25 @@ def _make_adapters(session: Session, names: Collection[str]) -> bool:
     return all(session.scalar(insert.values(name=name)) is not None for name in new)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """What the versions of a bundle changed in this hub besides their rows.
+
+    Attributes:
+        kept: sentences about what this hub kept of its own.
+        aliases: aliases that were set, as `name@alias`.
+        former_names: names of adapters by the former names that stand for them now.
+    """
+
+    kept: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    former_names: Mapping[str, str] = field(default_factory=dict)
+
+
 def register(
     session: Session, manifest: Manifest, places: Sequence[Place], stored: Mapping[str, StoredVersion], *, who: str
-) -> list[str]:
-    """Add the versions of a bundle, and what this hub lacks of those that it has. Return what it kept of its own.
+) -> Registration:
+    """Add the versions of a bundle, and what this hub lacks of those that it has.
 
     Args:
         places: plan of `lock`, in the same transaction.
@@ -245,58 +261,104 @@ def register(
     names = {place.name for place in places}
     base_ids = {base.fingerprint: bases.find_or_add(session, base, adapters=names) for base in absent}
     ids = {place.bundled.reference: place.row.id for place in places if place.row is not None}
+    ids |= _insert_all(session, [place for place in places if place.row is None], base_ids, stored)
     for place in places:
-        if place.row is None:
-            ids[place.bundled.reference] = _insert(session, place, base_ids[place.bundled.base], stored)
-        elif place.outcome == "completed":
+        if place.row is not None and place.outcome == "completed":
             _complete(session, place.row.id, place.bundled, stored[place.bundled.reference])
-    for place in places:
-        if place.row is None:
-            for position, parent in enumerate(place.bundled.parents):
-                link = {"version_id": ids[place.bundled.reference], "parent_id": ids[parent.reference]}
-                session.execute(_lineage.insert().values(**link, position=position, weight=parent.weight))
-        if place.outcome != "known":
-            details = {"kind": place.bundled.kind, "bundle": place.bundled.origin.model_dump(mode="json")}
-            audit.add(session, who=who, action="version.create", on=place.reference, details=details)
+    links = [
+        {
+            "version_id": ids[place.bundled.reference],
+            "parent_id": ids[parent.reference],
+            "position": position,
+            "weight": parent.weight,
+        }
+        for place in places
+        if place.row is None
+        for position, parent in enumerate(place.bundled.parents)
+    ]
+    _insert_rows(session, _lineage, links)
+    made = {
+        place.reference: {"kind": place.bundled.kind, "bundle": place.bundled.origin.model_dump(mode="json")}
+        for place in places
+        if place.outcome != "known"
+    }
+    audit.add_all(session, who=who, action="version.create", details=made)
     session.expire_all()
-    kept = list(_merge_all(session, places, ids, who))
+    aliases = adapter_versions.list_aliases(session, names)
+    had = set(aliases)
+    kept = list(_merge_all(session, places, ids, aliases, who))
+    former_names: dict[str, str] = {}
     named = [*_list_unnamed_bases(session, manifest), *_merge_licenses(session, manifest)]
-    return [*named, *_merge_descriptions(session, manifest, places), *kept]
+    named += [*_merge_descriptions(session, manifest, places), *_merge_former(session, manifest, places, former_names)]
+    set_aliases = tuple(sorted(aliases.keys() - had))
+    return Registration(kept=(*named, *kept), aliases=set_aliases, former_names=former_names)
 
 
-def _insert(session: Session, place: Place, base_id: int, stored: Mapping[str, StoredVersion]) -> int:
-    version, files = place.bundled, stored.get(place.bundled.reference)
-    adapter_id = adapter_names.count_number(session, place.name, place.number)
+def _insert_rows(session: Session, table: sa.Table, rows: Sequence[Columns]) -> None:
+    if rows:
+        session.execute(table.insert(), rows)
+
+
+def _insert_all(
+    session: Session, places: Sequence[Place], base_ids: Mapping[str, int], stored: Mapping[str, StoredVersion]
+) -> dict[str, int]:
+    """Add new versions with their tags and evidence. Return the ids of their rows by their references in the bundle.
+
+    They are added together: a statement for each of thousands would hold the lock of SQLite for minutes.
+    """
+    if not places:
+        return {}
+    highest: dict[str, int] = {}
+    for place in places:
+        highest[place.name] = max(place.number, highest.get(place.name, 0))
+    adapter_ids = {name: adapter_names.count_number(session, name, number) for name, number in highest.items()}
+    moment = session.scalar(sa.select(now()))
+    rows = []
+    for place in places:
+        version, files = place.bundled, stored.get(place.bundled.reference)
+        fixed = {"adapter_id": adapter_ids[place.name], "base_id": base_ids[version.base]}
+        rows.append(fixed | _describe_row(place, files, moment))
+    insert = _versions.insert().returning(_versions.c.id, sort_by_parameter_order=True)
+    ids = dict(zip((place.bundled.reference for place in places), session.scalars(insert, rows), strict=True))
+    whole = [place.bundled for place in places if place.bundled.reference in stored]
+    tags = ((ids[version.reference], Tag.parse(text)) for version in whole for text in version.tags)
+    _insert_rows(session, _tags, [{"version_id": row_id, "name": tag.name, "value": tag.value} for row_id, tag in tags])
+    measured = (_describe_evidence(ids[v.reference], v, stored[v.reference]) for v in whole)
+    _insert_rows(session, _evidence, [row for row in measured if row is not None])
+    return ids
+
+
+def _describe_row(place: Place, files: StoredVersion | None, moment: datetime | None) -> Columns:
+    """Return the columns of a new version, which do not depend on other rows.
+
+    Args:
+        moment: the present time.
+    """
+    version = place.bundled
     is_edited = version.card_edited_at is not None
     written = files.card if files else ""
-    row = AdapterVersion(
-        adapter_id=adapter_id,
-        number=place.number,
-        digest=files.digest if files else version.identity,  # no tree has it
-        identity=version.identity,
-        base_id=base_id,
-        kind=version.kind,
-        state=files.state if files else "unchecked",
-        spec=make_spec(version),
-        metrics=files.metrics if files else version.metrics,
-        train_digest=version.train_digest,
-        validation_digest=version.validation_digest,
-        seed=version.seed,
-        versions=version.versions,
-        environment=version.environment,
-        card=version.card if is_edited else written,
-        card_edited_at=version.card_edited_at if is_edited else None,
-        notes=version.notes,
-        owner=version.owner,
-        preset=version.spec.get("preset"),
-        created_at=version.created_at,
-        deleted_at=None if files else session.scalar(sa.select(now())),
-    )
-    session.add(row)
-    session.flush()
-    if files is not None:
-        _add_evidence(session, row.id, version, files)
-    return row.id
+    return {
+        "number": place.number,
+        "digest": files.digest if files else version.identity,  # no tree has it
+        "identity": version.identity,
+        "kind": version.kind,
+        "state": files.state if files else "unchecked",
+        "spec": make_spec(version),
+        "metrics": files.metrics if files else version.metrics,
+        "train_digest": version.train_digest,
+        "validation_digest": version.validation_digest,
+        "seed": version.seed,
+        "versions": version.versions,
+        "environment": version.environment,
+        "card": version.card if is_edited else written,
+        "card_edited_at": version.card_edited_at if is_edited else None,
+        "notes": version.notes,
+        "owner": version.owner,
+        "preset": version.spec.get("preset"),
+        "created_at": version.created_at,
+        "updated_at": moment if files and version.tags else None,
+        "deleted_at": None if files else moment,
+    }
 
 
 def make_spec(version: BundledVersion) -> JsonObject:
@@ -311,40 +373,54 @@ def _complete(session: Session, row_id: int, version: BundledVersion, stored: St
     session.execute(sa.update(_versions).where(_versions.c.id == row_id).values(**changes))
     is_written = _versions.c.id == row_id, _versions.c.card_edited_at.is_(None)
     session.execute(sa.update(_versions).where(*is_written).values(card=stored.card))
-    _add_evidence(session, row_id, version, stored)
+    if (row := _describe_evidence(row_id, version, stored)) is not None:
+        session.execute(insert_new(session, _evidence, "version_id").values(row))
 
 
-def _add_evidence(session: Session, row_id: int, version: BundledVersion, stored: StoredVersion) -> None:
-    """Add the evidence of a version, with the digest of its sample answers."""
+def _describe_evidence(row_id: int, version: BundledVersion, stored: StoredVersion) -> Columns | None:
+    """Return the row of the evidence of a version, with the digest of its sample answers; None if it has neither."""
     samples = None if stored.samples is None else hashlib.sha256(stored.samples).hexdigest()
     if stored.evidence is None and samples is None:
-        return
+        return None
     document = stored.evidence if stored.evidence is not None else Evidence(kind=version.kind).to_document()
-    insert = insert_new(session, _evidence, "version_id")
-    session.execute(insert.values(version_id=row_id, document=document, samples=samples))
+    return {"version_id": row_id, "document": document, "samples": samples}
 
 
-def _merge_all(session: Session, places: Sequence[Place], ids: Mapping[str, int], who: str) -> Iterator[str]:
-    """Add what versions lack. Yield what they have otherwise, and what is held back."""
+def _merge_all(
+    session: Session, places: Sequence[Place], ids: Mapping[str, int], aliases: dict[str, str], who: str
+) -> Iterator[str]:
+    """Add what versions lack. Yield what they have otherwise, and what is held back.
+
+    Args:
+        aliases: references by `name@alias`, to which those are added that are set.
+    """
     present = [place for place in places if not place.is_deleted]
     rows = [ids[place.bundled.reference] for place in present]
     evaluations = read_evaluations(session, rows)
     loaded = dict(zip(rows, version_loading.load(session, rows), strict=True))
+    new_evaluations: list[Columns] = []
     for place in places:
         row_id = ids[place.bundled.reference]
         here = loaded.get(row_id)
         is_new = place.outcome != "known"
+        evaluated = {_key(evaluation): evaluation for evaluation in evaluations.get(row_id, ())}
         if here is not None or is_new:
             pair = place.given, place.bundled
-            yield from purged_texts.name_held_back(*pair, place.reference, here, is_new=is_new)
+            known = evaluated.values()
+            yield from purged_texts.name_held_back(*pair, place.reference, here, known, is_new=is_new)
         if here is not None:
-            yield from _merge(session, place.bundled, here, row_id, who)
-            have = set(map(_key, evaluations.get(row_id, ())))
-            _add_evaluations(session, place.bundled, have, row_id, here.base.id)
+            yield from _merge(session, place.bundled, here, row_id, aliases, who)
+            new_evaluations += _list_missing(place.bundled, evaluated, row_id, here.base.id)
+    _insert_rows(session, _evaluations, new_evaluations)
 
 
 def _merge(
-    session: Session, version: BundledVersion, here: values.AdapterVersion, row_id: int, who: str
+    session: Session,
+    version: BundledVersion,
+    here: values.AdapterVersion,
+    row_id: int,
+    aliases: dict[str, str],
+    who: str,
 ) -> Iterator[str]:
     """Add tags, notes, card, license and aliases that a version lacks. Yield what it has otherwise."""
     tags = {tag.name: tag for tag in map(Tag.parse, here.tags)}
@@ -367,19 +443,24 @@ def _merge(
             yield f"the card of {here.reference}"
     yield from _merge_data_license(session, version, here, row_id)
     for alias in version.aliases:
-        yield from _merge_alias(session, here, alias, who)
+        yield from _merge_alias(session, here, alias, aliases, who)
 
 
-def _add_evaluations(
-    session: Session, version: BundledVersion, have: set[tuple[Any, ...]], row_id: int, base_id: int
-) -> None:
-    """Add the evaluations that a version lacks."""
-    for evaluation in version.evaluations:
-        if _key(evaluation) not in have:
-            fields = evaluation.model_dump(include={"evaluator", "metrics", "created_at"})
-            new = {"base_id": base_id, "version_id": row_id, "dataset_digest": evaluation.dataset}
-            session.execute(_evaluations.insert().values(**new, **fields))
-            have.add(_key(evaluation))
+def _list_missing(
+    version: BundledVersion, have: Mapping[tuple[Any, ...], BundledEvaluation], row_id: int, base_id: int
+) -> list[Columns]:
+    """Return the rows of the evaluations that a version lacks."""
+    missing = {_key(evaluation): evaluation for evaluation in reversed(version.evaluations)}  # of equal ones, the first
+    return [
+        {
+            "base_id": base_id,
+            "version_id": row_id,
+            "dataset_digest": evaluation.dataset,
+            **evaluation.model_dump(include={"evaluator", "metrics", "created_at"}),
+        }
+        for key, evaluation in reversed(missing.items())
+        if key not in have
+    ]
 
 
 def _merge_data_license(
@@ -410,22 +491,24 @@ def _key(evaluation: Any) -> tuple[Any, ...]:
     return evaluation.dataset, evaluation.evaluator, to_milliseconds(evaluation.created_at)
 
 
-def _merge_alias(session: Session, here: values.AdapterVersion, alias: str, who: str) -> Iterator[str]:
-    try:
-        current = adapter_versions.resolve(session, AdapterReference(here.name, alias=alias))
-    except errors.NotFound:
-        if alias.isdigit():
-            yield f"no alias {here.name}@{alias}, since it is all digits"
-        elif here.state == "ready":
-            why = "a bundle has it"
-            adapters.set_alias(session, here.name, alias, here.number, expected=0, who=who, why=why)
-            details = {"to": here.number, "expected": 0, "why": why}
-            audit.add(session, who=who, action="alias.move", on=f"{here.name}@{alias}", details=details)
-        else:
-            yield f"no alias {here.name}@{alias}, since {here.reference} is {here.state}"
-        return
-    if current.number != here.number:
-        yield f"alias {here.name}@{alias} at {current.reference} (the bundle has it at {here.reference})"
+def _merge_alias(
+    session: Session, here: values.AdapterVersion, alias: str, aliases: dict[str, str], who: str
+) -> Iterator[str]:
+    name = f"{here.name}@{alias}"
+    current = aliases.get(name)
+    if current is not None:
+        if current != here.reference:
+            yield f"alias {name} at {current} (the bundle has it at {here.reference})"
+    elif alias.isdigit():
+        yield f"no alias {name}, since it is all digits"
+    elif here.state != "ready":
+        yield f"no alias {name}, since {here.reference} is {here.state}"
+    else:
+        why = "a bundle has it"
+        adapters.set_alias(session, here.name, alias, here.number, expected=0, who=who, why=why)
+        details = {"to": here.number, "expected": 0, "why": why}
+        audit.add(session, who=who, action="alias.move", on=name, details=details)
+        aliases[name] = here.reference
 
 
 def _list_unnamed_bases(session: Session, manifest: Manifest) -> Iterator[str]:
@@ -456,7 +539,6 @@ def _merge_licenses(session: Session, manifest: Manifest) -> Iterator[str]:
 
 def _merge_descriptions(session: Session, manifest: Manifest, places: Sequence[Place]) -> Iterator[str]:
     homes = {place.bundled.name: place.name for place in places}
-    reasons = purged_texts.explain_descriptions(session, set(homes.values()))
     for adapter in manifest.adapters:
         name = homes.get(adapter.name)
         if name is None or not adapter.description:
@@ -466,7 +548,28 @@ def _merge_descriptions(session: Session, manifest: Manifest, places: Sequence[P
             continue
         if here:
             yield f"the description of {name}"
-        elif name in reasons:
-            yield f"no description of {name}, {reasons[name]}"
+        elif (reason := purged_texts.explain_description(session, name)) is not None:
+            yield f"no description of {name}, {reason}"
         else:
             adapter_names.describe(session, name, adapter.description)
+
+
+def _merge_former(
+    session: Session, manifest: Manifest, places: Sequence[Place], added: dict[str, str]
+) -> Iterator[str]:
+    """Let former names of adapters stand for them here, too. Yield those that cannot.
+
+    Args:
+        added: names of adapters by former names, to which those are added that stand for one now.
+    """
+    homes = {place.bundled.name: place.name for place in places}
+    for adapter in manifest.adapters:
+        name = homes.get(adapter.name)
+        if name is None:
+            continue
+        for former in adapter.former_names:
+            is_new = adapter_names.find_id(session, former) is None
+            if (reason := adapter_names.add_former(session, name, former)) is not None:
+                yield f"no former name {former} of {name}, {reason}"
+            elif is_new:
+                added[former] = name

@@ -153,14 +153,11 @@ def _build_words(words: Sequence[Words]) -> Filter:
     nothing: sa.ColumnElement[Any] = sa.literal_column("$$' '$$::tsquery")  # a word that no text has
     wanted: sa.ColumnElement[Any] | None = None
     for term in words:
-        text, last = term.text, ""
+        query: sa.ColumnElement[Any] = sa.func.phraseto_tsquery(language, sa.func.fold_text(term.text))
         if term.begins:
-            text, _space, last = term.text.rpartition(" ")
-        query: sa.ColumnElement[Any] = sa.func.phraseto_tsquery(language, sa.func.fold_text(text))
-        if term.begins:
-            word = sa.literal("'").concat(sa.func.fold_text(last)).concat(" ':*")
-            beginning = sa.func.to_tsquery(language, word)
-            query = query.op("<->")(beginning) if text else beginning
+            # Only the last word may be a beginning. Cast from a text, so that the parser finds the same words.
+            text = sa.func.nullif(sa.cast(query, sa.Text), "")
+            query = sa.func.coalesce(sa.cast(text.concat(":*"), postgresql.TSQUERY), nothing)
         # The negation of a query without words would be met by no version.
         query = sa.case((sa.func.numnode(query) == 0, nothing), else_=query)
         if term.negated:

@@ -82,10 +82,15 @@ class BundledBase(Value):
 
 
 class BundledAdapter(Value):
-    """An adapter, and what it is for."""
+    """An adapter, and what it is for.
+
+    Attributes:
+        former_names: names that it had before, and that still stand for it. Earlier hubs pass over them.
+    """
 
     name: str
     description: str = ""
+    former_names: tuple[str, ...] = ()
 
 
 class BundledFile(Value):
@@ -210,6 +215,7 @@ class UnbundleReport(Value):
     Attributes:
         kept: what the bundle has otherwise than this hub, which kept its own.
         aliases: aliases that were set, as `name@alias`.
+        former_names: names of adapters here, by the former names that stand for them now.
         meanings: sentences that say which names of adapters mean another version now.
         absent_bases: names of the bases whose files are not on this machine.
         is_dry_run: whether nothing was changed.
@@ -219,6 +225,7 @@ class UnbundleReport(Value):
     versions: tuple[UnbundledVersion, ...]
     kept: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    former_names: dict[str, str] = pydantic.Field(default_factory=dict)
     meanings: tuple[str, ...] = ()
     absent_bases: tuple[str, ...] = ()
     is_dry_run: bool = False

@@ -56,8 +56,14 @@ def has_word(text: str) -> bool:
     )
 
 
+def split_words(text: str) -> list[str]:
+    """Return what a text has between separators, with the marks that do not count."""
+    return _BETWEEN.sub(" ", text).split()
+
+
 _WORD = ("Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl")
 _IGNORED = re.compile(f"[{IGNORED}]")
+_BETWEEN = re.compile(f"(?![{IGNORED}{CHANGED}])[{SEPARATORS}]")  # PostgreSQL changes those others before it looks
 
 
 def _list_characters(ranges: str) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import string
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -44,12 +43,11 @@ METRICS = frozenset(
     | {"mean_retention", "worst_retention", "relative_error", "bytes_before", "loss_unquantized"}
 )
 _FILTER = re.compile(r"(?P<field>[A-Za-z_][\w.-]*)(?P<operator><=|>=|[<>=:])", re.ASCII)
-_PUNCTUATION = {ord(character): " " for character in string.punctuation}
 _TIME = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d))?Z?)?)?)?", re.ASCII)
 
 
 class Words(NamedTuple):
-    """Words that stand next to each other in the texts of a version, without ASCII's punctuation.
+    """Words that stand next to each other in the texts of a version, without what stands between words.
 
     Attributes:
         begins: whether the last word is only the beginning of one.
@@ -151,11 +149,11 @@ def parse_sort(text: str) -> Sort:
 
 
 def _read_words(text: str) -> str:
-    """Return a text without ASCII's punctuation and what cannot be printed."""
+    """Return a text without what stands between words and what cannot be printed."""
     plain = "".join(
         character if character.isprintable() or unicodedata.category(character) == "Cf" else " " for character in text
     )
-    return " ".join(plain.translate(_PUNCTUATION).split())
+    return " ".join(folding.split_words(plain))
 
 
 def _split(text: str, problems: list[Problem]) -> Iterable[_Piece]:

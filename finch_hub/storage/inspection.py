@@ -23,6 +23,8 @@ from finch_hub.storage.unreferenced import Unreferenced
 
 T = TypeVar("T")
 
+_BATCH = 1000  # trees whose identities are read together
+
 _AGAIN = {
     "adapter": "or delete this version and make it again",
     "sample answers of adapter": "or make the version again",
@@ -241,13 +243,18 @@ class _HubInspection(_StoreInspection):
     def read_artifacts(self) -> None:
         """Read each stored file that a version, which may be deleted, or a data set refers to."""
         references = self._query("which files versions and data sets have", artifact_references.find_references)
-        identities = self._query("the identities of versions", artifact_references.find_identities)
         if references is None or self._is_registry_damaged:
             self.read_store()
         if references is None:
             return
-        trees = [(tree, tree in references.deleted_trees) for tree in _sort(references.all_trees)]
-        for tree, is_deleted in progress.track(trees, "checking adapters", total=len(trees)):
+        trees = _sort(references.all_trees)
+        identities: dict[str, set[str]] | None = None
+        for number, tree in enumerate(progress.track(trees, "checking adapters", total=len(trees))):
+            if number % _BATCH == 0:
+                batch = trees[number : number + _BATCH]
+                find = functools.partial(artifact_references.find_identities, trees=batch)
+                identities = self._query("the identities of versions", find)
+            is_deleted = tree in references.deleted_trees
             problems = list(self.read_tree(tree))
             if is_deleted and any(problem.is_missing for problem in problems):
                 continue  # a collection has removed them
@@ -326,9 +333,12 @@ class _HubInspection(_StoreInspection):
         unreferenced = Unreferenced(self._stores, kept_seconds=seconds, is_exact=False)
         for kind in KINDS:
             what = {"trees": "folders of adapters", "blobs": "files"}[kind]
-            found = [artifact for batch in unreferenced.scan(kind) for artifact in batch]
-            if found:
-                text = f"nobody refers to {len(found):,} {what} of {sum(item.size for item in found):,} bytes"
+            count = size = 0
+            for batch in unreferenced.scan(kind):
+                count += len(batch)
+                size += sum(artifact.size for artifact in batch)
+            if count:
+                text = f"nobody refers to {count:,} {what} of {size:,} bytes"
                 fix = "run `finch-hub gc`, which removes what is older than some days"
                 self._findings.append(Finding(kind="orphan", where="store", what=text, fix=fix))
 

@@ -13,7 +13,7 @@ from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.registry import adapter_versions, bases, unbundled_versions, values
 from finch_hub.registry.database import Session
-from finch_hub.registry.unbundled_versions import Place, StoredVersion
+from finch_hub.registry.unbundled_versions import Place, Registration, StoredVersion
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.bundles import BundledBase, BundledVersion, Manifest, UnbundledVersion, UnbundleReport
 from finch_hub.storage.bundle_texts import mask_secrets
@@ -46,10 +46,10 @@ def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layou
         bundle = replace(bundle, manifest=mask_secrets(bundle.manifest, stores.redactor))
         with stores.database.read() as session:
             places = unbundled_versions.plan(session, bundle.manifest)
-            before, aliases = _read_names(session, places)
+            before = _read_meanings(session, places)
         gate = _Gate(bundle, scratch, stores, read_layout)
         written = gate.admit(places)
-        kept: list[str] = []
+        registration = Registration()
         if change is not None:
             stores.artifacts.check(again=True)
             stored = {
@@ -64,16 +64,16 @@ def take_bundle(file: Path, stores: Stores, change: Change | None, *, read_layou
                 for reference, adapter in progress.track(written.items(), "storing versions", total=len(written))
             }
             admitted = {place.bundled.reference: place.bundled for place in places}
-            places, kept = _register(bundle.manifest, admitted, stored, stores, change)
+            places, registration = _register(bundle.manifest, admitted, stored, stores, change)
     with stores.database.read() as session:
-        after, now = _read_names(session, places)
-    in_bundle = {f"{place.name}@{alias}" for place in places for alias in place.bundled.aliases}
+        after = _read_meanings(session, places)
     states = {reference: adapter.state for reference, adapter in written.items()}
     return UnbundleReport(
         file=str(file),
         versions=tuple(_report(place, states) for place in places),
-        kept=tuple(kept),
-        aliases=tuple(sorted((now - aliases) & in_bundle)),
+        kept=registration.kept,
+        aliases=registration.aliases,
+        former_names=dict(registration.former_names),
         meanings=tuple(adapter_versions.explain_meanings(before, after)),
         absent_bases=_find_absent_bases(bundle.manifest, stores),
         is_dry_run=change is None,
@@ -86,7 +86,7 @@ def _register(
     stored: Mapping[str, StoredVersion],
     stores: Stores,
     change: Change,
-) -> tuple[list[Place], list[str]]:
+) -> tuple[list[Place], Registration]:
     with change.write() as session:
         places = unbundled_versions.lock(session, manifest)
         for place in places:
@@ -102,13 +102,15 @@ def _register(
                     stores.artifacts.put(samples)
         new = sum(place.outcome != "known" for place in places)
         change.details |= {"new": new, "known": len(places) - new}
-        return places, unbundled_versions.register(session, manifest, places, stored, who=change.who)
+        registration = unbundled_versions.register(session, manifest, places, stored, who=change.who)
+        if registration.former_names:
+            change.details["former_names"] = dict(registration.former_names)
+        return places, registration
 
 
-def _read_names(session: Session, places: Sequence[Place]) -> tuple[dict[str, str], set[str]]:
-    """Return what the bare names of adapters stand for, and their aliases."""
-    names = sorted({place.name for place in places})
-    return adapter_versions.read_meanings(session, names), adapter_versions.list_aliases(session, names)
+def _read_meanings(session: Session, places: Sequence[Place]) -> dict[str, str]:
+    """Return what the bare names of adapters stand for."""
+    return adapter_versions.read_meanings(session, sorted({place.name for place in places}))
 
 
 def _report(place: Place, states: dict[str, values.VersionState]) -> UnbundledVersion:

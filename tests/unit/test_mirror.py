@@ -103,7 +103,6 @@ EXERCISED_IN = {
     "specs/training": "unit/engine/training/test_loop.py",
     "storage/bundling": "unit/storage/test_unbundling.py",
     "storage/unreferenced": "unit/storage/test_collection.py",
-    "registry/purged_texts": "unit/storage/test_unbundling.py",
     "registry/text_removal": "unit/storage/test_purging.py",
     "storage/log_texts": "unit/storage/test_row_texts.py",
     "storage/stores": "acceptance/test_embedded.py",

@@ -160,3 +160,18 @@ def describe(connection: sa.Connection) -> dict[str, Any]:
         name: sorted(str(row) for row in connection.exec_driver_sql(query) if row[0] in names)
         for name, query in queries.items()
     }
+
+
+def test_index_of_versions_is_right_at_each_revision_that_makes_it(old_hub: sa.Engine) -> None:
+    """The migrations run the SQL of the present code, which must not read what a later one adds."""
+    for revision in ("0018", "0021", "0023"):
+        registry.migrate(old_hub, revision)
+        with old_hub.begin() as connection:
+            ids = connection.scalars(
+                sa.text("SELECT id FROM adapter_versions WHERE deleted_at IS NULL ORDER BY id")
+            ).all()
+            indexed = sa.text("SELECT version_id FROM searched_versions ORDER BY version_id")
+            assert connection.scalars(indexed).all() == ids != []
+            changed = {"text": f"changed at {revision}", "id": ids[0]}
+            connection.execute(sa.text("UPDATE adapter_versions SET notes = :text WHERE id = :id"), changed)
+            assert search_index.find_stale(connection, 1, max(ids)) == []

@@ -110,8 +110,23 @@ def test_other_words_are_not_found(database: Database, text: str, query: str) ->
 
 def test_term_of_which_nothing_is_left_is_met_by_no_version(database: Database) -> None:
     add(database, ["some words"])
-    assert find(database, "\u02b0\U0001f1e6\u16ee*") == find(database, "some \u16ee") == set()
+    assert find(database, "\u02b0\U0001f1e6\u16ee\u16ee*") == find(database, "some \u16ee") == set()
     assert find(database, "some -\u16ee") == {"some words"}
+
+
+def test_only_the_last_of_words_between_separators_may_be_a_beginning(database: Database) -> None:
+    separators = (*"–-—·…/'_→，。’«＂😀", "\u200b", "\u037e", "-–-")
+    others = {"a football bar", "a foobar", "a foo and bar"}
+    texts = {text.format(between) for between in separators for text in ("a foo{}bar", "a foo{}bargain")}
+    exact = {text for text in texts if text.endswith("bar")}
+    further = {f"a football{between}bargain" for between in separators} | others
+    add(database, sorted(texts | further))
+    for between in separators:
+        assert find(database, f"foo{between}bar*") == texts, between
+        assert find(database, f'"foo{between}bar"*') == find(database, f'"a foo{between}bar"*') == texts
+        assert find(database, f'-"foo{between}bar"*') == further
+        assert find(database, f'"foo{between}bar{between}"') == exact
+        assert find(database, f'"foo bar{between}"*') == texts
 
 
 def test_index_says_what_the_rows_say(database: Database) -> None:

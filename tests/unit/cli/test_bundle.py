@@ -17,7 +17,8 @@ def test_versions_go_to_another_hub_and_are_checked_there(
     base = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
     made = save_adapter(base, tmp_path / "made", r=4, target_modules=["q_proj"])
     assert run("bases", "add", base, "--name", "tiny").status == 0
-    assert run("adapters", "import", made, "--name", "guest", "--base", "tiny").status == 0
+    assert run("adapters", "import", made, "--name", "visitor", "--base", "tiny").status == 0
+    assert run("adapters", "rename", "visitor", "guest").status == 0
     assert run("adapters", "alias", "guest/1", "best").status == 0
     file = tmp_path / "guest.bundle"
     done = run("bundle", file, "guest@best", "--quiet")
@@ -28,16 +29,18 @@ def test_versions_go_to_another_hub_and_are_checked_there(
     monkeypatch.setenv("FINCH_HOME", str(tmp_path / "second"))
     dry = run("unbundle", file, "--dry-run", "--json", "--quiet")
     assert dry.json["versions"][0]["outcome"] == "added"
+    assert dry.json["former_names"] == {}
     assert run("adapters", "list", "--json").json["adapters"] == []
     done = run("unbundle", file, "--quiet")
     assert done.out.splitlines() == [
         f"Took 1 version from {file}",
         "guest/1: added (unchecked)",
+        "Former name visitor now stands for guest",
         "Kept: no alias guest@best, since guest/1 is unchecked",
     ]
     assert "the files of base tiny are not on this machine" in done.err
     assert run("bases", "add", base, "--name", "tiny").status == 0
-    assert run("adapters", "check", "guest/1").out == "Checked guest/1 (ready)\n"
+    assert run("adapters", "check", "visitor/1").out == "Checked guest/1 (ready)\n"
     again = run("unbundle", file, "--quiet").out.splitlines()
     assert again == [
         f"Took no version from {file}: this hub knows its version",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from support import hugging_face
+from support import hugging_face, registry
 from support.adapters import save_adapter
 from support.hugging_face import READER, WRITER, HuggingFace
 
@@ -22,8 +22,9 @@ from finch_hub.artifacts import gate
 from finch_hub.artifacts.cards import metadata
 from finch_hub.engine.export.quantization import quantize
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
-from finch_hub.hub import importing
-from finch_hub.registry import tables, values
+from finch_hub.hub import importing, pulling
+from finch_hub.registry import adapter_versions, tables, values
+from finch_hub.registry.database import Database
 from finch_hub.specs.evidence import Evidence, LossCurve
 
 # huggingface_hub uploads large files by an argument that its HTTP library names otherwise now.
@@ -702,3 +703,33 @@ def test_spoiled_answers_are_no_internal_errors(
             refused.append(str(error))
     assert refused
     assert all("127.0.0.1:" in text and "(check HF_ENDPOINT" in text for text in refused)
+
+
+def test_version_of_a_commit_is_found_without_reading_the_others(database: Database) -> None:
+    origins = [{"repository": "bob/owls", "revision": "main", "commit": f"{number:040x}"} for number in range(120)]
+    base = registry.add_base(database)
+    with database.write() as session:
+        for number, origin in enumerate(origins):
+            adapter_versions.create(
+                session, name="guest", digest=registry.digest(f"{number}"), identity=registry.digest("x"), base=base,
+                kind="import", lineage=values.Lineage(environment={"pulled": origin}),
+            )  # fmt: skip
+    registry.add_version(database, "other", lineage=values.Lineage(environment={"pulled": origins[0]}))
+    registry.delete_version(database, "guest", 6)
+    statements: list[str] = []
+    with database.read() as session:
+        sa.event.listen(session.connection(), "before_cursor_execute", lambda *args: statements.append(args[2]))
+        found = pulling.find_pulled(session, "guest", origins[2])
+        assert found is not None
+        assert found.reference == "guest/3"
+        assert len(statements) == 4, "by the name, the text, the id, and with its parents"
+        assert pulling.find_pulled(session, "guest", origins[5]) is None, "its version is deleted"
+        assert pulling.find_pulled(session, "guest", {**origins[2], "repository": "eve/owls"}) is None
+        assert pulling.find_pulled(session, "nothing", origins[2]) is None
+    if database.is_sqlite:
+        registry.change_rows(database, "UPDATE adapter_versions SET environment = '{' WHERE number = 8")
+    again = registry.add_version(database, "guest", lineage=values.Lineage(environment={"pulled": origins[2]}))
+    with database.read() as session:
+        found = pulling.find_pulled(session, "guest", origins[2])
+    assert found is not None
+    assert found.reference == again.reference

@@ -25,3 +25,13 @@ def test_letters_are_replaced_by_what_stays_as_it_is() -> None:
     assert letters["\u00ad"] == ""
     assert "é" not in letters  # which FTS5 folds
     assert not {character for folded in letters.values() for character in folded} & letters.keys()
+
+
+@pytest.mark.parametrize("between", ["–", "-", "·", "…", "/", "\u00a0", "，", "→", "½"])
+def test_words_are_split_at_separators(between: str) -> None:
+    assert folding.split_words(f"foo{between}bar") == ["foo", "bar"]
+
+
+@pytest.mark.parametrize("inside", ["\u00ad", "²", "\u0301", "\u200d"])
+def test_what_does_not_count_splits_no_word(inside: str) -> None:
+    assert folding.split_words(f"foo{inside}bar") == [f"foo{inside}bar"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,12 @@ from support import full_hub, registry
 from finch_hub import errors, settings
 from finch_hub.artifacts import gate
 from finch_hub.artifacts.store import blob_path, tree_path
-from finch_hub.registry import bases, datasets, tables, values
+from finch_hub.registry import artifact_references, bases, datasets, tables, values
+from finch_hub.registry.database import Session
 from finch_hub.registry.types import now
 from finch_hub.specs.inspections import InspectionReport
 from finch_hub.specs.value import JsonObject
+from finch_hub.storage import inspection
 from finch_hub.storage.inspection import inspect_hub, inspect_version
 from finch_hub.storage.stores import Stores, open_stores
 
@@ -118,6 +120,27 @@ def test_files_of_another_identity_are_found(stores: Stores, version: values.Ada
     assert f"its files have the identity {identity}, and the registry 0000" in found
     registry.change_rows(stores.database, f"UPDATE adapter_versions SET identity = '{'0' * 64}'")
     assert describe(inspect_hub(stores)) == [found]
+
+
+def test_identities_of_many_versions_are_read_in_batches(
+    stores: Stores, version: values.AdapterVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a million versions together would take 458 MiB."""
+    for number in range(4):
+        full_hub.add_version(stores, tmp_path, f"other{number}", version.base, text=f"other {number}")
+    registry.change_rows(stores.database, f"UPDATE adapter_versions SET identity = '{'0' * 64}' WHERE id IN (1, 3, 5)")
+    asked: list[int] = []
+    find = artifact_references.find_identities
+
+    def note(session: Session, trees: Collection[str]) -> dict[str, set[str]]:
+        asked.append(len(trees))
+        return find(session, trees)
+
+    monkeypatch.setattr(inspection, "_BATCH", 2)
+    monkeypatch.setattr(artifact_references, "find_identities", note)
+    found = {text.partition(":")[0] for text in describe(inspect_hub(stores))}
+    assert found == {f"adapter {name}/1" for name in (version.name, "other1", "other3")}
+    assert asked == [2, 2, 1]
 
 
 def test_version_with_the_files_of_another_is_found(

@@ -395,11 +395,8 @@ def test_no_text_that_a_purge_searches_comes_with_versions_that_come_from_purged
     first = "tag values, notes, edited card, texts of figures, evidence"
     assert set(report.kept) == {
         *(f"no description of {name}, since it {why}" for name in ("both", "further", "legal")),
-        f"no {first} and sample answers of legal/1, since they {why}",
-        *(
-            f"no {first.replace(', evidence', ' and evidence')} of {name}/1, since they {why}"
-            for name in ("both", "further")
-        ),
+        f"no {first}, sample answers and texts of an evaluation of legal/1, since they {why}",
+        *(f"no {first} and texts of an evaluation of {name}/1, since they {why}" for name in ("both", "further")),
     }
     for name in ("legal", "both", "further"):
         version = registry.resolve(two.database, f"{name}/1")
@@ -409,7 +406,7 @@ def test_no_text_that_a_purge_searches_comes_with_versions_that_come_from_purged
         assert evaluations.find(session, adapter="further/1")[0].metrics == {"loss": 1.5}
         assert adapter_names.find_description(session, "apart") == "Apart from them."
     assert registry.resolve(two.database, "apart/1").notes == "Good."
-    assert carry(one, two, tmp_path, *made).kept[-1].startswith("no tag values, notes and edited card of ")
+    assert carry(one, two, tmp_path, *made).kept[-1].startswith("no tag values, notes, edited card and texts of")
     assert count_quotes(two) == 0
     carry(one, three, tmp_path, *made)
     assert count_quotes(three) > 0, "the bundle has the quotes"
@@ -430,7 +427,8 @@ def test_versions_that_come_from_purged_data_in_this_hub_alone_get_no_text(hubs:
             session.execute(parents.insert().values(version_id=ids[child], parent_id=ids[parent], position=0, weight=1))
     purge_rows(two)
     assert carry(one, two, tmp_path, "further/1", "both/1").kept == tuple(
-        f"no tag values, notes and edited card of {name}/1, since they may quote data that was purged here"
+        f"no tag values, notes, edited card and texts of an evaluation of {name}/1,"
+        " since they may quote data that was purged here"
         for name in ("both", "further")
     )
     assert count_quotes(two) == 0
@@ -451,9 +449,34 @@ def test_evaluations_on_purged_data_bring_numbers_only(hubs: list[Stores], tmp_p
             metrics={"loss": 1.5, "worst": QUOTE},
         )  # fmt: skip
     purge_rows(two)
-    carry(one, two, tmp_path, "apart")
+    why = "of apart/1, since they may quote data that was purged here"
+    for _ in range(2):
+        assert carry(one, two, tmp_path, "apart").kept == (f"no texts of an evaluation {why}",)
+        assert count_quotes(two) == 0
+    with one.database.write() as session:
+        for evaluator, metrics in (("another", {"worst": QUOTE}), ("third", {"loss": 1.5})):
+            evaluations.add(
+                session, base_id=1, dataset=registry.digest("rows"), evaluator=evaluator, adapter="apart/1",
+                metrics=metrics,
+            )  # fmt: skip
+    assert carry(one, two, tmp_path, "apart").kept == (f"no texts of 2 evaluations {why}",)
+    with two.database.read() as session:
+        assert len(evaluations.find(session, adapter="apart/1")) == 3
     assert count_quotes(two) == 0
     assert registry.resolve(two.database, "apart/1").notes == "Good."
+
+
+def test_record_of_how_purged_rows_were_read_is_held_back(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    make_bundle(tmp_path / "x", [publish(one, tmp_path, "legal")], one)
+    members = read(tmp_path / "x")
+    manifest = json.loads(members["bundle.json"])
+    change_version(spec={**manifest["versions"][0]["spec"], "reading": {"system": QUOTE}})(manifest)
+    purge_rows(two)
+    report = take(write(tmp_path / "y", {**members, "bundle.json": json.dumps(manifest).encode()}), two)
+    why = "since it may quote data that was purged here"
+    assert report.kept == (f"no record of how rows were read of legal/1, {why}",)
+    assert count_quotes(two) == 0
 
 
 def test_purged_adapter_gets_no_description_back(hubs: list[Stores], tmp_path: Path) -> None:
@@ -514,6 +537,121 @@ def test_versions_of_one_identity_are_looked_up_together(hubs: list[Stores], tmp
                 )
     assert [(place.outcome, place.row is not None) for place in places] == [("known", True)] * 6
     assert counts[0] == counts[1]
+
+
+def list_changes(stores: Stores, change: Callable[[], object]) -> list[str]:
+    """Return the beginnings of the statements by which a change writes rows.
+
+    Those that add versions are left out, since SQLite returns their ids one by one.
+    """
+    statements: list[str] = []
+
+    def note(*args: Any) -> None:
+        if args[2].startswith(("INSERT", "UPDATE", "DELETE")) and "INTO adapter_versions" not in args[2]:
+            statements.append(" ".join(args[2].split()[:3]))
+
+    engine = stores.database._engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    change()
+    sa.event.remove(engine, "before_cursor_execute", note)
+    return statements
+
+
+def test_new_versions_of_a_bundle_are_added_together(hubs: list[Stores], tmp_path: Path) -> None:
+    """A statement for each of thousands would hold the lock of SQLite for minutes."""
+    two, one, _ = hubs
+    publish(one, tmp_path, "root")
+    files = []
+    for name, count in (("few", 1), ("many", 5)):
+        for seed in range(count):
+            made = publish(one, tmp_path, name, seed=seed, parents=("root/1",), evidence=MEASURED)
+            with one.database.write() as session:
+                adapter_versions.add_tags(session, made, "gold", f"seed={seed}")
+                adapter_versions.edit_notes(session, made, "Good.")
+                evaluations.add(
+                    session, base_id=1, dataset=registry.digest("rows"), evaluator="own", adapter=made,
+                    metrics={"loss": 1.5},
+                )  # fmt: skip
+        files.append(tmp_path / name)
+        make_bundle(files[-1], [name], one)
+    carry(one, two, tmp_path, "root")
+    few, many = (list_changes(two, lambda file=file: take(file, two)) for file in files)  # type: ignore[misc]
+    assert few == many
+    version = registry.resolve(two.database, "many/5")
+    assert (version.tags, version.notes) == (("gold", "seed=4"), "Good.")
+    assert version.updated_at > version.created_at, "when it got its tags"
+    with two.database.read() as session:
+        assert len(audit.find(session, on="many", action="version.create")) == 5
+        assert len(evaluations.find(session, adapter="many/5")) == 1
+
+
+def test_former_names_come_along_if_they_are_free(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, three = hubs
+    publish(one, tmp_path, "legal")
+    with one.database.write() as session:
+        for old, new in (("legal", "law"), ("law", "rights"), ("rights", "contracts")):
+            adapter_names.rename(session, old, new)
+    report = carry(one, two, tmp_path, "contracts")
+    assert report.former_names == {"law": "contracts", "legal": "contracts", "rights": "contracts"}
+    assert {registry.resolve(two.database, f"{name}/1").reference for name in report.former_names} == {"contracts/1"}
+    with two.database.read() as session:
+        (entry,) = audit.find(session, action="hub.unbundle")
+    assert entry.details["former_names"] == report.former_names
+    before = rows(two)
+    assert (carry(one, two, tmp_path, "contracts").former_names, rows(two)) == ({}, before)
+    assert carry(two, three, tmp_path, "legal").former_names == report.former_names
+
+
+def test_taken_former_name_stands_for_what_it_stood_for(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    with one.database.write() as session:
+        for old, new in (("legal", "law"), ("law", "small"), ("small", "contracts")):
+            adapter_names.rename(session, old, new)
+    other = publish(two, tmp_path, "legal", seed=1)
+    registry.add_base(two.database, "small")
+    report = carry(one, two, tmp_path, "contracts")
+    assert report.former_names == {"law": "contracts"}
+    assert report.kept == (
+        "no former name legal of contracts, since another adapter has or had the name",
+        "no former name small of contracts, since a base has the name",
+    )
+    assert registry.resolve(two.database, other).name == "legal"
+    assert registry.resolve(two.database, "law/1").reference == "contracts/1"
+
+
+def test_version_goes_to_the_adapter_that_has_the_former_name_if_it_is_the_same(
+    hubs: list[Stores], tmp_path: Path
+) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    carry(one, two, tmp_path, "legal")
+    with one.database.write() as session:
+        adapter_names.rename(session, "legal", "contracts")
+    report = carry(one, two, tmp_path, "contracts")
+    assert (report.former_names, report.kept) == ({}, ())
+    assert registry.resolve(two.database, "legal/1").name == "legal"
+
+
+def test_alias_that_another_user_set_meanwhile_is_not_in_the_report(
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    carry(one, two, tmp_path, "legal")
+    with two.database.write() as session:
+        session.execute(sa.update(tables.AdapterVersion).values(state="ready"))
+    for alias in ("mine", "other"):
+        registry.set_alias(one.database, "legal", alias, 1)
+    make_bundle(tmp_path / "x", ["legal"], one)
+    register = unbundling._register
+
+    def set_first(*args: Any) -> Any:
+        registry.set_alias(two.database, "legal", "other", 1)
+        return register(*args)
+
+    monkeypatch.setattr(unbundling, "_register", set_first)
+    assert take(tmp_path / "x", two).aliases == ("legal@mine",)
 
 
 def test_sample_answers_are_stored_without_what_nobody_reads(hubs: list[Stores], tmp_path: Path) -> None:
