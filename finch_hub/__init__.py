@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finch_hub.engine.training.adapter import LoRAAdapter
     from finch_hub.hub.facade import Hub
     from finch_hub.hub.jobs import JobHandle
+    from finch_hub.hub.sweeping import SweepHandle
     from finch_hub.hub.versions import Version
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.settings import Settings
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from finch_hub.specs.generation import GenerationConfig
     from finch_hub.specs.jobs import BaseModelSource, Job, JobState, Requirements
     from finch_hub.specs.lora import LoRAConfig
+    from finch_hub.specs.previews import DataPreview, TrainingPreview
     from finch_hub.specs.reading import ReadingConfig
     from finch_hub.specs.reports import (
         CompositionReport,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         ReproductionReport,
         TrainingReport,
     )
+    from finch_hub.specs.sweeps import SweepReport
     from finch_hub.specs.training import TrainingConfig
     from finch_hub.specs.value import Value
 
@@ -55,6 +58,7 @@ __all__ = [
     "BundleReport",
     "CompositionReport",
     "ConflictReport",
+    "DataPreview",
     "EvaluationReport",
     "Event",
     "Example",
@@ -76,7 +80,10 @@ __all__ = [
     "Requirements",
     "RestoreReport",
     "Settings",
+    "SweepHandle",
+    "SweepReport",
     "TrainingConfig",
+    "TrainingPreview",
     "TrainingReport",
     "UnbundleReport",
     "Value",
@@ -84,7 +91,7 @@ __all__ = [
     "errors",
 ]
 
-_OTHER_REPORTS = frozenset({"BackupReport", "BundleReport", "RestoreReport", "UnbundleReport"})
+_OTHER_REPORTS = frozenset({"BackupReport", "BundleReport", "RestoreReport", "SweepReport", "UnbundleReport"})
 _MODULES = {
     name: f"finch_hub.{module}"
     for module, names in {
@@ -92,6 +99,7 @@ _MODULES = {
         "engine.training.adapter": ["LoRAAdapter"],
         "hub.facade": ["Hub"],
         "hub.jobs": ["JobHandle"],
+        "hub.sweeping": ["SweepHandle"],
         "hub.versions": ["Version"],
         "registry.values": ["AdapterVersion"],
         "settings": ["Settings"],
@@ -102,8 +110,10 @@ _MODULES = {
         "specs.generation": ["GenerationConfig"],
         "specs.jobs": ["BaseModelSource", "Job", "JobState", "Requirements"],
         "specs.lora": ["LoRAConfig"],
+        "specs.previews": ["DataPreview", "TrainingPreview"],
         "specs.reading": ["ReadingConfig"],
         "specs.reports": [name for name in __all__ if name.endswith("Report") and name not in _OTHER_REPORTS],
+        "specs.sweeps": ["SweepReport"],
         "specs.training": ["TrainingConfig"],
         "specs.value": ["Value"],
     }.items()
@@ -112,14 +122,20 @@ _MODULES = {
 
 
 @contextlib.contextmanager
-def _open_view() -> Iterator[_progress.Show]:
+def _open_view(shows: bool | None) -> Iterator[_progress.Show]:
     from finch_hub.display.sessions import open_client_view
 
-    with open_client_view(None) as view:
+    with open_client_view(shows) as view:
         yield view.show
 
 
-_progress.use_view(_open_view)
+def _show_advance(advance: _progress.Advance) -> None:
+    from finch_hub.display.progress import show_advance
+
+    show_advance(advance)
+
+
+_progress.use_display(_progress.Display(_open_view, _show_advance))
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from finch_hub import errors, settings
-from finch_hub.progress import Advance, is_notebook, is_terminal, listen_by_default
+from finch_hub.progress import begin_showing, stop_showing
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import ComposeOptions, JobSpec, QuantizeOptions, QuantizeSpec, Requirements, TrainOptions
 from finch_hub.specs.reading import ReadingOptions
@@ -48,12 +48,6 @@ if TYPE_CHECKING:
 _MAX_DAYS = 36_500.0
 
 
-def _show_advance(advance: Advance) -> None:
-    from finch_hub.display.progress import show_advance
-
-    show_advance(advance)
-
-
 class Hub:
     """Registry, queue and artifacts of one installation; usable as a context manager.
 
@@ -63,13 +57,12 @@ class Hub:
     Args:
         settings: settings of the hub; None reads ``FINCH_*`` and ``finch.toml``.
         progress: whether calls that take long show their progress; None shows it on a terminal and in a notebook. What
-            this process computes follows the hub that was made last.
+            this process computes, such as a training of `GeneratorModel`, follows the newest hub that is open.
     """
 
     def __init__(self, settings: settings.Settings | None = None, *, progress: bool | None = None) -> None:
         self._given, self._shows = settings, progress
-        is_shown = progress if progress is not None else is_terminal() or is_notebook()
-        listen_by_default(_show_advance if is_shown else None)
+        begin_showing(self, progress)
 
     def __repr__(self) -> str:
         known = self._given if self._given is not None else self.__dict__.get("settings")
@@ -82,7 +75,8 @@ class Hub:
         self.close()
 
     def close(self) -> None:
-        """Close the connections that were opened."""
+        """Close the connections that were opened, and leave it to other hubs what this process shows."""
+        stop_showing(self)
         if "_dispatcher" in self.__dict__:
             self._dispatcher.close()
         if "_stores" in self.__dict__:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,9 +54,49 @@ class Version(Summarized):
         return self.value.state
 
     @property
+    def kind(self) -> str:
+        """How the version was made: `train`, `compose`, `quantize` or `import`."""
+        return self.value.kind
+
+    @property
     def base(self) -> values.Base:
         """Base model that the version fits."""
         return self.value.base
+
+    @property
+    def description(self) -> str:
+        """What the adapter is for; the same for all of its versions."""
+        return self.value.description
+
+    @property
+    def preset(self) -> str | None:
+        """Preset that the version was trained with."""
+        return self.value.preset
+
+    @property
+    def notes(self) -> str:
+        """Notes on the version."""
+        return self.value.notes
+
+    @property
+    def created_at(self) -> datetime:
+        """When the version was made, in UTC."""
+        return self.value.created_at
+
+    @property
+    def job_id(self) -> str | None:
+        """Id of the job that made the version."""
+        return self.value.job_id
+
+    @property
+    def identity(self) -> str:
+        """Hash of weights and configuration, which equal adapters share."""
+        return self.value.identity
+
+    @property
+    def digest(self) -> str:
+        """Hash of the files in the artifact store."""
+        return self.value.digest
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -146,7 +187,7 @@ class Version(Summarized):
             "job_id": value.job_id,
         }
         shown = {name: field for name, field in fields.items() if field is not None}
-        return {**shown, **{f"metrics.{name}": figure for name, figure in value.metrics.items()}}
+        return {**shown, **{f'metrics["{name}"]': figure for name, figure in value.metrics.items()}}
 
     def _draw_html(self) -> str:
         try:

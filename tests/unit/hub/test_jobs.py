@@ -189,4 +189,6 @@ def test_jobs_are_looked_up_and_looped_over(hub: Hub, handle: JobHandle, tiny_fo
     assert hub.jobs[handle.id].id == handle.id
     assert handle.id in hub.jobs
     assert "nothing" not in hub.jobs
+    for name in handle._list_fields():
+        assert getattr(handle, name) is not None, name
     assert repr(handle) == f"JobHandle(id='{handle.id}', kind='evaluate', state='queued')"
