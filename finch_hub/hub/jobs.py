@@ -523,11 +523,16 @@ class Jobs:
     def iterate(
         self, *, states: Collection[JobState] | None = None, kind: str | None = None, owner: str | None = None
     ) -> Iterator[JobHandle]:
-        """Yield the jobs, newest first, page by page."""
-        found = self.find(states=states, kind=kind, owner=owner, limit=_PAGE_SIZE)
-        while found:
+        """Yield the jobs, newest first, page by page. Those that are deleted meanwhile may be left out."""
+        below: int | None = None
+        while True:
+            with self._stores.database.read() as session:
+                found, below = jobs.find_page(
+                    session, below=below, states=states, kind=kind, owner=owner, limit=_PAGE_SIZE
+                )
             yield from (JobHandle(job, self._stores, self._dispatcher, shows=self._shows) for job in found)
-            found = self.find(states=states, kind=kind, owner=owner, limit=_PAGE_SIZE, before=found[-1].id)
+            if below is None:
+                return
 
     def get(self, job_id: str) -> JobHandle:
         """Return the job with this id, the one whose id begins so, or your newest one for "last".
@@ -550,7 +555,11 @@ class Jobs:
         limit: int = 50,
         before: str | None = None,
     ) -> list[Job]:
-        """Return jobs, newest first. With `before`, return those older than the job with that id."""
+        """Return jobs, newest first. With `before`, return those older than the job with that id.
+
+        Raises:
+            NotFound: the job of `before` does not exist.
+        """
         with self._stores.database.read() as session:
             return jobs.find(session, states=states, kind=kind, owner=owner, limit=limit, before=before)
 

@@ -148,16 +148,33 @@ def find_id(session: Session, text: str, *, owner: str) -> str:
     return found[0] if found else text
 
 
-def find(
+def find(session: Session, *, before: str | None = None, **filters: Any) -> list[Job]:
+    """Return jobs, newest first, with the filters of `find_page`; `before` is the id of the last job seen.
+
+    Raises:
+        NotFound: the job with that id does not exist.
+    """
+    number = None
+    if before is not None:
+        number = session.scalar(sa.select(jobs.c.number).where(jobs.c.id == before))
+        if number is None:
+            raise errors.NotFound("job", before, _recent_ids(session))
+    return find_page(session, below=number, **filters)[0]
+
+
+def find_page(
     session: Session,
     *,
+    below: int | None = None,
     states: Collection[JobState] | None = None,
     kind: str | None = None,
     owner: str | None = None,
     limit: int = 50,
-    before: str | None = None,
-) -> list[Job]:
-    """Return jobs, newest first; `before` is the id of the last job on the previous page."""
+) -> tuple[list[Job], int | None]:
+    """Return a page of jobs, newest first, and `below` of the next page, None after the last one.
+
+    It is a number, not an id, since the last job of a page may be deleted before the next page is read.
+    """
     query = sa.select(*JOB_COLUMNS).order_by(jobs.c.number.desc()).limit(limit)
     if states is not None:
         query = query.where(in_state(*sorted(states)))
@@ -169,9 +186,10 @@ def find(
         query = query.where(jobs.c.kind == kind)
     if owner is not None:
         query = query.where(jobs.c.owner == owner)
-    if before is not None:
-        query = query.where(jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery())
-    return to_jobs(session, session.execute(query).all())
+    if below is not None:
+        query = query.where(jobs.c.number < below)
+    rows = session.execute(query).all()
+    return to_jobs(session, rows), rows[-1].number if len(rows) == limit else None
 
 
 def request_cancel(session: Session, job_id: str) -> Job:
