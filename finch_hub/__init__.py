@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
 from finch_hub import progress as _progress
+from finch_hub.texts import summaries as _summaries
 
 if sys.platform == "win32":
     raise ImportError(
@@ -135,6 +136,13 @@ def _show_advance(advance: _progress.Advance) -> None:
     show_advance(advance)
 
 
+def _draw_html(value: object) -> str | None:
+    from finch_hub.display.notebook_drawings import draw_html
+
+    return draw_html(value)
+
+
+_summaries.use_drawings(_draw_html)
 _progress.use_display(_progress.Display(_open_view, _show_advance))
 
 

@@ -433,10 +433,10 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
 
     def _draw_html(self) -> str:
         """Draw the loss curve. A notebook shows the fields alone if the database does not answer."""
-        from finch_hub.artifacts.cards.loss_chart import draw_loss_chart
+        from finch_hub.display.notebook_drawings import draw_curve
 
         with contextlib.suppress(errors.FinchError):
-            return draw_loss_chart(self._read_curve()) or ""
+            return draw_curve(self._read_curve())
         return ""
 
     def _read_events(self, after: int) -> Iterator[Event]:

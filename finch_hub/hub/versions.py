@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.artifacts.cards.loss_chart import draw_loss_chart
 from finch_hub.registry import adapter_versions, evidence, lineage, values
 from finch_hub.specs.cards import Card
 from finch_hub.specs.evidence import Evidence, LossCurve
@@ -187,11 +186,16 @@ class Version(Summarized):
             "job_id": value.job_id,
         }
         shown = {name: field for name, field in fields.items() if field is not None}
-        return {**shown, **{f'metrics["{name}"]': figure for name, figure in value.metrics.items()}}
+        metrics = sorted(
+            value.metrics.items(), key=lambda item: not item[0].startswith("loss_")
+        )  # the table has an end
+        return {**shown, **{f'metrics["{name}"]': figure for name, figure in metrics}}
 
     def _draw_html(self) -> str:
+        from finch_hub.display.notebook_drawings import draw_curve
+
         try:
             curve = self.curve
         except errors.FinchError:  # the table is shown without the database
             return ""
-        return (draw_loss_chart(curve) if curve is not None else None) or ""
+        return "" if curve is None else draw_curve(curve)
