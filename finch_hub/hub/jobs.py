@@ -68,7 +68,12 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
         self._job, self._stores, self._dispatcher, self._shows = job, stores, dispatcher, shows
 
     def _list_fields(self) -> Mapping[str, object]:
-        fields = {"id": self.id, "kind": self.kind, "state": self._job.state, "adapter": self.adapter}
+        fields: dict[str, object] = {
+            "id": self.id,
+            "kind": self.kind,
+            "state": self._job.state,
+            "adapter": self.adapter,
+        }
         fields |= {"worker": self.worker, "depends_on": self.depends_on or None, "reason": self.reason}
         return {name: value for name, value in fields.items() if value is not None}
 
