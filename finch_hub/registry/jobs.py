@@ -36,18 +36,13 @@ from finch_hub.registry.transitions import (
 )
 from finch_hub.registry.types import UNKNOWN_TIME, Columns, build_insert_new, later, now, once, one_of, read_document
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
+from finch_hub.specs.jobs import FINAL, Job, JobState, Requirements
 
 _NUM_EXAMINED = 1000  # newest jobs of the queue that a check reads
 LAST = "last"
 _PREFIX = re.compile("[a-z2-7]{1,15}")  # of an id, which has 16 characters
 _NUM_SHOWN = 3
 _COPIED = ("spec", "base_key", "priority", "owner", "idempotency_key", "retry_of")  # from a new job to its row
-
-
-def submit(session: Session, spec: JobSpec, *, owner_unfinished: int | None = None, **fields: Any) -> Job:
-    """Submit a job with further fields of `NewJob`, as `submit_many` does."""
-    return submit_many(session, [values.NewJob.of_spec(spec, **fields)], owner_unfinished=owner_unfinished)[0]
 
 
 def submit_many(session: Session, new: Sequence[values.NewJob], *, owner_unfinished: int | None = None) -> list[Job]:

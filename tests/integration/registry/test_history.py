@@ -191,7 +191,7 @@ def test_claim_past_owners_at_their_limit_reads_few_of_their_jobs(history: Datab
     """Each owner is looked up in an index, and the jobs of owners at their limit are not read."""
     with history.write() as session:
         jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec(), priority=1, owner="ada")] * 2000)
-        jobs.submit(session, registry.merge_spec(), owner="ben")
+        registry.submit_job(session, registry.merge_spec(), owner="ben")
     if not history.is_sqlite:
         vacuum(history)
     limited = registry.ANY_SLOT.evolve(owner_running=1)
@@ -215,10 +215,10 @@ def test_claim_past_owners_at_their_limit_reads_few_of_their_jobs(history: Datab
 def test_submission_to_a_long_queue_reads_few_of_its_jobs(history: Database, owner: str) -> None:
     with history.write() as session:
         jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec(), owner="ada")] * 2000)
-        jobs.submit(session, registry.merge_spec(), owner="ben")
+        registry.submit_job(session, registry.merge_spec(), owner="ben")
     if not history.is_sqlite:
         vacuum(history)
-    plans = plans_of(history, lambda session: jobs.submit(session, registry.merge_spec(), owner=owner))
+    plans = plans_of(history, lambda session: registry.submit_job(session, registry.merge_spec(), owner=owner))
     assert plans
     for plan in plans:
         assert not re.search(r"Seq Scan on jobs|SCAN (jobs|following)(?! USING)", plan), plan
