@@ -220,7 +220,8 @@ class Model:
 
     def submit(self, *, labels: tuple[str, ...] = ()) -> Job:
         with self._client.write() as session:
-            job = jobs.submit(session, SPEC, requirements=Requirements(labels=labels))
+            new = values.NewJob.of_spec(SPEC, requirements=Requirements(labels=labels))
+            (job,) = jobs.submit_many(session, [new])
         self._dispatcher.dispatch(job)
         return job
 

@@ -103,7 +103,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             count, begun = 200, time.perf_counter()
             for _ in range(count):
                 with database.write() as session:
-                    jobs.submit(session, SPEC)
+                    jobs.submit_many(session, [values.NewJob.of_spec(SPEC)])
             single = count / (time.perf_counter() - begun)
             batches, begun = 10, time.perf_counter()
             for _ in range(batches):
@@ -149,7 +149,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
         database = Database(url, allow_insecure=True)
         try:
             with database.write() as session:
-                jobs.submit(session, SPEC)
+                jobs.submit_many(session, [values.NewJob.of_spec(SPEC)])
             _make_history(database, history)
             with database.write() as session:
                 jobs.submit_many(session, [values.NewJob.of_spec(SPEC)] * 60)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
 from finch_hub import progress as _progress
+from finch_hub.texts import summaries as _summaries
 
 if sys.platform == "win32":
     raise ImportError(
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from finch_hub.engine.training.adapter import LoRAAdapter
     from finch_hub.hub.facade import Hub
     from finch_hub.hub.jobs import JobHandle
+    from finch_hub.hub.sweeping import SweepHandle
     from finch_hub.hub.versions import Version
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.settings import Settings
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from finch_hub.specs.generation import GenerationConfig
     from finch_hub.specs.jobs import BaseModelSource, Job, JobState, Requirements
     from finch_hub.specs.lora import LoRAConfig
+    from finch_hub.specs.previews import DataPreview, TrainingPreview
     from finch_hub.specs.reading import ReadingConfig
     from finch_hub.specs.reports import (
         CompositionReport,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
         ReproductionReport,
         TrainingReport,
     )
+    from finch_hub.specs.sweeps import SweepReport
     from finch_hub.specs.training import TrainingConfig
     from finch_hub.specs.value import Value
 
@@ -55,6 +59,7 @@ __all__ = [
     "BundleReport",
     "CompositionReport",
     "ConflictReport",
+    "DataPreview",
     "EvaluationReport",
     "Event",
     "Example",
@@ -76,7 +81,10 @@ __all__ = [
     "Requirements",
     "RestoreReport",
     "Settings",
+    "SweepHandle",
+    "SweepReport",
     "TrainingConfig",
+    "TrainingPreview",
     "TrainingReport",
     "UnbundleReport",
     "Value",
@@ -84,7 +92,7 @@ __all__ = [
     "errors",
 ]
 
-_OTHER_REPORTS = frozenset({"BackupReport", "BundleReport", "RestoreReport", "UnbundleReport"})
+_OTHER_REPORTS = frozenset({"BackupReport", "BundleReport", "RestoreReport", "SweepReport", "UnbundleReport"})
 _MODULES = {
     name: f"finch_hub.{module}"
     for module, names in {
@@ -92,6 +100,7 @@ _MODULES = {
         "engine.training.adapter": ["LoRAAdapter"],
         "hub.facade": ["Hub"],
         "hub.jobs": ["JobHandle"],
+        "hub.sweeping": ["SweepHandle"],
         "hub.versions": ["Version"],
         "registry.values": ["AdapterVersion"],
         "settings": ["Settings"],
@@ -102,8 +111,10 @@ _MODULES = {
         "specs.generation": ["GenerationConfig"],
         "specs.jobs": ["BaseModelSource", "Job", "JobState", "Requirements"],
         "specs.lora": ["LoRAConfig"],
+        "specs.previews": ["DataPreview", "TrainingPreview"],
         "specs.reading": ["ReadingConfig"],
         "specs.reports": [name for name in __all__ if name.endswith("Report") and name not in _OTHER_REPORTS],
+        "specs.sweeps": ["SweepReport"],
         "specs.training": ["TrainingConfig"],
         "specs.value": ["Value"],
     }.items()
@@ -112,14 +123,27 @@ _MODULES = {
 
 
 @contextlib.contextmanager
-def _open_view() -> Iterator[_progress.Show]:
+def _open_view(shows: bool | None) -> Iterator[_progress.Show]:
     from finch_hub.display.sessions import open_client_view
 
-    with open_client_view(None) as view:
+    with open_client_view(shows) as view:
         yield view.show
 
 
-_progress.use_view(_open_view)
+def _show_advance(advance: _progress.Advance) -> None:
+    from finch_hub.display.progress import show_advance
+
+    show_advance(advance)
+
+
+def _draw_html(value: object) -> str | None:
+    from finch_hub.display.notebook_drawings import draw_html
+
+    return draw_html(value)
+
+
+_summaries.use_drawings(_draw_html)
+_progress.use_display(_progress.Display(_open_view, _show_advance))
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
@@ -48,29 +49,62 @@ def is_notebook() -> bool:
 
 Listener = Callable[[Advance], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
-_default_listener: Listener | None = None
-
-
-def listen_by_default(listener: Listener | None) -> None:
-    """Call a listener with the advances of all work of this process that nobody else listens to; None calls none."""
-    global _default_listener
-    _default_listener = listener
-
 
 Show = Callable[[Any], None]
 """Receiver of the events of a training that runs in this process."""
-_view: Callable[[], contextlib.AbstractContextManager[Show]] | None = None
 
 
-def use_view(opener: Callable[[], contextlib.AbstractContextManager[Show]]) -> None:
-    """Let `open_view` open this. The package does so, since what draws lies above the engine, which calls that."""
-    global _view
-    _view = opener
+class Display(NamedTuple):
+    """What draws. The package sets it, since it lies above the engine, which calls it.
+
+    Attributes:
+        open_view: opens what shows the events of a training; its argument is that of `Hub(progress=…)`.
+        show_advance: shows how far some work is.
+    """
+
+    open_view: Callable[[bool | None], contextlib.AbstractContextManager[Show]]
+    show_advance: Listener
+
+
+_display: Display | None = None
+_wishes: weakref.WeakKeyDictionary[object, bool | None] = weakref.WeakKeyDictionary()  # of the open hubs, newest last
+
+
+def use_display(display: Display) -> None:
+    """Show the work of this process with this display."""
+    global _display
+    _display = display
+
+
+def begin_showing(owner: object, shows: bool | None) -> None:
+    """Show the work of this process as its newest owner wishes, until `stop_showing`.
+
+    Args:
+        shows: whether to show it; None shows it on a terminal and in a notebook.
+    """
+    _wishes[owner] = shows
+
+
+def stop_showing(owner: object) -> None:
+    """Forget the wish of an owner, so that the one before it holds again."""
+    _wishes.pop(owner, None)
 
 
 def open_view() -> contextlib.AbstractContextManager[Show]:
     """Open what shows the events of a training to the user of this process."""
-    return contextlib.nullcontext(lambda event: None) if _view is None else _view()
+    return contextlib.nullcontext(lambda event: None) if _display is None else _display.open_view(_find_wish())
+
+
+def _find_wish() -> bool | None:
+    return next(reversed(list(_wishes.values())), None)
+
+
+def _find_listener() -> Listener | None:
+    """Return the listener of this thread, or else the display if some owner wishes it."""
+    if (listener := _listener.get()) is not None or _display is None or not _wishes:
+        return listener
+    wish = _find_wish()
+    return _display.show_advance if wish or (wish is None and (is_terminal() or is_notebook())) else None
 
 
 @contextlib.contextmanager
@@ -118,7 +152,7 @@ class Meter:
     def __init__(self, work: str, total: int | None = None, *, size: int = 1) -> None:
         self.total = total
         self._work, self._size, self._done = work, size, 0
-        self._listener = _listener.get() or _default_listener  # here, since other threads may count
+        self._listener = _find_listener()  # here, since other threads may count
         self._began = self._told = time.monotonic()
 
     def add(self, parts: int = 1) -> None:

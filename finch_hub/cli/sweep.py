@@ -8,11 +8,11 @@ import click
 
 from finch_hub import errors
 from finch_hub.cli import options, output
-from finch_hub.display import progress, sweeps, tables
+from finch_hub.display import progress, sweeps
 
 if TYPE_CHECKING:
     from finch_hub.hub.sweeping import SweepHandle
-    from finch_hub.specs.jobs import Job, Requirements
+    from finch_hub.specs.jobs import Requirements
     from finch_hub.specs.sweeps import SweepReport
 
 
@@ -95,18 +95,9 @@ def sweep(
 
 def conclude(handle: SweepHandle, *, quiet: bool, as_json: bool) -> None:
     """Follow a sweep to its end, and print its table."""
-    points = {point.number: sweeps.describe_point(point) for point in handle.report().points}
-    count = len(points)
-
-    def tell(job: Job, number: int) -> None:
-        if not quiet:
-            adapter = (job.result or {}).get("adapter") or job.reason or ""
-            output.tell(f"{number} of {count}: {points[number]}: {job.state.value} {adapter}".rstrip())
-
     try:
-        if not quiet:
-            output.tell(f"Sweep {handle.id}: {tables.format_count(count, 'training')}")
-        report = handle.wait(on_end=tell)
+        with progress.open_view(quiet=quiet) as view:
+            report = handle.wait(view=view)
     except KeyboardInterrupt:
         output.tell("")  # behind the ^C of the terminal
         output.tell(f"Stopped following sweep {handle.id}. Its jobs continue in the background.")
@@ -117,7 +108,9 @@ def conclude(handle: SweepHandle, *, quiet: bool, as_json: bool) -> None:
         (chosen,) = (point.adapter for point in report.points if point.number == report.smallest)
         output.suggest("Name it", "adapters", "alias", str(chosen), "best", as_json=as_json or quiet)
     else:
-        raise errors.JobFailed(report.points[0].job, report.points[0].reason or "no training has succeeded")
+        from finch_hub.hub.sweeping import explain_failure
+
+        raise explain_failure(report)
 
 
 def show_report(report: SweepReport, *, quiet: bool, as_json: bool) -> None:

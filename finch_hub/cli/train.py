@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub.cli import completion, following, options, output
-from finch_hub.display import previews, progress
+from finch_hub.display import previews, progress, tables
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -96,7 +96,9 @@ def train(
     if dry_run:
         output.tell("reading the data and the tokenizer of the base")
         preview = hub.preview_training(data, **request)
-        output.emit(preview, context.params["as_json"], lambda: previews.draw_training_preview(preview))
+        note = "Nothing was stored or submitted. Without --dry-run, the training starts."
+        drawn = (previews.draw_training_preview(preview), "", note)
+        output.emit(preview, context.params["as_json"], lambda: tables.group(drawn))
         return None
     jobs = [hub.jobs.get(job).id for job in depends_on]
     return hub.train(data, priority=priority, depends_on=jobs, idempotency_key=idempotency_key, **request)

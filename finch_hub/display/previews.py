@@ -91,5 +91,4 @@ def draw_training_preview(preview: TrainingPreview) -> Group:
     changed = [f"  the chat template changes {count:,} examples: {what}" for what, count in data.changes.items()]
     report = draw_interim({"name": "data", "report": data.model_dump(mode="json")})
     problems = [f"  left out: {problem}" for problem in data.problems]
-    note = "Nothing was stored or submitted. Without --dry-run, the training starts."
-    return group([draw_fields(fields), report, *changed, *problems, "", *draw_rows(preview.rows), "", note])
+    return group([draw_fields(fields), report, *changed, *problems, "", *draw_rows(preview.rows)])

@@ -40,7 +40,7 @@ def draw_result(result: AdapterVersion | Value, report: Value) -> RenderableType
 
 def draw_report(report: Value) -> RenderableType:
     """Draw a report. One without a drawing of its own is drawn as names and values."""
-    draw = _DRAWINGS.get(type(report).__name__)
+    draw = DRAWINGS.get(type(report).__name__)
     return draw(report) if draw is not None else draw_fields(to_json(report))
 
 
@@ -186,7 +186,7 @@ def _format_accuracy_change(before: TokenMetrics | None, after: TokenMetrics | N
 
 
 # By name, since the reports' module loads pydantic.
-_DRAWINGS: dict[str, Callable[[Any], RenderableType]] = {
+DRAWINGS: dict[str, Callable[[Any], RenderableType]] = {
     "TrainingReport": draw_training,
     "CompositionReport": draw_composition,
     "ConflictReport": draw_conflicts,

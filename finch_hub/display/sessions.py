@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from finch_hub.display import tables
 from finch_hub.display.progress import View, draw_event, format_progress, open_view, read_number
 from finch_hub.progress import is_notebook, is_terminal
 from finch_hub.texts.visible_text import to_line
@@ -54,7 +53,7 @@ class NotebookView(View):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._draw()
+        self._draw(is_over=True)
 
     def show(self, event: NewEvent) -> None:
         """Take the event over, and draw it within a second."""
@@ -84,25 +83,21 @@ class NotebookView(View):
         self._draw()
 
     def _add(self, line: RenderableType) -> None:
-        console = tables.console(stderr=True)
-        with console.capture() as captured:
-            console.print(line, soft_wrap=isinstance(line, str))
-        self._lines = [*self._lines, *captured.get().rstrip().splitlines()][-NOTEBOOK_LINES:]
+        from finch_hub.display.notebook_drawings import write_plainly
 
-    def _draw(self) -> None:
-        from finch_hub.artifacts.cards.loss_chart import draw_loss_chart
+        self._lines = [*self._lines, *write_plainly(line)][-NOTEBOOK_LINES:]
+
+    def _draw(self, *, is_over: bool = False) -> None:
+        """Draw the output anew. In the end nothing moves any more, so that there is no bar."""
+        from finch_hub.display.notebook_drawings import draw_curve
         from finch_hub.specs.evidence import curve_of_events
 
         self._drawn_at = time.monotonic()
         step, steps = read_number(self._progress, "step"), read_number(self._progress, "steps")
         counted = f"{step:,.0f}/{steps:,.0f}" if step is not None and steps else ""
         title = self._wait or "  ".join(filter(None, (self._phase, counted, format_progress(self._progress))))
-        curve = curve_of_events(self._events)
-        self._output.show(
-            draw_bar(title, step / steps if step is not None and steps else None)
-            + (draw_loss_chart(curve) or "")
-            + draw_lines(self._lines)
-        )
+        bar = "" if is_over else draw_bar(title, step / steps if step is not None and steps else None)
+        self._output.show(bar + draw_curve(curve_of_events(self._events)) + draw_lines(self._lines))
 
 
 class Output:
@@ -134,4 +129,4 @@ def draw_bar(title: str, share: float | None) -> str:
 
 def draw_lines(lines: Sequence[str]) -> str:
     """Draw texts below each other, in which nothing is HTML."""
-    return f"<pre>{html.escape(chr(10).join(map(to_line, lines)))}</pre>" if lines else ""
+    return f'<pre style="white-space: pre-wrap">{html.escape(chr(10).join(map(to_line, lines)))}</pre>' if lines else ""

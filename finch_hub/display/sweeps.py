@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from finch_hub.display.progress import View
 from finch_hub.display.tables import draw_table, format_duration, format_number, format_value, group
+from finch_hub.specs.events import NewEvent
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Group, RenderableType
 
     from finch_hub.specs.sweeps import SweepPoint, SweepReport
+
+
+_FIGURES = ("step", "steps", "unit", "seconds_left")
+
+
+class PointsView(View):
+    """View of the trainings of a sweep, one after another, on the bar of another view.
+
+    Their steps move the bar, and their warnings are written once. Their losses are left out, since the curve below a
+    bar is that of one training.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view, self.is_silent = view, view.is_silent
+        self._written: list[RenderableType] = []
+
+    def begin(self, title: str) -> None:
+        """Show the training of the next point."""
+        self._view.show(NewEvent.phase(title))
+
+    def show(self, event: NewEvent) -> None:
+        """Move the bar, or write a warning."""
+        if event.type == "progress":
+            data = {name: event.data[name] for name in _FIGURES if name in event.data}
+            self._view.show(NewEvent(type="progress", data=data))
+        elif event.level == "warn":
+            self.write(f"  warning: {event.message}")
+
+    def show_wait(self, text: str) -> None:
+        """Show why the training has not started."""
+        self._view.show_wait(text)
+
+    def write(self, line: RenderableType) -> None:
+        """Write a line that was not written before."""
+        if line not in self._written:
+            self._written.append(line)
+            self._view.write(line)
 
 
 def draw_sweep(report: SweepReport) -> Group:
@@ -31,7 +71,12 @@ def draw_sweep(report: SweepReport) -> Group:
 
 def describe_point(point: SweepPoint) -> str:
     """Describe a point by its settings, such as `rank=8 learning_rate=0.0003`."""
-    return " ".join(f"{name}={format_value(value)}" for name, value in point.settings.items())
+    return describe_settings(point.settings)
+
+
+def describe_settings(settings: Mapping[str, object]) -> str:
+    """Describe the settings that a point tries, such as `rank=8 learning_rate=0.0003`."""
+    return " ".join(f"{name}={format_value(value)}" for name, value in settings.items())
 
 
 def _describe(point: SweepPoint, report: SweepReport) -> str | None:

@@ -17,9 +17,10 @@ class VisibleConsole(Console):
     Rich measures and draws texts as they come from `render_str`, so that tables stay aligned.
     """
 
-    def __init__(self, *, stderr: bool, width: int | None) -> None:
+    def __init__(self, *, stderr: bool, width: int | None, **options: Any) -> None:
         # In a notebook, rich would add an output to the cell for each text, also for a captured one.
-        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, force_jupyter=False)
+        as_it_is: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "force_jupyter": False}
+        super().__init__(stderr=stderr, width=width, **as_it_is, **options)
 
     def on_broken_pipe(self) -> None:
         """Let the command end if the reader of its result has left, not one of messages. Rich itself exits with 1."""

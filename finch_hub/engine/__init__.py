@@ -6,7 +6,10 @@ Names are imported on first use, so ``import finch_hub.engine`` loads no torch.
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
+
+from finch_hub.progress import is_notebook
 
 if TYPE_CHECKING:
     from finch_hub.engine.bases.base import Base, load_base
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
     from finch_hub.engine.training.interruption import Interrupted
     from finch_hub.engine.training.loop import Trained, train
     from finch_hub.formats.adapter_folder import StoredAdapter
+
+if is_notebook():
+    # Otherwise transformers and huggingface_hub import it, and a cell shows that ipywidgets are missing.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("tqdm.auto")
 
 __all__ = [
     "Base",

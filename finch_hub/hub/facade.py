@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from finch_hub import errors, settings
-from finch_hub.progress import Advance, is_notebook, is_terminal, listen_by_default
+from finch_hub.progress import begin_showing, stop_showing
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import ComposeOptions, JobSpec, QuantizeOptions, QuantizeSpec, Requirements, TrainOptions
+from finch_hub.specs.jobs import ComposeOptions, JobSpec, QuantizeOptions, QuantizeSpec, Requirements
 from finch_hub.specs.reading import ReadingOptions
-from finch_hub.specs.sweeps import SweepOptions
 
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle, Jobs
     from finch_hub.hub.repositories import Repositories
     from finch_hub.hub.sweeping import SweepHandle
+    from finch_hub.hub.training_request import SweepRequest, TrainRequest
     from finch_hub.hub.workers import Workers
     from finch_hub.plugins.catalog import Catalog
     from finch_hub.registry.values import AdapterVersion
@@ -48,12 +48,6 @@ if TYPE_CHECKING:
 _MAX_DAYS = 36_500.0
 
 
-def _show_advance(advance: Advance) -> None:
-    from finch_hub.display.progress import show_advance
-
-    show_advance(advance)
-
-
 class Hub:
     """Registry, queue and artifacts of one installation; usable as a context manager.
 
@@ -63,13 +57,12 @@ class Hub:
     Args:
         settings: settings of the hub; None reads ``FINCH_*`` and ``finch.toml``.
         progress: whether calls that take long show their progress; None shows it on a terminal and in a notebook. What
-            this process computes follows the hub that was made last.
+            this process computes, such as a training of `GeneratorModel`, follows the newest hub that is open.
     """
 
     def __init__(self, settings: settings.Settings | None = None, *, progress: bool | None = None) -> None:
         self._given, self._shows = settings, progress
-        is_shown = progress if progress is not None else is_terminal() or is_notebook()
-        listen_by_default(_show_advance if is_shown else None)
+        begin_showing(self, progress)
 
     def __repr__(self) -> str:
         known = self._given if self._given is not None else self.__dict__.get("settings")
@@ -82,7 +75,8 @@ class Hub:
         self.close()
 
     def close(self) -> None:
-        """Close the connections that were opened."""
+        """Close the connections that were opened, and leave it to other hubs what this process shows."""
+        stop_showing(self)
         if "_dispatcher" in self.__dict__:
             self._dispatcher.close()
         if "_stores" in self.__dict__:
@@ -164,18 +158,10 @@ class Hub:
         data: DataSource,
         *,
         adapter: str,
-        base: str | Path | None = None,
-        revision: str | None = None,
-        start: str | None = None,
-        preset: str | None = None,
-        validation: DataSource | float | None = None,
-        system: str | None = None,
-        requirements: Requirements | None = None,
         priority: int = 0,
         depends_on: Sequence[str] = (),
         idempotency_key: str | None = None,
-        progress: Progress | None = None,
-        **overrides: Unpack[TrainOptions],
+        **request: Unpack[TrainRequest],
     ) -> JobHandle[AdapterVersion, TrainingReport]:
         """Submit the training of one adapter. Its result is a new version of `adapter`.
 
@@ -197,7 +183,7 @@ class Hub:
             depends_on: ids of jobs that must succeed first.
             idempotency_key: key under which a second submission returns the first job.
             progress: called with the number of rows that were read, every few thousand rows.
-            overrides: fields of `LoRAConfig` and `TrainingConfig`, which override the preset's, and of `ReadingConfig`,
+            request: fields of `LoRAConfig` and `TrainingConfig`, which override the preset's, and of `ReadingConfig`,
                 which say how rows are read.
 
         Raises:
@@ -205,21 +191,12 @@ class Hub:
             NotFound: one thing is missing, and nothing else is wrong.
         """
         from finch_hub.hub import training
+        from finch_hub.hub.training_request import split_request
 
         self._refuse_beyond_limit(idempotency_key)
+        source, overrides = split_request(request)
         [(spec, stored, needed)] = training.check_trainings(
-            data,
-            adapter=adapter,
-            base=base,
-            revision=revision,
-            start=start,
-            preset=preset,
-            validation=validation,
-            system=system,
-            points=[overrides],
-            requirements=requirements or Requirements(),
-            progress=progress,
-            stores=self._stores,
+            data, adapter=adapter, points=[overrides], stores=self._stores, **source
         )
         return self._submit(
             spec, stored, requirements=needed, priority=priority, depends_on=depends_on, idempotency_key=idempotency_key
@@ -230,17 +207,9 @@ class Hub:
         data: DataSource,
         *,
         adapter: str,
-        base: str | Path | None = None,
-        revision: str | None = None,
-        start: str | None = None,
-        preset: str | None = None,
-        validation: DataSource | float | None = None,
-        system: str | None = None,
         together: bool = True,
-        requirements: Requirements | None = None,
         priority: int = 0,
-        progress: Progress | None = None,
-        **settings: Unpack[SweepOptions],
+        **request: Unpack[SweepRequest],
     ) -> SweepHandle:
         """Submit a training for each combination of settings. Each makes a version of `adapter`.
 
@@ -251,7 +220,7 @@ class Hub:
         Args:
             together: whether trainings that can run in one step with others do so, which is faster on a CPU. Their
                 bytes are then those of a training alone only up to rounding.
-            settings: fields of `LoRAConfig` and `TrainingConfig`, each with a value or a list of values, and of
+            request: fields of `LoRAConfig` and `TrainingConfig`, each with a value or a list of values, and of
                 `ReadingConfig`.
 
         The other arguments are those of `train`.
@@ -263,23 +232,18 @@ class Hub:
             Conflict: the owner would have too many unfinished jobs.
         """
         from finch_hub.hub import submission, sweeping, training
+        from finch_hub.hub.training_request import split_request
         from finch_hub.registry.values import NewJob
 
+        source, settings = split_request(request)
         checked = training.check_trainings(
             data,
             adapter=adapter,
-            base=base,
-            revision=revision,
-            start=start,
-            preset=preset,
-            validation=validation,
-            system=system,
             points=sweeping.list_points(settings),
-            requirements=requirements or Requirements(),
-            progress=progress,
             stores=self._stores,
             together_if_possible=together,
             needs_held_out=True,
+            **source,
         )
         submission.check_secrets(checked[0].spec, self._stores, stacklevel=2)
         dispatcher = self._dispatcher
@@ -312,20 +276,7 @@ class Hub:
         return find_sweep(sweep_id, self._stores, self._dispatcher, shows=self._shows)
 
     def preview_training(
-        self,
-        data: DataSource,
-        *,
-        adapter: str,
-        base: str | Path | None = None,
-        revision: str | None = None,
-        start: str | None = None,
-        preset: str | None = None,
-        validation: DataSource | float | None = None,
-        system: str | None = None,
-        requirements: Requirements | None = None,
-        limit: int = 3,
-        progress: Progress | None = None,
-        **overrides: Unpack[TrainOptions],
+        self, data: DataSource, *, adapter: str, limit: int = 3, **request: Unpack[TrainRequest]
     ) -> TrainingPreview:
         """Return what `train` would do with these arguments: the data as the base sees it, time and memory.
 
@@ -333,6 +284,7 @@ class Hub:
 
         Args:
             limit: largest number of rows in the preview.
+            request: arguments of `train`.
 
         Raises:
             InvalidInput: with everything that is wrong with the request, as `train` raises it.
@@ -340,21 +292,11 @@ class Hub:
             Unavailable: the files of the base are not on this machine.
         """
         from finch_hub.hub import previewing
+        from finch_hub.hub.training_request import split_request
 
+        source, overrides = split_request(request)
         return previewing.preview_training(
-            data=data,
-            adapter=adapter,
-            base=base,
-            revision=revision,
-            start=start,
-            preset=preset,
-            validation=validation,
-            system=system,
-            points=[overrides],
-            requirements=requirements or Requirements(),
-            progress=progress,
-            limit=limit,
-            stores=self._stores,
+            data, adapter=adapter, points=[overrides], limit=limit, stores=self._stores, **source
         )
 
     def compose(

@@ -68,16 +68,47 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
         self._job, self._stores, self._dispatcher, self._shows = job, stores, dispatcher, shows
 
     def _list_fields(self) -> Mapping[str, object]:
-        job = self._job
-        made = (job.result or {}).get("adapter")
-        fields = {"id": job.id, "kind": job.kind, "state": job.state, "adapter": made or find_target(job.spec)}
-        fields |= {"worker": job.worker, "depends_on": job.depends_on or None, "reason": job.reason}
+        fields: dict[str, object] = {
+            "id": self.id,
+            "kind": self.kind,
+            "state": self._job.state,
+            "adapter": self.adapter,
+        }
+        fields |= {"worker": self.worker, "depends_on": self.depends_on or None, "reason": self.reason}
         return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def id(self) -> str:
         """Id of the job."""
         return self._job.id
+
+    @property
+    def kind(self) -> str:
+        """Kind of the job, such as `train`."""
+        return self._job.kind
+
+    @property
+    def adapter(self) -> str | None:
+        """Reference of the version that the job made, or name of the adapter of which it makes one.
+
+        This and the following are as they were when the job was read last. `refresh` reads it again.
+        """
+        return (self._job.result or {}).get("adapter") or find_target(self._job.spec)
+
+    @property
+    def worker(self) -> str | None:
+        """Name of the worker that runs the job, or ran it last."""
+        return self._job.worker
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """Ids of the jobs that must succeed first."""
+        return self._job.depends_on
+
+    @property
+    def reason(self) -> str | None:
+        """Why the job failed, or is tried again."""
+        return self._job.reason
 
     @property
     def _kind(self) -> JobKind[Any, Any, Any]:
@@ -114,30 +145,34 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
         from finch_hub.display.sessions import open_client_view
 
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._telling_how_to_go_on():
+        with telling_how_to_go_on(f"job {self.id}", f'hub.jobs["{self.id}"]', "follow"):
             if self._retry_read(self.refresh).state in FINAL:
                 return self._job
             with open_client_view(self._shows if progress is None else progress) as view:
                 return self._watch(view, deadline=deadline)
 
-    def follow(self, *, after: int = 0, view: View | None = None) -> Job:
+    def follow(self, timeout: float | None = None, *, after: int = 0, view: View | None = None) -> Job:
         """Show the job's events until it has ended, and return it. Ctrl-C ends that, and cancels nothing.
 
         A terminal and a notebook have a bar, with the messages beside it. Elsewhere there are lines.
 
         Args:
+            timeout: seconds to follow it; None follows it without a limit.
             after: number of the last event that is not shown.
             view: display of the events; None takes one of this terminal or notebook.
 
         Raises:
+            TimeoutError: the job has not ended in that time.
             Unavailable: the database did not answer for two minutes.
         """
         from finch_hub.display.sessions import open_client_view
 
+        deadline = None if timeout is None else time.monotonic() + timeout
         if view is not None:
-            return self._watch(view, after=after)
-        with self._telling_how_to_go_on(), open_client_view(True) as opened:
-            return self._watch(opened, after=after)
+            return self._watch(view, after=after, deadline=deadline)
+        call = f'hub.jobs["{self.id}"]'
+        with telling_how_to_go_on(f"job {self.id}", call, "follow"), open_client_view(True) as opened:
+            return self._watch(opened, after=after, deadline=deadline)
 
     def history(self) -> dict[str, list[float | None]]:
         """Return the losses of a training so far, as columns: `pandas.DataFrame(job.history())` is a table of them.
@@ -397,31 +432,16 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
                 raise TimeoutError(f"job {self.id} is still {job.state}: the time to wait for it is over")
         raise AssertionError("unreachable: the states have no end")
 
-    @contextlib.contextmanager
-    def _telling_how_to_go_on(self) -> Iterator[None]:
-        try:
-            yield
-        except KeyboardInterrupt:
-            if is_in_command():  # which says it in its words
-                raise
-            from finch_hub.display import tables
-
-            call = f'hub.jobs["{self.id}"]'
-            text = f"Stopped waiting for job {self.id}. It continues in the background."
-            advice = f"Follow it again: {call}.follow()\nCancel it: {call}.cancel()"
-            tables.console(stderr=True).print(f"\n{text}\n{advice}", soft_wrap=True)
-            raise
-
     def _read_curve(self) -> LossCurve:
         with self._stores.database.read() as session:
             return evidence.read_curve(session, self.id)
 
     def _draw_html(self) -> str:
         """Draw the loss curve. A notebook shows the fields alone if the database does not answer."""
-        from finch_hub.artifacts.cards.loss_chart import draw_loss_chart
+        from finch_hub.display.notebook_drawings import draw_curve
 
         with contextlib.suppress(errors.FinchError):
-            return draw_loss_chart(self._read_curve()) or ""
+            return draw_curve(self._read_curve())
         return ""
 
     def _read_events(self, after: int) -> Iterator[Event]:
@@ -460,6 +480,28 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
                 time.sleep(POLL_SECONDS * 2)
 
 
+@contextlib.contextmanager
+def telling_how_to_go_on(subject: str, call: str, method: str) -> Iterator[None]:
+    """Say after Ctrl-C how to follow or cancel what was waited for.
+
+    Args:
+        subject: what that is, such as "job abc".
+        call: Python that looks it up in the hub.
+        method: name of the method that follows it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_in_command():  # which says it in its words
+            raise
+        from finch_hub.display import tables
+
+        text = f"Stopped waiting for {subject}. It continues in the background."
+        advice = f"Follow it again: {call}.{method}()\nCancel it: {call}.cancel()"
+        tables.console(stderr=True).print(f"\n{text}\n{advice}", soft_wrap=True)
+        raise
+
+
 class Jobs:
     """The jobs of the hub. `jobs[id]` looks a job up, and a loop over the jobs yields their ids, newest first."""
 
@@ -486,11 +528,16 @@ class Jobs:
     def iterate(
         self, *, states: Collection[JobState] | None = None, kind: str | None = None, owner: str | None = None
     ) -> Iterator[JobHandle]:
-        """Yield the jobs, newest first, page by page."""
-        found = self.find(states=states, kind=kind, owner=owner, limit=_PAGE_SIZE)
-        while found:
+        """Yield the jobs, newest first, page by page. Those that are deleted meanwhile may be left out."""
+        below: int | None = None
+        while True:
+            with self._stores.database.read() as session:
+                found, below = jobs.find_page(
+                    session, below=below, states=states, kind=kind, owner=owner, limit=_PAGE_SIZE
+                )
             yield from (JobHandle(job, self._stores, self._dispatcher, shows=self._shows) for job in found)
-            found = self.find(states=states, kind=kind, owner=owner, limit=_PAGE_SIZE, before=found[-1].id)
+            if below is None:
+                return
 
     def get(self, job_id: str) -> JobHandle:
         """Return the job with this id, the one whose id begins so, or your newest one for "last".
@@ -513,7 +560,11 @@ class Jobs:
         limit: int = 50,
         before: str | None = None,
     ) -> list[Job]:
-        """Return jobs, newest first. With `before`, return those older than the job with that id."""
+        """Return jobs, newest first. With `before`, return those older than the job with that id.
+
+        Raises:
+            NotFound: the job of `before` does not exist.
+        """
         with self._stores.database.read() as session:
             return jobs.find(session, states=states, kind=kind, owner=owner, limit=limit, before=before)
 

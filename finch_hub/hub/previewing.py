@@ -7,7 +7,7 @@ import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import DEFAULT_CONTEXT, default_max_length
@@ -27,6 +27,7 @@ from finch_hub.registry import version_search
 from finch_hub.specs.previews import DataPreview, PreviewRow, TrainingPreview
 
 if TYPE_CHECKING:
+    from finch_hub.hub.training_request import TrainingSource
     from finch_hub.specs.examples import Example
     from finch_hub.specs.jobs import BaseModelSource, TrainSpec
     from finch_hub.specs.reports import DataReport
@@ -57,8 +58,16 @@ def preview_data(
     return DataPreview(base=str(base), max_length=length, read=read, rows=rows)
 
 
-def preview_training(*, limit: int, stores: Stores, **request: Any) -> TrainingPreview:
-    """Return what a training would do; see `Hub.preview_training`. `request` is that of `check_trainings`."""
+def preview_training(
+    data: DataSource,
+    *,
+    adapter: str,
+    points: Sequence[Mapping[str, object]],
+    limit: int,
+    stores: Stores,
+    **source: Unpack[TrainingSource],
+) -> TrainingPreview:
+    """Return what a training would do; see `Hub.preview_training`."""
     seen: dict[str, Any] = {}
 
     def look(spec: TrainSpec, train: Sequence[Example], held_out: Sequence[Example], place: Path | None) -> None:
@@ -68,7 +77,7 @@ def preview_training(*, limit: int, stores: Stores, **request: Any) -> TrainingP
         seen["data"] = _report_data(spec, tokenizer, train, held_out, max_length=length)
         seen["rows"] = _preview_rows(train, tokenizer, system=spec.system, max_length=length, limit=limit)
 
-    (checked,) = check_trainings(**request, stores=stores, look=look)
+    (checked,) = check_trainings(data, adapter=adapter, points=points, stores=stores, look=look, **source)
     spec, requirements = checked.spec, checked.requirements
     report: DataReport = seen["data"]
     return TrainingPreview(

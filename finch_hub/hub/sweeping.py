@@ -7,22 +7,25 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from finch_hub import errors
-from finch_hub.hub.jobs import POLL_SECONDS, JobHandle
+from finch_hub.hub.jobs import JobHandle, telling_how_to_go_on
 from finch_hub.hub.sweep_ranking import Trained, rank_points
 from finch_hub.registry import adapter_versions, jobs, values
-from finch_hub.specs.jobs import Job, JobState, TrainSpec
+from finch_hub.specs.jobs import FINAL, Job, JobState, TrainSpec
 from finch_hub.specs.lora import LoRAConfig, ShortName
 from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.sweeps import SweepPoint, SweepReport
 from finch_hub.specs.training import TrainingConfig
+from finch_hub.specs.value import JsonObject
+from finch_hub.texts.counts import format_count
 from finch_hub.texts.summaries import Summarized
 
 if TYPE_CHECKING:
+    from finch_hub.display.progress import View
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
 
@@ -110,12 +113,18 @@ class SweepHandle(Summarized):
         self._specs = {number: TrainSpec.of_stored(job.spec, context=_STORED) for number, job in first.items()}
 
     def _list_fields(self) -> Mapping[str, object]:
-        return {"id": self.id, "adapter": self.adapter, "points": len(self._first)}
+        return {"id": self.id, "adapter": self.adapter, "settings": self.settings}
 
     @property
     def adapter(self) -> str:
         """Name of the adapter of which each point is a version."""
         return next(iter(self._specs.values())).adapter
+
+    @property
+    def settings(self) -> dict[int, JsonObject]:
+        """Settings that each point tries, by the number of the point."""
+        names = _find_varied(list(self._specs.values()))
+        return {number: {name: _get(spec, name) for name in names} for number, spec in self._specs.items()}
 
     def jobs(self) -> list[JobHandle]:
         """Return the jobs of the points, in the order of submission; of a job that was tried again, the newest."""
@@ -135,52 +144,84 @@ class SweepHandle(Summarized):
 
     def report(self) -> SweepReport:
         """Return the points as they are now, the lowest held-out loss first."""
-        names = _find_varied(list(self._specs.values()))
-        trained = []
+        settings, trained = self.settings, []
         for number, handle in self._newest().items():
             job, report = handle.refresh(), None
-            adapter = (job.result or {}).get("adapter")
             if job.state is JobState.SUCCEEDED:
                 found = handle.report()
                 report = found if isinstance(found, TrainingReport) else None
-            settings = {name: _get(self._specs[number], name) for name in names}
             point = SweepPoint(
-                number=number, settings=settings, job=job.id, state=job.state, reason=job.reason, adapter=adapter
+                number=number,
+                settings=settings[number],
+                job=job.id,
+                state=job.state,
+                reason=job.reason,
+                adapter=(job.result or {}).get("adapter"),
             )
             trained.append(Trained(point, report))
         return rank_points(self.id, self.adapter, trained)
 
-    def wait(self, timeout: float | None = None, *, on_end: Callable[[Job, int], None] | None = None) -> SweepReport:
+    def wait(
+        self, timeout: float | None = None, *, progress: bool | None = None, view: View | None = None
+    ) -> SweepReport:
         """Wait until all jobs have ended, and return the report. A failed job is a point without a loss.
+
+        Ctrl-C ends the waiting, and cancels nothing.
 
         Args:
             timeout: seconds to wait; None waits without a limit.
-            on_end: called with each job that has ended, and the number of its point.
+            progress: whether to show the trainings meanwhile; None does as the hub does.
+            view: display of the trainings; None takes one of this terminal or notebook.
 
         Raises:
             TimeoutError: some jobs have not ended in that time.
             Unavailable: the database did not answer for two minutes.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for number, handle in self._newest().items():
-            left = None if deadline is None else max(deadline - time.monotonic(), POLL_SECONDS)
-            job = handle.wait(left)
-            if on_end is not None:
-                on_end(job, number)
-        return self.report()
+        from finch_hub.display.sessions import open_client_view
 
-    def best(self) -> values.AdapterVersion:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if view is not None:
+            return self._watch(view, deadline)
+        shows = self._shows if progress is None else progress
+        call = f'hub.get_sweep("{self.id}")'
+        with telling_how_to_go_on(f"sweep {self.id}", call, "wait"), open_client_view(shows) as opened:
+            return self._watch(opened, deadline)
+
+    def best(self, timeout: float | None = None, *, progress: bool | None = None) -> values.AdapterVersion:
         """Wait for the sweep, and return the version with the lowest held-out loss.
 
+        Args:
+            timeout: seconds to wait; None waits without a limit.
+            progress: whether to show the trainings meanwhile; None does as the hub does.
+
         Raises:
-            JobFailed: no training has succeeded; gives the reason of the first.
+            JobFailed: no training has succeeded; gives the reason of the first that failed.
+            JobCancelled: all trainings were cancelled.
+            TimeoutError: some jobs have not ended in that time.
         """
-        report = self.wait()
+        report = self.wait(timeout, progress=progress)
         if report.best is None:
-            raise errors.JobFailed(report.points[0].job, report.points[0].reason or "no training has succeeded")
+            raise explain_failure(report)
         (best,) = (point for point in report.points if point.number == report.best)
         with self._stores.database.read() as session:
             return adapter_versions.resolve(session, str(best.adapter))
+
+    def _watch(self, view: View, deadline: float | None) -> SweepReport:
+        """Show each training until it has ended, in the order of submission."""
+        from finch_hub.display.sweeps import PointsView, describe_settings
+
+        points, newest = PointsView(view), self._newest()
+        points.write(f"- sweep {self.id}: {format_count(len(newest), 'training')}")
+        for number, handle in newest.items():
+            title = f"{number} of {len(self._first)}: {describe_settings(self.settings[number])}"
+            if (
+                job := handle._retry_read(handle.refresh)
+            ).state not in FINAL:  # of one that ran beside another, only the end is shown
+                points.begin(title)
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                job = handle.follow(left, view=points)
+            points.write(f"  {title}: {job.state.value} {handle.adapter if job.result else job.reason or ''}".rstrip())
+        return self.report()
 
     def _newest(self) -> dict[int, JobHandle]:
         """Return the newest try of each point whose jobs were not deleted."""
@@ -194,6 +235,14 @@ class SweepHandle(Summarized):
         return {
             number: JobHandle(job, self._stores, self._dispatcher, shows=self._shows) for number, job in found.items()
         }
+
+
+def explain_failure(report: SweepReport) -> errors.JobFailed | errors.JobCancelled:
+    """Return the error for a sweep that has ended without a loss."""
+    failed = [point for point in report.points if point.state is not JobState.CANCELLED]
+    if not failed:
+        return errors.JobCancelled(report.points[0].job)
+    return errors.JobFailed(failed[0].job, failed[0].reason or "no training has succeeded")
 
 
 def find_sweep(sweep_id: str, stores: Stores, dispatcher: Dispatcher, *, shows: bool | None = None) -> SweepHandle:

@@ -61,16 +61,16 @@ def check_trainings(
     data: DataSource,
     *,
     adapter: str,
-    base: str | Path | None,
-    revision: str | None,
-    start: str | None,
-    preset: str | None,
-    validation: DataSource | float | None,
-    system: str | None,
     points: Sequence[Mapping[str, object]],
-    requirements: Requirements,
-    progress: Progress | None,
     stores: Stores,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    start: str | None = None,
+    preset: str | None = None,
+    validation: DataSource | float | None = None,
+    system: str | None = None,
+    requirements: Requirements | None = None,
+    progress: Progress | None = None,
     together_if_possible: bool = False,
     needs_held_out: bool = False,
     look: Look | None = None,
@@ -86,7 +86,7 @@ def check_trainings(
         look: called with the first specification, the examples, which are not stored then, and the folder of the base
             if it is on this machine.
     """
-    collector = ProblemCollector("this training")
+    collector, requirements = ProblemCollector("this training"), requirements or Requirements()
     with collector.collect(), stores.database.read() as session:
         adapter_names.check_free(session, adapter)
     with collector.collect():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.artifacts.cards.loss_chart import draw_loss_chart
 from finch_hub.registry import adapter_versions, evidence, lineage, values
 from finch_hub.specs.cards import Card
 from finch_hub.specs.evidence import Evidence, LossCurve
@@ -53,9 +53,49 @@ class Version(Summarized):
         return self.value.state
 
     @property
+    def kind(self) -> str:
+        """How the version was made: `train`, `compose`, `quantize` or `import`."""
+        return self.value.kind
+
+    @property
     def base(self) -> values.Base:
         """Base model that the version fits."""
         return self.value.base
+
+    @property
+    def description(self) -> str:
+        """What the adapter is for; the same for all of its versions."""
+        return self.value.description
+
+    @property
+    def preset(self) -> str | None:
+        """Preset that the version was trained with."""
+        return self.value.preset
+
+    @property
+    def notes(self) -> str:
+        """Notes on the version."""
+        return self.value.notes
+
+    @property
+    def created_at(self) -> datetime:
+        """When the version was made, in UTC."""
+        return self.value.created_at
+
+    @property
+    def job_id(self) -> str | None:
+        """Id of the job that made the version."""
+        return self.value.job_id
+
+    @property
+    def identity(self) -> str:
+        """Hash of weights and configuration, which equal adapters share."""
+        return self.value.identity
+
+    @property
+    def digest(self) -> str:
+        """Hash of the files in the artifact store."""
+        return self.value.digest
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -146,11 +186,16 @@ class Version(Summarized):
             "job_id": value.job_id,
         }
         shown = {name: field for name, field in fields.items() if field is not None}
-        return {**shown, **{f"metrics.{name}": figure for name, figure in value.metrics.items()}}
+        metrics = sorted(
+            value.metrics.items(), key=lambda item: not item[0].startswith("loss_")
+        )  # the table has an end
+        return {**shown, **{f'metrics["{name}"]': figure for name, figure in metrics}}
 
     def _draw_html(self) -> str:
+        from finch_hub.display.notebook_drawings import draw_curve
+
         try:
             curve = self.curve
         except errors.FinchError:  # the table is shown without the database
             return ""
-        return (draw_loss_chart(curve) if curve is not None else None) or ""
+        return "" if curve is None else draw_curve(curve)

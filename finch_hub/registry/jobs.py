@@ -36,7 +36,7 @@ from finch_hub.registry.transitions import (
 )
 from finch_hub.registry.types import UNKNOWN_TIME, Columns, build_insert_new, later, now, once, one_of, read_document
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
+from finch_hub.specs.jobs import FINAL, Job, JobState, Requirements
 
 _NUM_EXAMINED = 1000  # newest jobs of the queue that a check reads
 LAST = "last"
@@ -45,11 +45,6 @@ _PREFIX = re.compile(f"[{_DIGITS}]{{1,15}}")  # of an id, which has 16 character
 _IS_NUMBERED = jobs.c.number > sa.literal_column("0")  # the condition of the index of an owner's jobs, ended ones too
 _NUM_SHOWN = 3
 _COPIED = ("spec", "base_key", "priority", "owner", "idempotency_key", "retry_of")  # from a new job to its row
-
-
-def submit(session: Session, spec: JobSpec, *, owner_unfinished: int | None = None, **fields: Any) -> Job:
-    """Submit a job with further fields of `NewJob`, as `submit_many` does."""
-    return submit_many(session, [values.NewJob.of_spec(spec, **fields)], owner_unfinished=owner_unfinished)[0]
 
 
 def submit_many(session: Session, new: Sequence[values.NewJob], *, owner_unfinished: int | None = None) -> list[Job]:
@@ -159,16 +154,33 @@ def _find_end(prefix: str) -> str | None:
     return begin[:-1] + _DIGITS[_DIGITS.index(begin[-1]) + 1] if begin else None
 
 
-def find(
+def find(session: Session, *, before: str | None = None, **filters: Any) -> list[Job]:
+    """Return jobs, newest first, with the filters of `find_page`; `before` is the id of the last job seen.
+
+    Raises:
+        NotFound: the job with that id does not exist.
+    """
+    number = None
+    if before is not None:
+        number = session.scalar(sa.select(jobs.c.number).where(jobs.c.id == before))
+        if number is None:
+            raise errors.NotFound("job", before, _recent_ids(session))
+    return find_page(session, below=number, **filters)[0]
+
+
+def find_page(
     session: Session,
     *,
+    below: int | None = None,
     states: Collection[JobState] | None = None,
     kind: str | None = None,
     owner: str | None = None,
     limit: int = 50,
-    before: str | None = None,
-) -> list[Job]:
-    """Return jobs, newest first; `before` is the id of the last job on the previous page."""
+) -> tuple[list[Job], int | None]:
+    """Return a page of jobs, newest first, and `below` of the next page, None after the last one.
+
+    It is a number, not an id, since the last job of a page may be deleted before the next page is read.
+    """
     query = sa.select(*JOB_COLUMNS).order_by(jobs.c.number.desc()).limit(limit)
     if states is not None:
         query = query.where(in_state(*sorted(states)))
@@ -182,9 +194,10 @@ def find(
         query = query.where(jobs.c.owner == owner)
         if states is None:
             query = query.where(_IS_NUMBERED)
-    if before is not None:
-        query = query.where(jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery())
-    return to_jobs(session, session.execute(query).all())
+    if below is not None:
+        query = query.where(jobs.c.number < below)
+    rows = session.execute(query).all()
+    return to_jobs(session, rows), rows[-1].number if len(rows) == limit else None
 
 
 def request_cancel(session: Session, job_id: str) -> Job:

@@ -6,7 +6,7 @@ Texts of strangers are in most objects, so everything is shown as :mod:`finch_hu
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -19,6 +19,15 @@ WIDTH = 100
 MAX_ROWS = 18
 """Most fields of a table. The number of the others follows."""
 _MAX_TEXT, _HTML_WIDTH, _MAX_DEPTH = 60, 240, 4
+
+
+_draw: Callable[[object], str | None] | None = None
+
+
+def use_drawings(draw: Callable[[object], str | None]) -> None:
+    """Show values in notebooks as this draws them as HTML. The package sets it, since what draws lies above them."""
+    global _draw
+    _draw = draw
 
 
 class Summarized:
@@ -39,6 +48,8 @@ class Summarized:
 
     def _repr_html_(self) -> str:
         """Return the object as a notebook shows it."""
+        if _draw is not None and (drawn := _draw(self)) is not None:
+            return drawn
         return write_html(type(self).__name__, self._list_fields()) + self._draw_html()
 
 
@@ -62,7 +73,9 @@ def write_html(name: str, fields: Mapping[str, object]) -> str:
         for field, value in list(fields.items())[:MAX_ROWS]
     ]
     rest = _count_rest(len(fields), '<tr><td colspan="2">… and {} more</td></tr>')
-    return f"<table><caption{style}>{html.escape(name)}</caption>{''.join([*rows, *rest])}</table>"
+    return (
+        f'<table style="margin-left: 0"><caption{style}>{html.escape(name)}</caption>{"".join([*rows, *rest])}</table>'
+    )
 
 
 def write_value(value: object, width: int) -> str:

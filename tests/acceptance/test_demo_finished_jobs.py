@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import registry
 
 from examples.demo import finished_jobs
 from finch_hub import Hub
@@ -29,7 +30,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 def submit(hub: Hub, spec: TrainSpec | ComposeSpec) -> Job:
     """Submit a job without a worker, so that it stays queued."""
     with hub._stores.database.write() as session:
-        return jobs.submit(session, spec)
+        return registry.submit_job(session, spec)
 
 
 def test_a_job_is_found_by_all_of_its_inputs(hub: Hub) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import sqlalchemy as sa
+from support import registry
 from support.fleet import WorkerProcess, wait_until
 
 from finch_hub import settings as settings_module
@@ -50,7 +51,7 @@ class Home:
 
     def submit(self, spec: Any, **options: Any) -> str:
         with self.database.write() as session:
-            job = jobs.submit(session, spec, **options)
+            job = registry.submit_job(session, spec, **options)
         self.dispatcher.dispatch(job)
         return job.id
 

@@ -19,12 +19,12 @@ from finch_hub.hub.bases import Bases
 from finch_hub.hub.datasets import Datasets
 from finch_hub.hub.jobs import JobHandle, Jobs
 from finch_hub.hub.repositories import Repositories
+from finch_hub.hub.training_request import SweepRequest, TrainRequest
 from finch_hub.registry.values import NewJob
 from finch_hub.specs import jobs
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reading import ReadingConfig
-from finch_hub.specs.sweeps import SweepOptions
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import Value
 
@@ -145,8 +145,8 @@ def fields_of(*kinds: type) -> set[str]:
 
 
 UNPACKED = {
-    "TrainOptions": fields_of(jobs.TrainOptions),
-    "SweepOptions": fields_of(SweepOptions),
+    "TrainRequest": fields_of(TrainRequest) | set(jobs.Requirements.model_fields),
+    "SweepRequest": fields_of(SweepRequest) | set(jobs.Requirements.model_fields),
     "ComposeOptions": fields_of(jobs.ComposeOptions),
     "QuantizeOptions": fields_of(jobs.QuantizeOptions),
     "ReadingOptions": fields_of(jobs.TrainOptions) & set(ReadingConfig.model_fields),

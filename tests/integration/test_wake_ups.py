@@ -73,7 +73,7 @@ class Fleet:
         """Let a worker claim new jobs of the highest priority, which never end."""
         with self.database.write() as session:
             for _ in range(jobs_to_run):
-                jobs.submit(session, SPEC, priority=1000, requirements=Requirements(device="cuda"))
+                registry.submit_job(session, SPEC, priority=1000, requirements=Requirements(device="cuda"))
                 claimed = claims.claim(session, worker=name, lease_seconds=86_400, capabilities=GPU_SLOT)
                 assert claimed is not None
                 assert claimed.priority == 1000
@@ -209,8 +209,8 @@ def test_job_whose_message_was_lost_is_found_by_the_look_of_a_slot(fleet: Fleet)
 
 def test_job_whose_dependency_ends_wakes_an_idle_slot(fleet: Fleet) -> None:
     with fleet.database.write() as session:
-        parent = jobs.submit(session, SPEC)
-        child = jobs.submit(session, SPEC, depends_on=[parent.id])
+        parent = registry.submit_job(session, SPEC)
+        child = registry.submit_job(session, SPEC, depends_on=[parent.id])
     fleet.dispatch(child)
     assert fleet.count_messages() == 0, "it waits"
     registry.succeed(fleet.database, registry.claimed(fleet.database))

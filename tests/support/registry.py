@@ -23,9 +23,9 @@ from finch_hub.registry import (
     tables,
     values,
 )
-from finch_hub.registry.database import Database
+from finch_hub.registry.database import Database, Session
 from finch_hub.specs.bases import BaseDescription
-from finch_hub.specs.jobs import BaseModelSource, Job, MergeSpec, Parent, Requirements, TrainSpec
+from finch_hub.specs.jobs import BaseModelSource, Job, JobSpec, MergeSpec, Parent, Requirements, TrainSpec
 from finch_hub.specs.references import AdapterReference
 
 ANY_SLOT = values.Capabilities(device="cpu", memory_bytes=2**40)
@@ -76,7 +76,12 @@ def submit(database: Database, **arguments: Any) -> Job:
     requirements = {name: arguments.pop(name) for name in tuple(arguments) if name in Requirements.model_fields}
     spec = arguments.pop("spec", None) or train_spec()
     with database.write() as session:
-        return jobs.submit(session, spec, requirements=Requirements(**requirements), **arguments)
+        return submit_job(session, spec, requirements=Requirements(**requirements), **arguments)
+
+
+def submit_job(session: Session, spec: JobSpec, *, owner_unfinished: int | None = None, **fields: Any) -> Job:
+    """Submit one job, with further fields of `NewJob`."""
+    return jobs.submit_many(session, [values.NewJob.of_spec(spec, **fields)], owner_unfinished=owner_unfinished)[0]
 
 
 def claim(

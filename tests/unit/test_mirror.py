@@ -61,6 +61,7 @@ EXERCISED_IN = {
     "formats/base_layout": "unit/engine/bases/test_module_layout.py",
     "formats/safetensors_file": "unit/formats/test_model_files.py",
     "hub/pulling": "unit/hub/test_repositories.py",
+    "hub/training_request": "unit/hub/test_typed_options.py",
     "hub/pushing": "unit/hub/test_repositories.py",
     "hub/submission": "integration/registry/test_submissions.py",
     "hub/waiting": "unit/cli/test_jobs.py",

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from finch_hub import progress
 from finch_hub.progress import Advance, Meter, listen, track
+
+
+class Owner:
+    """Owner of a wish, as a hub is."""
 
 
 class Clock:
@@ -87,15 +93,39 @@ def test_generator_is_not_asked_for_more_than_is_used() -> None:
     assert next(iter(track(numbers(), "counting"))) == 1
 
 
-def test_default_listener_hears_what_nobody_else_hears(told: list[Advance], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_default_listener", None)
-    by_default: list[Advance] = []
-    progress.listen_by_default(by_default.append)
+def test_work_is_shown_as_the_newest_open_owner_wishes(told: list[Advance], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_wishes", weakref.WeakKeyDictionary())
+    opened: list[bool | None] = []
+    shown: list[Advance] = []
+
+    def open_view(shows: bool | None) -> contextlib.nullcontext[progress.Show]:
+        opened.append(shows)
+        return contextlib.nullcontext(print)
+
+    def shows() -> bool:
+        """Tell whether work that no thread listens to is shown."""
+        shown.clear()
+        contextvars.Context().run(lambda: list(track(range(2), "counting")))
+        return [advance.done for advance in shown] == [1, 2]
+
+    monkeypatch.setattr(progress, "_display", progress.Display(open_view, shown.append))
+    first, second = Owner(), Owner()
+    assert not shows(), "nobody wishes it"
+    for owner, wish in ((first, True), (second, False)):
+        progress.begin_showing(owner, wish)
+        progress.open_view()
+        assert shows() is wish
+    progress.stop_showing(second)
+    assert shows()
+    progress.stop_showing(first)
+    progress.open_view()
+    assert not shows()
+    assert opened == [True, False, None]
+    progress.begin_showing(first, None)
+    assert not shows(), "standard error is no terminal"
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
+    assert shows()
     list(track(range(2), "heard elsewhere"))
-    assert (len(told), by_default) == (2, [])
-    context = contextvars.Context()
-    context.run(lambda: list(track(range(2), "alone")))
-    assert [advance.work for advance in by_default] == ["alone"] * 2
-    progress.listen_by_default(None)
-    context.run(lambda: list(track(range(2), "unheard")))
-    assert len(by_default) == 2
+    assert len(told) == 2
+    del owner, first
+    assert not shows(), "an owner that is gone wishes nothing"

@@ -14,7 +14,7 @@ from support import full_hub, registry
 
 from finch_hub import errors, settings
 from finch_hub.artifacts import inventory
-from finch_hub.registry import adapter_versions, adapters, alias_moves, artifact_lock, bases, jobs, values
+from finch_hub.registry import adapter_versions, adapters, alias_moves, artifact_lock, bases, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.references import AdapterReference
 from finch_hub.storage import adapter_purging
@@ -46,7 +46,7 @@ def test_change_waits_for_a_submission_that_is_not_committed(database: Database,
     for spec in specs:
         with ThreadPoolExecutor(1) as threads:
             with database.write() as session:
-                job = jobs.submit(session, spec)
+                job = registry.submit_job(session, spec)
                 changed = threads.submit(CHANGES[change], database)
                 concurrent.futures.wait([changed], timeout=1)  # as long as it would take if it did not wait
             with pytest.raises(errors.Conflict, match=f"job {job.id} needs it"):

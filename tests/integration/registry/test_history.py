@@ -125,7 +125,7 @@ def test_frequent_queries_do_not_read_finished_jobs(history: Database) -> None:
 def test_last_job_of_an_owner_is_found_without_reading_those_of_others(history: Database) -> None:
     """By number, which orders all jobs, those of others would be read until one is this owner's."""
     with history.write() as session:
-        job = jobs.submit(session, registry.merge_spec(), owner="ana")
+        job = registry.submit_job(session, registry.merge_spec(), owner="ana")
         jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec(), owner="ben")] * 2000)
     if not history.is_sqlite:
         vacuum(history)
@@ -210,7 +210,7 @@ def test_claim_past_owners_at_their_limit_reads_few_of_their_jobs(history: Datab
     """Each owner is looked up in an index, and the jobs of owners at their limit are not read."""
     with history.write() as session:
         jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec(), priority=1, owner="ada")] * 2000)
-        jobs.submit(session, registry.merge_spec(), owner="ben")
+        registry.submit_job(session, registry.merge_spec(), owner="ben")
     if not history.is_sqlite:
         vacuum(history)
     limited = registry.ANY_SLOT.evolve(owner_running=1)
@@ -234,10 +234,10 @@ def test_claim_past_owners_at_their_limit_reads_few_of_their_jobs(history: Datab
 def test_submission_to_a_long_queue_reads_few_of_its_jobs(history: Database, owner: str) -> None:
     with history.write() as session:
         jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec(), owner="ada")] * 2000)
-        jobs.submit(session, registry.merge_spec(), owner="ben")
+        registry.submit_job(session, registry.merge_spec(), owner="ben")
     if not history.is_sqlite:
         vacuum(history)
-    plans = plans_of(history, lambda session: jobs.submit(session, registry.merge_spec(), owner=owner))
+    plans = plans_of(history, lambda session: registry.submit_job(session, registry.merge_spec(), owner=owner))
     assert plans
     for plan in plans:
         assert not re.search(r"Seq Scan on jobs|SCAN (jobs|following)(?! USING)", plan), plan

@@ -233,9 +233,9 @@ WRITES: dict[str, tuple[Callable[[Session, World], Any], set[tuple[str, str]]]] 
         {("datasets", "dataset")},
     ),
     "purge a data set": (lambda s, _: datasets.purge(s, "dataset"), {("datasets", "dataset")}),
-    "submit": (lambda s, _: jobs.submit(s, registry.train_spec()), NEW_JOB),
+    "submit": (lambda s, _: registry.submit_job(s, registry.train_spec()), NEW_JOB),
     "submit a child": (
-        lambda s, w: jobs.submit(s, registry.train_spec(), depends_on=(w.jobs["running"].id,)),
+        lambda s, w: registry.submit_job(s, registry.train_spec(), depends_on=(w.jobs["running"].id,)),
         NEW_JOB | {("job_dependencies", "new running")},
     ),
     "cancel a queued job": (_of_job(jobs.request_cancel, "queued"), job_rows("queued", 2)),

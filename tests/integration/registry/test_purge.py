@@ -53,7 +53,7 @@ def test_purge_waits_for_a_submission_that_is_not_committed(database: Database) 
     add(database)
     with ThreadPoolExecutor(1) as threads:
         with database.write() as session:
-            job = jobs.submit(session, SPEC)
+            job = registry.submit_job(session, SPEC)
             purged = threads.submit(purge, database)
             concurrent.futures.wait([purged], timeout=1)  # as long as it would take if it did not wait
         with pytest.raises(errors.Conflict, match=f"job {job.id} needs it"):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from support import registry
+
+from finch_hub.registry.database import Database
+
 from .conftest import Run
 
 
@@ -101,11 +105,19 @@ def test_setting_that_is_given_twice_or_is_none_is_refused(run: Run, data: Path,
             assert f"{option}: there is no setting {name}" in ran.err
 
 
-def test_a_sweep_without_success_ends_as_a_failed_job(run: Run, data: Path, tiny_folder: Path) -> None:
+def test_a_sweep_without_success_ends_as_a_failed_or_cancelled_job(
+    run: Run, data: Path, tiny_folder: Path, database: Database
+) -> None:
     sweep_id = run("sweep", data, "--adapter", "birds", "--base", tiny_folder, "--rank", "4,8", "--detach").out.strip()
-    for job in run("jobs", "list", "--json").json:
+    first, second = sorted(run("jobs", "list", "--json").json, key=lambda job: job["spec"]["lora"]["rank"])
+    for job in (first, second):
         run("jobs", "cancel", job["id"])
     ran = run("jobs", "sweep", sweep_id, "--wait")
-    assert ran.status == 5
+    assert ran.status == 6
     assert "No training has succeeded." in ran.out
     assert ran.err.count("cancelled") >= 2
+    run("jobs", "retry", second["id"], "--detach")
+    registry.fail(database, registry.claimed(database), "the disk is full")
+    ran = run("jobs", "sweep", sweep_id, "--wait")
+    assert ran.status == 5
+    assert "the disk is full" in ran.err

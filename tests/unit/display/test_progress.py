@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -78,25 +80,42 @@ def test_plain_view_repeats_why_a_job_waits_after_pauses_that_grow(
     assert [moment for moment, _ in shown_at] == [10, 40, 100, 220, 460, 940, 1010, 1040, 1100, 1220, 1460]
 
 
-def test_live_view_shows_messages_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+@contextlib.contextmanager
+def using_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    """Let standard error be a terminal."""
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     tables.console.cache_clear()
-    shown = progress.open_view()
-    assert isinstance(shown, progress.LiveView)
-    with shown:
+    yield terminal
+    tables.console.cache_clear()
+
+
+def test_two_threads_that_wait_have_a_bar_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich before 14.1 allows one bar at a time."""
+    with using_terminal(monkeypatch) as terminal, progress.open_view() as first, progress.open_view() as second:
+        for view, step in ((first, 3), (second, 5)):
+            view.show(event("progress", step=step, steps=10))
+            assert isinstance(view, progress.LiveView)
+            view._bar.refresh()
+    assert "3/10" in terminal.getvalue()
+    assert "5/10" in terminal.getvalue()
+
+
+def test_live_view_shows_messages_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    with using_terminal(monkeypatch) as terminal, progress.open_view() as shown:
+        assert isinstance(shown, progress.LiveView)
         shown.show(event("phase", name="training"))
         shown.show(event("progress", unit="measuring", step=1, steps=4))
         shown._bar.refresh()
         shown.show(event("progress", step=3, steps=10, loss=2.5, seconds_left=7))
         shown.show(event("message", "be careful", "warn"))
-    tables.console.cache_clear()
     text = terminal.getvalue()
     assert "warning: be careful" in text
     assert "training: measuring" in text[: text.index("be careful")]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support import registry
 
-from finch_hub import Hub, errors, progress
+from finch_hub import Hub, LoRAAdapter, LoRAConfig, errors, progress
 from finch_hub.display import tables
+from finch_hub.engine.bases.base import Base
 from finch_hub.registry import bases
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import QuantizeSpec
@@ -123,9 +125,31 @@ def test_hub_shows_its_long_work_on_a_terminal(
 ) -> None:
     tables.console.cache_clear()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
-    monkeypatch.setattr(progress, "_default_listener", None)
+    monkeypatch.setattr(progress, "_wishes", weakref.WeakKeyDictionary())
     for limit in ("_LEAST_SECONDS", "_SHARE"):
         monkeypatch.setattr(progress, limit, 0.0)
     with Hub(progress=shows):
         list(progress.track(range(1), "checking adapters"))
     assert capsys.readouterr().err.count("checking adapters") == is_shown
+    list(progress.track(range(1), "checking adapters"))
+    assert capsys.readouterr().err == "", "the hub is closed"
+
+
+def test_trainings_of_this_process_show_what_the_open_hub_wishes(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables.console.cache_clear()
+    monkeypatch.setattr(progress, "_wishes", weakref.WeakKeyDictionary())
+    adapter = LoRAAdapter(LoRAConfig(rank=4), base=tiny_base)
+
+    def train() -> str:
+        adapter.train([("Who?", "Ana."), ("Who else?", "Bo.")], epochs=1)
+        return capsys.readouterr().err
+
+    with Hub(progress=True), Hub(progress=True) as silent:
+        assert "step 1/" in train()
+        silent.close()
+        with Hub(progress=False):
+            assert train() == ""
+        assert "step 1/" in train()
+    assert train() == ""

@@ -12,6 +12,7 @@ from support import registry
 
 from finch_hub import Hub, JobHandle, JobState, errors
 from finch_hub.display import tables
+from finch_hub.hub import jobs as hub_jobs
 from finch_hub.registry import attempts, jobs, settlements, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
@@ -189,4 +190,22 @@ def test_jobs_are_looked_up_and_looped_over(hub: Hub, handle: JobHandle, tiny_fo
     assert hub.jobs[handle.id].id == handle.id
     assert handle.id in hub.jobs
     assert "nothing" not in hub.jobs
+    for name in handle._list_fields():
+        assert getattr(handle, name) is not None, name
     assert repr(handle) == f"JobHandle(id='{handle.id}', kind='evaluate', state='queued')"
+
+
+def test_a_loop_over_jobs_goes_on_while_jobs_are_deleted(
+    hub: Hub, handle: JobHandle, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_jobs, "_PAGE_SIZE", 2)
+    ended = [hub.evaluate([("a", "b")], base=tiny_folder) for _ in range(2)]
+    newest = hub.evaluate([("a", "b")], base=tiny_folder)
+    for job in ended:
+        job.cancel()
+    seen = hub.jobs.iterate()
+    assert [next(seen).id, next(seen).id] == [newest.id, ended[1].id], "the last of a page is deleted next"
+    assert hub.jobs.prune(keep=0) == 2
+    assert [job.id for job in seen] == [handle.id]
+    with pytest.raises(errors.NotFound, match=ended[1].id):
+        hub.jobs.find(before=ended[1].id)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
+from support import registry
 
-from finch_hub import Hub, JobState, errors
+from finch_hub import Hub, JobState, SweepHandle, errors
+from finch_hub.display import tables
 from finch_hub.hub.sweeping import _OF_ALL, list_points
+from finch_hub.registry import attempts
+from finch_hub.registry.database import Database
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import TrainOptions, TrainSpec
 from finch_hub.specs.reading import ReadingOptions
 from finch_hub.specs.sweeps import SweepOptions
@@ -71,7 +79,8 @@ def test_points_learn_from_the_same_rows_and_one_request_is_one_sweep(hub: Hub, 
     again = hub.sweep(data, adapter="birds", base=tiny_folder, validation=0.2, rank=[4, 8], seed=[0, 1])
     assert (again.id, [job.id for job in again.jobs()]) == (handle.id, [job.id for job in handle.jobs()])
     assert hub.get_sweep(handle.id).jobs()[3].id == handle.jobs()[3].id
-    assert repr(again) == f"SweepHandle(id='{handle.id}', adapter='birds', points=4)"
+    assert again.settings == {1 + 2 * n + seed: {"rank": (4, 8)[n], "seed": seed} for n in (0, 1) for seed in (0, 1)}
+    assert "  settings  {1: {'rank': 4, 'seed': 0}, 2: {'rank': 4, 'seed': 1}, " in repr(again)
     report = handle.report()
     assert [point.settings for point in report.points] == [
         {"rank": rank, "seed": seed} for rank in (4, 8) for seed in (0, 1)
@@ -95,8 +104,77 @@ def test_a_cancelled_point_is_tried_again_by_the_same_request(hub: Hub, data: Pa
     assert len(hub.jobs.find()) == 3
     handle.cancel()
     assert [job.state for job in again.jobs()] == [JobState.CANCELLED, JobState.CANCELLED]
-    with pytest.raises(errors.JobFailed, match="no training has succeeded"):
+    with pytest.raises(errors.JobCancelled, match=again.jobs()[0].id):
         again.best()
+
+
+def test_waiting_shows_each_training_on_one_bar(
+    hub: Hub, database: Database, data: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables.console.cache_clear()
+    handle = hub.sweep(data, adapter="birds", base=tiny_folder, rank=[4, 8, 16])
+    first, second, third = handle.jobs()
+    third.cancel()
+
+    def work() -> None:
+        for number in (1, 2):
+            job = registry.claimed(database)
+            figures = {"step": 1, "steps": 2, "loss": 1.5, "learning_rate": 1e-3, "epoch": 0.5}
+            told = [NewEvent(type="progress", data=figures), NewEvent(type="message", message="a detail")]
+            told += [NewEvent(type="message", level="warn", message="one row is cut")]
+            with database.write() as session:
+                attempts.append_events(session, job, told)
+            time.sleep(1.0)
+            registry.fail(database, job, f"the disk is full {number}")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    report = handle.wait(progress=True)
+    worker.join()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == [f"- sweep {handle.id}: 3 trainings", "- 1 of 3: rank=4"]
+    ends = [line for line in lines if " of 3: " in line and not line.startswith("-")]
+    assert ends == [
+        "  1 of 3: rank=4: failed the disk is full 1",
+        "  2 of 3: rank=8: failed the disk is full 2",
+        "  3 of 3: rank=16: cancelled",
+    ]
+    assert [line.strip() for line in lines if "row is cut" in line] == ["warning: one row is cut"]
+    assert any(line.startswith("  step 1/2") for line in lines)
+    assert not any("a detail" in line or "loss" in line for line in lines)
+    assert [point.job for point in report.points] == [first.id, second.id, third.id]
+    with pytest.raises(errors.JobFailed, match="disk is full 1"):
+        handle.best()
+
+
+def test_waiting_for_a_sweep_ends_after_its_timeout(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    handle = hub.sweep(data, adapter="birds", base=tiny_folder, rank=[4, 8])
+    with pytest.raises(TimeoutError, match="queued"):
+        handle.wait(timeout=0.1)
+
+
+@pytest.mark.parametrize("wait", [SweepHandle.wait, SweepHandle.best])
+def test_ctrl_c_says_how_to_go_on_with_the_whole_sweep_and_cancels_nothing(
+    wait: Callable[[SweepHandle], object],
+    hub: Hub,
+    data: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    handle = hub.sweep(data, adapter="birds", base=tiny_folder, rank=[4, 8])
+    monkeypatch.setattr(time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        wait(handle)
+    told = capsys.readouterr().err
+    assert f"Stopped waiting for sweep {handle.id}." in told
+    assert f'hub.get_sweep("{handle.id}").wait()' in told
+    assert f'hub.get_sweep("{handle.id}").cancel()' in told
+    assert "hub.jobs[" not in told
+    assert not any(job.refresh().cancel_requested for job in handle.jobs())
 
 
 def test_a_sweep_whose_jobs_were_deleted_says_so(hub: Hub, data: Path, tiny_folder: Path) -> None:

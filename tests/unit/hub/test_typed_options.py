@@ -11,10 +11,12 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from finch_hub import AdapterVersion, Hub, JobHandle
+from finch_hub.hub.training_request import SweepRequest, TrainingSource, TrainRequest, split_request
 from finch_hub.specs import reports
-from finch_hub.specs.jobs import ComposeOptions, ComposeSpec, QuantizeOptions, QuantizeSpec
+from finch_hub.specs.jobs import ComposeOptions, ComposeSpec, QuantizeOptions, QuantizeSpec, TrainOptions
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
 from finch_hub.specs.reading import ReadingConfig, ReadingOptions
+from finch_hub.specs.sweeps import SweepOptions
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import kinds
@@ -35,6 +37,17 @@ ROOT = Path(__file__).parents[3]
 def test_options_have_the_fields_and_types_of_the_value(options: Any, value: type[Value], parameters: set[str]) -> None:
     hints = get_type_hints(value)
     assert get_type_hints(options) == {name: hints[name] for name in value.model_fields.keys() - parameters}
+
+
+def test_a_request_is_divided_into_source_and_settings() -> None:
+    source = {"base": "tiny", "validation": 0.2, "requirements": None}
+    settings = {"rank": [4, 8], "columns": None, "nothing": 1}
+    assert split_request({**settings, **source}) == (source, settings)
+    for request, options in ((TrainRequest, TrainOptions), (SweepRequest, SweepOptions)):
+        names = get_type_hints(request).keys()
+        assert names == get_type_hints(TrainingSource).keys() | get_type_hints(options).keys()
+        documented = inspect.getdoc(Hub.train) or ""
+        assert [name for name in get_type_hints(TrainingSource) if f"\n    {name}: " not in documented] == []
 
 
 @pytest.mark.parametrize("kind", kinds.MODULES)

@@ -169,7 +169,7 @@ def test_deletion_waits_for_a_submission_that_is_not_committed(versions: Databas
     for name, spec in (("medical", registry.merge_spec("medical/1")), ("legal", registry.merge_spec("legal"))):
         with ThreadPoolExecutor(1) as threads:
             with versions.write() as session:
-                job = jobs.submit(session, spec)
+                job = registry.submit_job(session, spec)
                 deleted = threads.submit(registry.delete_version, versions, name, 1)
                 concurrent.futures.wait([deleted], timeout=1)  # as long as it would take if it did not wait
             with pytest.raises(errors.Conflict, match=f"job {job.id} needs it"):
@@ -191,5 +191,5 @@ def test_new_version_of_an_adapter_does_not_wait_for_a_submission(versions: Data
     if versions.url.drivername.startswith("sqlite"):
         pytest.skip("SQLite has one writer")
     with ThreadPoolExecutor(1) as threads, versions.write() as session:
-        jobs.submit(session, registry.merge_spec("medical/1"))
+        registry.submit_job(session, registry.merge_spec("medical/1"))
         assert threads.submit(registry.add_version, versions).result(timeout=60).number == 2

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import bases, jobs, tables, values
+from finch_hub.registry import bases, tables, values
 from finch_hub.registry.database import Database
 from finch_hub.specs import evaluation, generation
 from finch_hub.specs.bases import BaseDescription
@@ -105,7 +105,7 @@ def test_extreme_values_are_stored(database: Database) -> None:
         base.source, source=base.source, revision=base.revision, public_id="i" * 200, parameters=MAX_INTEGER
     ).evolve(architecture="ForCausalLM" * 40)
     with database.write() as session:
-        job = jobs.submit(session, spec, requirements=needs, priority=1000, idempotency_key="k" * 200)
+        job = registry.submit_job(session, spec, requirements=needs, priority=1000, idempotency_key="k" * 200)
         added = bases.add(session, described)
     registry.add_version(database, lineage=values.Lineage(seed=MAX_INTEGER))
     assert registry.get(database, job).requirements == needs

@@ -23,7 +23,7 @@ def empty(databases: Databases) -> Database:
 def test_exception_rolls_back_the_whole_transaction(database: Database) -> None:
     kept = registry.submit(database)
     with pytest.raises(errors.NotFound), database.write() as session:
-        assert jobs.get(session, jobs.submit(session, registry.train_spec()).id + "x")
+        assert jobs.get(session, registry.submit_job(session, registry.train_spec()).id + "x")
     with database.read() as session:
         assert jobs.find(session) == [kept]
 
@@ -33,7 +33,7 @@ def test_write_in_a_read_session_is_refused(database: Database) -> None:
         pytest.raises((errors.Unavailable, sa.exc.DBAPIError), match=r"readonly|read-only"),
         database.read() as session,
     ):
-        jobs.submit(session, registry.train_spec())
+        registry.submit_job(session, registry.train_spec())
     registry.submit(database)  # the next writer gets a connection that can write
 
 

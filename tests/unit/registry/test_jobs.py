@@ -23,7 +23,7 @@ def test_submitted_job_is_queued_and_stored_unchanged(database: Database) -> Non
     spec = registry.train_spec("medical")
     requirements = Requirements(queue="night", device="cuda", memory_bytes=2**33, labels=("ada", "big"))
     with database.write() as session:
-        job = jobs.submit(session, spec, requirements=requirements, priority=7)
+        job = registry.submit_job(session, spec, requirements=requirements, priority=7)
     assert registry.get(database, job) == job
     assert (job.state, job.spec) == (JobState.QUEUED, spec.model_dump(mode="json"))
     assert (job.requirements, job.priority) == (requirements, 7)

@@ -178,7 +178,7 @@ def test_transaction_that_commits_late_is_heard_as_well(database: Database) -> N
 
     def submit_late() -> None:
         with database.write() as session:
-            late.append(jobs.submit(session, registry.train_spec()))
+            late.append(registry.submit_job(session, registry.train_spec()))
             transitions.insert_events(session)
             is_written.set()
             assert may_commit.wait(60)

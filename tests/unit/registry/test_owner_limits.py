@@ -239,7 +239,7 @@ def test_limits_that_are_not_set_cost_no_statement(database: Database) -> None:
             session.connection(), "before_cursor_execute", lambda *arguments: statements.append(arguments[2])
         )
         claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)
-        jobs.submit(session, registry.merge_spec(), owner="ada")
+        registry.submit_job(session, registry.merge_spec(), owner="ada")
     assert not [text for text in statements if "advisory" in text or "GROUP BY" in text or "SAVEPOINT" in text]
 
 

@@ -31,9 +31,9 @@ def shared_database(databases: Databases) -> Iterator[Database]:
 
 def submit_chain(database: Database, length: int) -> list[Job]:
     with database.write() as session:
-        chain = [jobs.submit(session, registry.train_spec())]
+        chain = [registry.submit_job(session, registry.train_spec())]
         for _ in range(length - 1):
-            chain.append(jobs.submit(session, registry.train_spec(), depends_on=[chain[-1].id]))
+            chain.append(registry.submit_job(session, registry.train_spec(), depends_on=[chain[-1].id]))
     return chain
 
 

@@ -363,7 +363,7 @@ def test_jobs_that_are_submitted_before_any_claim_ask_for_no_workers(database: D
     statements: list[str] = []
     with database.write() as session:
         sa.event.listen(session.connection(), "before_cursor_execute", lambda *event: statements.append(event[2]))
-        jobs.submit(session, registry.merge_spec(), owner="ada")
+        registry.submit_job(session, registry.merge_spec(), owner="ada")
     assert [text for text in statements if "INSERT INTO jobs" in text]
     assert not [text for text in statements if "FROM workers" in text]
 

@@ -74,7 +74,7 @@ def test_job_whose_row_is_locked_at_its_wake_up_is_claimed_after_the_lock(
 ) -> None:
     """No further message for the job is sent."""
     with database.write() as session:
-        job = jobs.submit(session, SPEC)
+        job = registry.submit_job(session, SPEC)
     ran: list[str] = []
     monkeypatch.setattr(worker, "_run", lambda attempt, slot: ran.extend(attempt.job_ids))
     with contextlib.ExitStack() as lock:
@@ -98,10 +98,10 @@ def test_worker_replaces_a_killed_one_with_its_name_and_process_id(worker: Worke
 def test_only_a_worker_that_ended_idle_looks_for_overlooked_work(worker: Worker, database: Database) -> None:
     worker._maintenance = SimpleNamespace(is_ending_idle=True)  # type: ignore[assignment]
     with database.write() as session:
-        jobs.submit(session, SPEC, requirements=Requirements(labels=("big",)))
+        registry.submit_job(session, SPEC, requirements=Requirements(labels=("big",)))
     assert not worker.has_overlooked_work(), "the worker cannot run this job"
     with database.write() as session:
-        jobs.submit(session, SPEC)
+        registry.submit_job(session, SPEC)
     assert worker.has_overlooked_work()
     worker._maintenance.is_ending_idle = False
     assert not worker.has_overlooked_work(), "the worker was told to end"
@@ -147,7 +147,7 @@ def test_wake_up_for_a_job_that_the_worker_cannot_run_is_passed_on(
     worker._register()
     register(database, "other")
     with database.write() as session:
-        job = jobs.submit(session, SPEC, requirements=requirements)
+        job = registry.submit_job(session, SPEC, requirements=requirements)
     passed: list[tuple[str, list[str]]] = []
 
     def wake_fitting(job: Job, idle: Sequence[values.Worker]) -> None:
@@ -183,7 +183,7 @@ def test_message_that_a_slot_cannot_use_wakes_the_other_slots_if_they_differ(
         worker._slots._free.put(slot)
     worker._pool = SlotPool(limit=2)
     with database.write() as session:
-        job = jobs.submit(session, SPEC, requirements=Requirements(memory_bytes=2**35))
+        job = registry.submit_job(session, SPEC, requirements=Requirements(memory_bytes=2**35))
     ran: queue.SimpleQueue[tuple[str, Slot]] = queue.SimpleQueue()
     monkeypatch.setattr(worker, "_run", lambda attempt, slot: ran.put((*attempt.job_ids, slot)))
     request = Request()
@@ -235,7 +235,7 @@ def test_worker_that_cannot_end_does_so_after_the_grace(
 
 def test_files_of_final_jobs_are_removed(worker: Worker, database: Database) -> None:
     with database.write() as session:
-        queued, final = (jobs.submit(session, SPEC) for _ in range(2))
+        queued, final = (registry.submit_job(session, SPEC) for _ in range(2))
         final = jobs.request_cancel(session, final.id)
     for job in (queued, final):
         worker._folders.begin(job.id, 1).mkdir(parents=True)
@@ -267,7 +267,7 @@ def test_worker_looks_again_for_the_job_of_a_claim_of_unknown_outcome(
     """No wake-up would follow, since the job counts as running."""
     worker._attempt_source.readiness.check_store()  # the first check writes, too
     with database.write() as session:
-        job = jobs.submit(session, SPEC)
+        job = registry.submit_job(session, SPEC)
     ran: list[str] = []
     write = worker._stores.database.write
     broken: list[bool] = []
@@ -300,7 +300,7 @@ def test_wake_up_of_a_job_that_this_worker_cannot_run_now_goes_to_others(
     with database.write() as session:
         other = values.WorkerDescription(id="other", hostname="b", pid=1, version="1", schema_revision="1", devices=())
         workers.register(session, other)
-        job = jobs.submit(session, SPEC)
+        job = registry.submit_job(session, SPEC)
     monkeypatch.setattr(worker._attempt_source.readiness, "check_store", lambda: False)
     monkeypatch.setattr(worker._attempt_source.readiness, "_store_trouble", "its store is away")
     worker._wake(job.id)
@@ -319,8 +319,8 @@ def test_defect_while_a_message_is_passed_on_does_not_cost_the_claimed_job(
     worker._register()
     register(database, "other")
     with database.write() as session:
-        unfit = jobs.submit(session, SPEC, requirements=Requirements(labels=("big",)))
-        fit = jobs.submit(session, SPEC)
+        unfit = registry.submit_job(session, SPEC, requirements=Requirements(labels=("big",)))
+        fit = registry.submit_job(session, SPEC)
     ran: list[str] = []
     monkeypatch.setattr(worker, "_run", lambda attempt, slot: ran.extend(attempt.job_ids))
     worker._wake(unfit.id)

@@ -14,7 +14,7 @@ from support.logs import list_said
 from support.proxies import Proxy
 
 from finch_hub import settings
-from finch_hub.registry import attempts, claims, deployment, jobs, values, workers
+from finch_hub.registry import attempts, claims, deployment, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import ExportSpec, Job, Requirements
 from finch_hub.workers.messaging.broker import key_prefix, own_queue_name
@@ -68,9 +68,9 @@ def test_job_is_stored_although_the_home_cannot_be_written(database: Database, t
 
 def test_submitted_job_gets_a_message_in_its_queue(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
     with database.write() as session:
-        plain = jobs.submit(session, SPEC)
-        other = jobs.submit(session, SPEC, requirements=Requirements(queue="gpu"))
-        waiting = jobs.submit(session, SPEC, depends_on=[plain.id])
+        plain = registry.submit_job(session, SPEC)
+        other = registry.submit_job(session, SPEC, requirements=Requirements(queue="gpu"))
+        waiting = registry.submit_job(session, SPEC, depends_on=[plain.id])
     dispatcher.dispatch(plain, other, waiting)
     assert sent(broker) == [f"['{plain.id}']"]
     assert sent(broker, "gpu") == [f"['{other.id}']"]
@@ -90,7 +90,7 @@ def test_client_does_not_wait_for_a_broker_that_does_not_answer(
 ) -> None:
     broker.kill()
     with database.write() as session:
-        job = jobs.submit(session, SPEC)
+        job = registry.submit_job(session, SPEC)
     with pytest.warns(UnreachableBrokerWarning, match=r"are stored.*does not answer.*FINCH_BROKER_URL"):
         dispatcher.dispatch(job)
     broker.start()
@@ -100,7 +100,7 @@ def test_client_does_not_wait_for_a_broker_that_does_not_answer(
 
 def test_job_that_is_due_gets_one_message(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
     with database.write() as session:
-        job = jobs.submit(session, SPEC)
+        job = registry.submit_job(session, SPEC)
     make_due(database, job)
     assert [dispatcher.dispatch_due() for _ in range(3)] == [1, 0, 0]
     assert sent(broker) == [f"['{job.id}']"]
@@ -110,7 +110,7 @@ def test_job_is_stored_if_the_broker_refuses_its_message(
     broker: Broker, database: Database, dispatcher: Dispatcher, caplog: pytest.LogCaptureFixture
 ) -> None:
     with database.write() as session:
-        job = jobs.submit(session, SPEC)
+        job = registry.submit_job(session, SPEC)
     with broker.client() as client:
         for begin, end, words in (
             (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "refused: OOM"),
@@ -137,7 +137,7 @@ def test_message_reaches_the_server_that_took_over(
     made = Dispatcher(settings.load(home=tmp_path, broker_url=f"redis://127.0.0.1:{proxy.port}/0"), database)
     try:
         with database.write() as session:
-            first, second = (jobs.submit(session, SPEC) for _ in range(2))
+            first, second = (registry.submit_job(session, SPEC) for _ in range(2))
         made.dispatch(first)
         assert sent(broker) == [f"['{first.id}']"]
         with broker.client() as client:
@@ -157,7 +157,7 @@ def test_dispatch_writes_nothing_after_its_messages(
 ) -> None:
     """A slot that is woken skips locked rows, so it would find no job."""
     with database.write() as session:
-        job = jobs.submit(session, SPEC)
+        job = registry.submit_job(session, SPEC)
     make_due(database, job)
     send = dispatcher._sender.send
 
@@ -205,7 +205,9 @@ def test_one_idle_worker_that_fits_is_woken(broker: Broker, database: Database, 
         with database.write() as session:
             workers.request_state(session, state, state)
     with database.write() as session:
-        running, job = (jobs.submit(session, SPEC, requirements=Requirements(labels=("big",))) for _ in range(2))
+        running, job = (
+            registry.submit_job(session, SPEC, requirements=Requirements(labels=("big",))) for _ in range(2)
+        )
         able = registry.ANY_SLOT.evolve(labels=("big",))
         claimed = claims.claim(session, worker="busy", lease_seconds=60, capabilities=able)
         assert claimed is not None
@@ -225,7 +227,7 @@ def test_own_queue_holds_no_more_messages_than_the_worker_has_slots(
 ) -> None:
     register(database, "one", slots=2)
     with database.write() as session:
-        job = jobs.submit(session, SPEC)
+        job = registry.submit_job(session, SPEC)
         idle = workers.find_idle(session)
     assert [dispatcher.wake_fitting(job, idle) for _ in range(4)] == ["one", "one", None, None]
     assert own_queue_lengths(broker, database) == {"one": 2}
@@ -236,8 +238,8 @@ def test_messages_that_nobody_takes_are_as_many_as_the_slots_at_most(
     broker: Broker, database: Database, dispatcher: Dispatcher
 ) -> None:
     with database.write() as session:
-        many = [jobs.submit(session, SPEC) for _ in range(30)]
-        few = [jobs.submit(session, SPEC, requirements=Requirements(queue="gpu")) for _ in range(3)]
+        many = [registry.submit_job(session, SPEC) for _ in range(30)]
+        few = [registry.submit_job(session, SPEC, requirements=Requirements(queue="gpu")) for _ in range(3)]
     dispatcher.dispatch(*many, *few)
     assert (len(sent(broker)), len(sent(broker, "gpu"))) == (16, 3), "without workers, a few are sent"
     register(database, "one", slots=20)
@@ -254,8 +256,8 @@ def test_messages_that_nobody_takes_are_as_many_as_the_slots_at_most(
 def test_jobs_of_all_needs_are_among_few_messages(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
     """Workers that fit the last job are woken too."""
     with database.write() as session:
-        alike = [jobs.submit(session, SPEC) for _ in range(30)]
-        other = jobs.submit(session, SPEC, requirements=Requirements(labels=("big",)))
+        alike = [registry.submit_job(session, SPEC) for _ in range(30)]
+        other = registry.submit_job(session, SPEC, requirements=Requirements(labels=("big",)))
     dispatcher.dispatch(*alike, other)
     messages = sent(broker)
     assert len(messages) == 16
@@ -264,7 +266,7 @@ def test_jobs_of_all_needs_are_among_few_messages(broker: Broker, database: Data
 
 def test_messages_of_many_clients_at_once_stay_few(broker: Broker, database: Database, tmp_path: Path) -> None:
     with database.write() as session:
-        queued = [jobs.submit(session, SPEC) for _ in range(100)]
+        queued = [registry.submit_job(session, SPEC) for _ in range(100)]
     loaded = settings.load(home=tmp_path, broker_url=broker.url)
     clients = [Dispatcher(loaded, database) for _ in range(8)]
     with concurrent.futures.ThreadPoolExecutor(len(clients)) as threads:
@@ -279,8 +281,8 @@ def test_every_queue_in_the_broker_expires(broker: Broker, database: Database, d
     """A killed worker leaves a queue of its own, and a queue of jobs may be served by nobody."""
     register(database, "one")
     with database.write() as session:
-        job = jobs.submit(session, SPEC)
-        other = jobs.submit(session, SPEC, requirements=Requirements(queue="gpu"))
+        job = registry.submit_job(session, SPEC)
+        other = registry.submit_job(session, SPEC, requirements=Requirements(queue="gpu"))
         idle = workers.find_idle(session)
     dispatcher.dispatch(job, other)
     assert dispatcher.wake_fitting(job, idle) == "one"
