@@ -98,6 +98,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     assert not left
 
 
+@pytest.mark.slow
 def test_train_compose_and_merge_end_to_end(home: Home, tiny_folder: Path, tmp_path: Path) -> None:
     base = BaseModelSource(source=str(tiny_folder))
     trained = []
@@ -148,6 +149,7 @@ def test_train_compose_and_merge_end_to_end(home: Home, tiny_folder: Path, tmp_p
     wait_until(lambda: not home.processes(), "worker and broker to leave when idle", 60.0, home.log)
 
 
+@pytest.mark.slow
 def test_foreground_worker_takes_the_device_over_after_the_current_job(
     home: Home, tiny_folder: Path, tmp_path: Path
 ) -> None:

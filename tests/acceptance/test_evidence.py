@@ -36,6 +36,7 @@ def train(hub: Hub, data: Any, base: Path, name: str, **options: Any) -> Adapter
     return made
 
 
+@pytest.mark.slow
 def test_evidence_answers_after_all_jobs_are_pruned(
     hub: Hub, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

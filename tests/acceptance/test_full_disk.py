@@ -80,6 +80,7 @@ def find_faults(prepared: Path, place: Path, action: str, sizes: Sequence[int]) 
     return faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", full_disk.ACTIONS)
 def test_some_free_bytes(prepared: Path, tmp_path: Path, action: str) -> None:
     sizes = range(0, MEGABYTE, 32 * STEP)

@@ -61,6 +61,7 @@ def says_so(done: subprocess.CompletedProcess[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_home_refuses_with_advice_and_loses_nothing(tmp_path: Path) -> None:
     data = tmp_path / "finches.jsonl"
     data.write_bytes(dump_examples([Example.of_pair(f"What does finch {n} eat?", "Seeds. " * 200) for n in range(200)]))
@@ -91,6 +92,7 @@ def test_a_home_that_is_full_from_the_beginning_says_so(tmp_path: Path) -> None:
     says_so(listed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["datasets purge few --yes --json", "gc --unused-days 0 --yes --json"])
 def test_what_deletes_works_in_a_home_that_is_completely_full(tmp_path: Path, command: str) -> None:
     few = tmp_path / "few.jsonl"
@@ -116,6 +118,7 @@ def test_what_deletes_works_in_a_home_that_is_completely_full(tmp_path: Path, co
     assert int(refilled.stdout) == 2**20
 
 
+@pytest.mark.slow
 def test_backup_to_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     data = tmp_path / "finches.jsonl"
     data.write_bytes(dump_examples([Example.of_pair(f"Who is finch {n}?", "A bird. " * 100) for n in range(2000)]))
@@ -138,6 +141,7 @@ def test_backup_to_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> Non
     assert fine.returncode == 0, fine.stderr
 
 
+@pytest.mark.slow
 def test_restoration_into_a_full_home_says_so_and_can_be_repeated(tmp_path: Path) -> None:
     data = tmp_path / "finches.jsonl"
     data.write_bytes(dump_examples([Example.of_pair(f"Who is finch {n}?", "A bird. " * 100) for n in range(2000)]))
@@ -157,6 +161,7 @@ def test_restoration_into_a_full_home_says_so_and_can_be_repeated(tmp_path: Path
     assert [row["examples"] for row in rows(listed)] == [2000]
 
 
+@pytest.mark.slow
 def test_worker_is_stopped_and_a_job_cancelled_in_a_home_that_is_completely_full(tmp_path: Path) -> None:
     base = save_model(DEFAULT, tmp_path / "base")
     data = tmp_path / "few.jsonl"

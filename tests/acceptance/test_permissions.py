@@ -29,6 +29,7 @@ def modes(folder: Path) -> dict[str, int]:
     return {str(path): stat.S_IMODE(path.lstat().st_mode) for path in paths if not path.is_symlink()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o077, 0o000], ids=oct, indirect=True)  # each trains
 def test_nothing_in_the_home_is_for_others(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, umask: int

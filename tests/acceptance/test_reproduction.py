@@ -69,6 +69,7 @@ def altered(hub: Hub, version: AdapterVersion, folder: Path) -> AdapterVersion:
         return register(session, version.base)
 
 
+@pytest.mark.slow
 def test_what_was_made_comes_out_again_or_is_told_apart(
     hub: Hub, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +115,7 @@ def test_what_nothing_can_be_said_of_is_refused_at_once(hub: Hub, tiny_folder: P
     assert hub.jobs.find() == []
 
 
+@pytest.mark.slow
 def test_what_was_purged_cannot_be_made_again(hub: Hub, tiny_folder: Path) -> None:
     birds = trained(hub, tiny_folder, "birds")
     hub.datasets.purge(str(birds.lineage.train_digest))

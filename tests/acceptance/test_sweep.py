@@ -15,6 +15,7 @@ from finch_hub.specs.reports import TrainingReport
 PAIRS = [(f"What does finch {n} eat at noon?", f"It eats {('seeds', 'buds', 'grain')[n % 3]}.") for n in range(40)]
 
 
+@pytest.mark.slow
 def test_sweep_is_trained_side_by_side_and_ranked(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,7 @@ def assert_consistent(stores: Stores) -> None:
         assert sorted(numbers) == list(range(1, adapter["versions_made"] + 1))
 
 
+@pytest.mark.slow
 def test_backups_of_a_busy_hub_are_consistent(workers: Fleet, tiny_folder: Path, tmp_path: Path) -> None:
     databases = services.Databases(tmp_path)
     training = TrainingConfig(max_steps=2, batch_size=1, dtype="float32", threads=1)
@@ -160,6 +161,7 @@ def test_killed_backup_leaves_nothing_that_looks_finished(source: Stores, tmp_pa
     assert list(tmp_path.glob(".backup.*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "done"),
     [("checking rows", 5), ("checking artifacts", 2), ("storing artifacts", 1), ("storing artifacts", 5),

@@ -63,6 +63,7 @@ def test_message_that_is_not_json_is_dropped_and_never_unpickled(workers: Fleet)
     workers.check(job)
 
 
+@pytest.mark.slow
 def test_message_that_is_no_message_ends_no_worker(workers: Fleet) -> None:
     worker = workers.start()
     with workers.broker.client() as client:
@@ -183,6 +184,7 @@ def test_worker_that_is_idle_beside_a_busy_one_causes_no_messages(workers: Fleet
     workers.check(*waiting)
 
 
+@pytest.mark.slow
 def test_worker_whose_connection_died_in_silence_finds_jobs_and_stops(workers: Fleet) -> None:
     proxy = Proxy(workers.broker.socket)
     try:
@@ -198,6 +200,7 @@ def test_worker_whose_connection_died_in_silence_finds_jobs_and_stops(workers: F
     workers.check(job)
 
 
+@pytest.mark.slow
 def test_worker_whose_connection_died_in_silence_connects_again(workers: Fleet) -> None:
     proxy = Proxy(workers.broker.socket)
     try:
@@ -316,6 +319,7 @@ def test_worker_outlives_a_broker_that_refuses(trouble: str, workers: Fleet) -> 
     workers.check(busy, *submitted, last)
 
 
+@pytest.mark.slow
 def test_deployments_and_strangers_on_one_broker_take_nothing_from_each_other(workers: Fleet, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     folder.mkdir()

@@ -28,6 +28,7 @@ def test_job_of_a_killed_child_runs_again(workers: Fleet) -> None:
     workers.check(job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["children", "worker"])
 def test_signal_to_all_processes_of_a_service_costs_no_attempt(workers: Fleet, first: str) -> None:
     """As systemd and SLURM stop a service: whoever gets the signal first, the jobs go back into the queue."""
@@ -51,6 +52,7 @@ def test_signal_to_all_processes_of_a_service_costs_no_attempt(workers: Fleet, f
     workers.check(job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -151,6 +153,7 @@ def test_daemon_that_a_job_started_ends_with_its_attempt(workers: Fleet, end: st
         assert workers.wait(workers.probe()).state is JobState.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_second_worker_with_a_name_is_refused_unless_the_first_was_killed(workers: Fleet) -> None:
     first = workers.start("one")
     again = workers.start("one", ready=False)
@@ -166,6 +169,7 @@ def test_second_worker_with_a_name_is_refused_unless_the_first_was_killed(worker
     workers.check(job, other)
 
 
+@pytest.mark.slow
 def test_worker_that_was_stopped_for_longer_than_its_lease_writes_nothing(workers: Fleet) -> None:
     first = workers.start("first")
     job = workers.probe("sleep", seconds=4)

@@ -43,6 +43,7 @@ def workers_of(workers: Fleet, jobs: list[str]) -> set[str]:
     return {attempt.worker for job in jobs for attempt in workers.attempts(job) if attempt.outcome == "succeeded"}
 
 
+@pytest.mark.slow
 def test_worker_with_an_unmounted_store_claims_nothing_and_another_runs_all_jobs(workers: Fleet) -> None:
     good = workers.start("good")
     workers.probes(1)  # the store has the marker and an adapter
@@ -65,6 +66,7 @@ def test_worker_with_an_unmounted_store_claims_nothing_and_another_runs_all_jobs
     assert "store=well" in bad.text
 
 
+@pytest.mark.slow
 def test_store_that_is_away_for_a_while_fails_nobody(workers: Fleet) -> None:
     worker = workers.start("one", finch_max_attempts="1")
     first = workers.probe()
@@ -135,6 +137,7 @@ def break_children(workers: Fleet) -> tuple[Path, str]:
     return switch, f"{switch}:finch_hub.workers.child"
 
 
+@pytest.mark.slow
 def test_worker_whose_children_cannot_start_pauses_and_another_runs_its_jobs(workers: Fleet) -> None:
     workers.environment["FINCH_RETRY_SECONDS"] = "1"
     _, broken = break_children(workers)
@@ -150,6 +153,7 @@ def test_worker_whose_children_cannot_start_pauses_and_another_runs_its_jobs(wor
     wait_remark(workers, bad, "jobs in a row failed")
 
 
+@pytest.mark.slow
 def test_lone_worker_whose_children_cannot_start_keeps_its_jobs_and_recovers(workers: Fleet) -> None:
     workers.environment |= {"FINCH_RETRY_SECONDS": "1", "FINCH_MAX_ATTEMPTS": "2"}
     switch, broken = break_children(workers)

@@ -63,6 +63,7 @@ def test_members_end_separately_and_their_lineage_has_the_size_of_the_group(work
     workers.check(first, second, unwanted, after)
 
 
+@pytest.mark.slow
 def test_group_whose_process_dies_is_trained_alone_without_using_up_an_attempt(
     workers: Fleet, tiny_folder: Path
 ) -> None:

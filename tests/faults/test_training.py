@@ -43,6 +43,7 @@ def identity_of(workers: Fleet, job: str) -> str:
         return adapter_versions.resolve(session, workers.job(job).result["adapter"]).identity  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_killed_child_resumes_from_its_checkpoint_bit_for_bit(workers: Fleet, tiny_folder: Path) -> None:
     workers.start(finch_test_open=f"kill:{workers.folder / 'once'}:{THIRD}")
     spec = spec_of(workers, tiny_folder, epochs=2)

@@ -53,6 +53,7 @@ def remark_of(workers: Fleet, name: str) -> str:
         return registry_workers.get(session, name).remark or ""
 
 
+@pytest.mark.slow
 def test_older_worker_finishes_its_jobs_and_leaves_the_others_to_the_next_version(
     workers: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

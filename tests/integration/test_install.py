@@ -183,6 +183,7 @@ def test_commands_for_development_add_their_packages_to_the_same_environment(ins
     assert checkout.make("ready") == ""
 
 
+@pytest.mark.slow
 def test_install_replaces_an_environment_that_was_moved_and_lost_its_python(installed: tuple[Checkout, str]) -> None:
     checkout, _ = installed
     checkout.make("install")

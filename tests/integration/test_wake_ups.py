@@ -238,6 +238,7 @@ def row_versions(database: Database) -> set[tuple[Any, ...]]:
         return {tuple(row) for row in session.execute(sa.text("SELECT number, xmin::text, ctid::text FROM jobs"))}
 
 
+@pytest.mark.slow
 def test_long_queue_costs_nothing_while_all_slots_are_busy(fleet: Fleet) -> None:
     fleet.add_worker("gpu-1", slots=2)
     fleet.keep_busy("gpu-1", jobs_to_run=2)

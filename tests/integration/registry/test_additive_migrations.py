@@ -135,6 +135,7 @@ def test_every_new_migration_says_whether_it_is_additive() -> None:
     assert [script.revision for script in scripts() if not hasattr(script.module, "is_additive")] == []
 
 
+@pytest.mark.slow
 def test_additive_migrations_keep_what_older_code_relies_on(engine: sa.Engine) -> None:
     registry.migrate(engine, BASIS)
     before = describe(engine)

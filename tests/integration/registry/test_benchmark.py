@@ -10,6 +10,7 @@ from pathlib import Path
 FILE = Path(__file__).resolve().parents[3] / "benchmarks" / "registry.py"
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_registry_reports_all_that_it_measures() -> None:
     options = ["--versions", "600", "--times", "2", "--seconds", "0.05", "--beside", "0"]
     done = subprocess.run([sys.executable, str(FILE), *options], capture_output=True, text=True, check=False)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from support import registry
 
 from finch_hub import errors
@@ -24,6 +25,7 @@ from finch_hub.specs.references import AdapterReference
 CLAIMER = Path(__file__).with_name("claimer.py")
 
 
+@pytest.mark.slow
 def test_concurrent_processes_claim_each_job_once(database: Database, database_url: str) -> None:
     with database.write() as session:
         made = jobs.submit_many(session, [values.NewJob.of_spec(registry.train_spec())] * 60)

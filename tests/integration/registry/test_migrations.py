@@ -107,6 +107,7 @@ def test_older_database_is_refused_with_a_fix(new: Database, engine: sa.Engine) 
     new.check()
 
 
+@pytest.mark.slow
 def test_concurrent_upgrades_of_a_new_database_succeed(new: Database, new_url: str) -> None:
     processes = [
         subprocess.Popen([sys.executable, "-c", _UPGRADE, new_url], stderr=subprocess.PIPE, text=True) for _ in range(3)

@@ -75,6 +75,7 @@ def test_sessions_of_a_pooler_keep_no_setting(open_database: Open) -> None:
             assert row[0] == "0", name
 
 
+@pytest.mark.slow
 def test_schema_is_upgraded_through_a_pooler(open_database: Open) -> None:
     database = open_database("prepare_threshold=none", is_empty=True)
     with ThreadPoolExecutor(2) as pool:

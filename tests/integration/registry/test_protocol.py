@@ -327,6 +327,7 @@ def machine(databases: Databases) -> Iterator[type[Protocol]]:
     databases.drop(url)
 
 
+@pytest.mark.slow
 def test_each_job_has_one_owner_and_one_end_in_any_order_of_steps(machine: type[Protocol]) -> None:
     run_machine(
         machine,

@@ -95,6 +95,7 @@ def test_submission_notices_a_purge_of_another_machine(hub: Hub) -> None:
         submit(hub, stored)
 
 
+@pytest.mark.slow
 def test_purges_beside_additions_of_the_same_rows_leave_text_and_row_or_neither(hub: Hub) -> None:
     def add_some(_: int) -> None:
         for _ in range(8):
@@ -142,6 +143,7 @@ def test_purge_leaves_the_text_of_a_submission_that_came_before_its_removal(
     assert hub.datasets.get(DIGEST).purged_at is None
 
 
+@pytest.mark.slow
 def test_purges_beside_submissions_leave_each_job_its_data(hub: Hub) -> None:
     submit_and_cancel(hub)
 

@@ -63,6 +63,7 @@ def add(database: Database, texts: list[str]) -> None:
             session.execute(sa.update(versions).where(versions.c.id == number + 1).values(notes=text))
 
 
+@pytest.mark.slow
 def test_words_of_all_scripts_are_found_in_each_spelling(database: Database) -> None:
     texts = [f"before {spelling} behind" for word in WORDS for spelling in sorted(spell(word))]
     texts += [f"it is {word}, word.".replace(", word", "") for word in WORDS]

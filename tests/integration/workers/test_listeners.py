@@ -24,6 +24,7 @@ def machines(tmp_path: Path, database_url: str) -> Iterator[Fleet]:
         yield made
 
 
+@pytest.mark.slow
 def test_listeners_hear_what_others_do_and_what_a_killed_worker_has_not_told(machines: Fleet) -> None:
     home = machines.settings.home
     home.mkdir(exist_ok=True)

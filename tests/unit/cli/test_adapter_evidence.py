@@ -80,6 +80,7 @@ def test_versions_are_compared_and_a_metric_is_followed(run: Run, database: Data
     assert run("adapters", "metric", "birds", "ranks").status == 3
 
 
+@pytest.mark.slow
 def test_comparison_loads_no_torch(run: Run, database: Database, home: Path) -> None:
     registry.add_version(database, "birds", evidence=EVIDENCE)
     code = (

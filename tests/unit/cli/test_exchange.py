@@ -71,6 +71,7 @@ def test_refusals_have_exit_codes_and_no_token(run: Run, birds: str, remote: Hug
     assert run("adapters", "push", birds, "ana/birds").status == 7
 
 
+@pytest.mark.slow
 def test_variables_of_huggingface_hub_apply(
     run: Run, birds: str, remote: HuggingFace, home: Path, tmp_path: Path
 ) -> None:

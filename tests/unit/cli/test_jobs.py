@@ -400,6 +400,7 @@ def submit_all_kinds(run: Run, data: Path, tiny_folder: Path, tmp_path: Path) ->
     return ids
 
 
+@pytest.mark.slow
 def test_every_kind_of_job_is_repeated_by_its_config_and_by_its_command(
     run: Run, database: Database, data: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:

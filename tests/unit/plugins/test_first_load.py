@@ -52,6 +52,7 @@ AT_IMPORT = {
 POINTS = {"nameless": "[finch_hub]\nplugin = \n", "lacking": "[finch_hub]\nplugin = finch_test_lacking:gone\n"}
 
 
+@pytest.mark.slow
 def test_no_plugin_breaks_a_command_or_another_plugin(tmp_path: Path) -> None:
     folder, home = tmp_path / "plugins", tmp_path / "home"
     for name, (code, said) in AT_IMPORT.items():

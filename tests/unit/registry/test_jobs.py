@@ -179,6 +179,7 @@ def test_retry_waits_for_the_retries_of_its_parents(database: Database) -> None:
     assert (child_again.state, child_again.depends_on) == (JobState.WAITING, (parent_again.id,))
 
 
+@pytest.mark.slow
 def test_retry_finds_the_newest_of_many_retries_of_a_parent_in_few_statements(database: Database) -> None:
     """A walk from each retry to the next one took a statement for each."""
     parent = registry.submit(database)

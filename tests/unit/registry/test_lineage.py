@@ -43,6 +43,7 @@ def test_ancestry_grows_with_the_versions_and_not_with_the_paths_to_them(databas
     assert sizes[14] - sizes[10] < 1.1 * (sizes[10] - sizes[6])
 
 
+@pytest.mark.slow
 def test_ancestry_of_a_long_chain_is_found(database: Database) -> None:
     registry.add_version(database, "chain")
     with database.write() as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import sqlalchemy as sa
 from support import registry
 
@@ -76,6 +77,7 @@ def test_other_work_does_not_take_the_place_of_the_steps(database: Database) -> 
     assert sum("unit" in event.data for event in told) <= KEPT + 1
 
 
+@pytest.mark.slow
 def test_progress_that_was_never_thinned_is_thinned_at_once(database: Database) -> None:
     """Earlier versions kept all events. PostgreSQL refuses a statement with so many parameters."""
     job = registry.claimed(database, job_id=registry.submit(database).id)

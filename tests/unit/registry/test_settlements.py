@@ -100,6 +100,7 @@ def make_due(database: Database) -> None:
         session.execute(sa.update(tables.settlements).values(due_at=types.later(-1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cancelled", "failed", "lost"])
 def test_chain_of_any_length_fails_with_its_root(database: Database, how: str) -> None:
     chain = submit_chain(database, MANY)
@@ -128,6 +129,7 @@ def test_all_dependents_of_one_job_are_settled(database: Database, how: str) -> 
     assert len(events) == 2 * MANY
 
 
+@pytest.mark.slow
 def test_each_transaction_settles_a_bounded_number(database: Database) -> None:
     root = registry.submit(database)
     fan = submit_fan(database, [root], MANY)
@@ -146,6 +148,7 @@ def test_first_dependent_can_be_claimed_by_the_transaction_that_ends_its_parent(
     assert registry.claimed(database).id == chain[1].id
 
 
+@pytest.mark.slow
 def test_dependent_that_cannot_be_settled_delays_no_other(database: Database) -> None:
     root, other = registry.submit(database), registry.submit(database)
     fan = submit_fan(database, [root], MANY)
@@ -205,6 +208,7 @@ def test_job_with_dependents_that_wait_can_be_deleted_after_them(database: Datab
     assert pruned == {root.id, *(job.id for job in fan)}
 
 
+@pytest.mark.slow
 @settings(max_examples=fuzzing.examples(30), deadline=None)
 @given(data=st.data())
 def test_every_graph_ends_as_its_parents_say(data: st.DataObject, shared_database: Database) -> None:

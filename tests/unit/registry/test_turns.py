@@ -304,6 +304,7 @@ def test_job_of_a_slow_line_is_not_behind_its_sweep_while_a_worker_is_idle(datab
     assert single in [registry.claimed(database, capabilities=GPU_SLOT).id for _ in range(3)]
 
 
+@pytest.mark.slow
 @settings(max_examples=fuzzing.examples(15), deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(seed=st.integers(0, 2**32))
 @example(seed=23)
@@ -538,6 +539,7 @@ def test_damaged_turn_lets_others_submit(database: Database, others: int) -> Non
     assert {registry.claimed(database).id for _ in range(6 + others)} > set(submitted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planned_for", [0, 300, 1200])
 def test_plans_for_a_short_queue_read_few_rows_of_a_long_one(database: Database, planned_for: int) -> None:
     """PostgreSQL keeps the plans of a connection. Without statistics it takes each index of queued jobs for tiny."""

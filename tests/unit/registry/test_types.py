@@ -131,6 +131,7 @@ def test_column_is_compared_with_any_number_of_values(database: Database) -> Non
             assert len(session.scalars(others, {"wanted": wanted}).all()) == 3 - len(expected)
 
 
+@pytest.mark.slow
 def test_as_many_jobs_as_there_are_may_be_named(database: Database) -> None:
     names = [f"job-{number}" for number in range(MANY)]
     job = registry.submit(database)

@@ -131,6 +131,7 @@ def test_data_set_finds_what_was_trained_on_a_part_of_it(filled: Database) -> No
     assert not {v.reference for v in find(filled, "-data:sown").versions} & wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [20_000, 1], ids=["sorted", "in order"])
 def test_search_finds_what_a_look_at_each_version_finds(
     filled: Database, few: int, monkeypatch: pytest.MonkeyPatch

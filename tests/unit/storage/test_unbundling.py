@@ -382,6 +382,7 @@ def purge_rows(stores: Stores) -> None:
         datasets.purge(session, registry.digest("rows"))
 
 
+@pytest.mark.slow
 def test_no_text_that_a_purge_searches_comes_with_versions_that_come_from_purged_data(
     hubs: list[Stores], tmp_path: Path
 ) -> None:
@@ -1184,6 +1185,7 @@ _STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=fuzzing.examples(12), suppress_health_check=list(HealthCheck))
 @given(_STEPS)
 def test_exchange_twice_equals_once_and_keeps_lineage(tmp_path_factory: pytest.TempPathFactory, steps: Any) -> None:

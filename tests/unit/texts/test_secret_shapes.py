@@ -331,6 +331,7 @@ PIECES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=3), st.sampled_from(["", "@", '"', "x", "\n"]))
 @settings(max_examples=fuzzing.examples(25), deadline=None)
 def test_long_texts_are_read_in_linear_time(pieces: list[str], end: str) -> None:

@@ -67,6 +67,7 @@ def test_turns_become_lines_without_a_template() -> None:
     assert render(tokenizer, SYSTEM, USER, generation=True) == "You know birds.\nWhat does it eat?\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("localedef") is None, reason="this system cannot make a locale")
 def test_date_of_templates_does_not_depend_on_the_locale_of_the_program(tmp_path: Path) -> None:
     made = subprocess.run(

@@ -267,6 +267,7 @@ def test_row_with_a_list_of_objects_is_a_row(name: str) -> None:
             assert [found.value for found in rows_of(text, prefers_document=prefers_document)] == [row]
 
 
+@pytest.mark.slow
 def test_object_of_many_small_values_is_refused_before_it_takes_all_memory() -> None:
     """Some kilobytes can decompress to a gigabyte of such values, which would take a hundred times as much."""
     with pytest.raises(errors.InvalidDataset, match=r"is an object of more than .* 8,388,608 values") as caught:

@@ -167,6 +167,7 @@ def share(width: int, depth: int) -> Any:
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "what"),
     [

@@ -924,6 +924,7 @@ def test_pairs_of_any_texts_survive_each_kind_of_text_file(
         assert reading.read_data(folder / name).examples == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=fuzzing.examples(8))  # a process reads each file
 @given(st.lists(st.tuples(texts, texts), min_size=20, max_size=50))
 def test_pairs_of_any_texts_survive_a_table(

@@ -128,6 +128,7 @@ log.info("last")
 """
 
 
+@pytest.mark.slow
 def test_reader_of_the_log_that_stops_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINCH_HOME", str(tmp_path))
     pipe = subprocess.PIPE
@@ -185,6 +186,7 @@ for number in range(50):
     assert len(text.splitlines()) == 50
 
 
+@pytest.mark.slow
 def test_log_that_nobody_reads_any_more_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINCH_HOME", str(tmp_path))
     pipe = subprocess.PIPE
