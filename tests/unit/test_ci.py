@@ -43,7 +43,7 @@ def test_a_commit_always_has_the_same_part_and_all_parts_have_their_turn(ci: Mod
     assert max(counts.values()) < 1.5 * min(counts.values())
 
 
-def test_all_parts_of_a_commit_end_within_forty_minutes(ci: ModuleType) -> None:
+def test_all_parts_of_a_commit_end_within_the_time_of_all(ci: ModuleType) -> None:
     always = sum(part.minutes for part in ci.ALWAYS)
     assert all(always + part.minutes <= ci.TOTAL_MINUTES for part in ci.CHOSEN)
     assert ci.TOTAL_MINUTES == 72
