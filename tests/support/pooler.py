@@ -64,10 +64,18 @@ class _Pooler:
         self._greeting: list[Message] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        Thread(target=self._accept, daemon=True).start()
+        self._serving: list[Thread] = []
+        self._accepting = Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait for a client, which closing alone does not
+        self._accepting.join()
         self._listener.close()
+        while any(thread.is_alive() for thread in self._serving):  # one that begins may open further sessions
+            for wire in self._wires[:]:
+                wire.shut_down()
+            time.sleep(0.01)
         for wire in self._wires:
             wire.close()
 
@@ -76,7 +84,8 @@ class _Pooler:
             while True:
                 wire = _Wire(self._listener.accept()[0])
                 self._wires.append(wire)
-                Thread(target=self._serve, args=(wire,), daemon=True).start()
+                self._serving.append(Thread(target=self._serve, args=(wire,), daemon=True))
+                self._serving[-1].start()
 
     def _serve(self, client: _Wire) -> None:
         with contextlib.suppress(OSError, EOFError):
@@ -96,7 +105,7 @@ class _Pooler:
     def _relay(self, client: _Wire, sessions: queue.Queue[_Wire]) -> None:
         session: _Wire | None = None
         while (message := client.read())[0] != b"X":
-            session = session or sessions.get()
+            session = session or self._take(sessions)
             session.send(message)
             if message[0] not in (b"Q", b"S"):
                 continue  # the server answers at the end of the question
@@ -106,6 +115,12 @@ class _Pooler:
                 sessions.put(session)
                 session = None
             client.send(answer)
+
+    def _take(self, sessions: queue.Queue[_Wire]) -> _Wire:
+        while self._accepting.is_alive():
+            with contextlib.suppress(queue.Empty):
+                return sessions.get(timeout=0.1)
+        raise EOFError
 
     def _open_sessions(self, database: bytes) -> queue.Queue[_Wire]:
         if database not in self._sessions:
@@ -133,9 +148,12 @@ class _Wire:
         self._socket = connected
 
     def close(self) -> None:
+        self.shut_down()
+        self._socket.close()
+
+    def shut_down(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
 
     def send_bytes(self, data: bytes) -> None:
         self._socket.sendall(data)
