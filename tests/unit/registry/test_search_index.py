@@ -86,6 +86,18 @@ def test_names_of_data_sets_are_found_until_they_are_purged(database: Database) 
     assert find(database, "held") == []
 
 
+def test_postgresql_counts_the_rows_before_it_indexes_them(database: Database) -> None:
+    if database.is_sqlite:
+        pytest.skip("SQLite plans by the indexes")
+    for _ in range(3):
+        registry.add_version(database)
+    with database.migrate() as connection:
+        connection.exec_driver_sql("UPDATE pg_class SET reltuples = -1 WHERE relname = 'adapter_versions'")
+        search_index.build(connection)
+        counted = connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE relname = 'adapter_versions'")
+        assert counted.scalar() == 3
+
+
 def test_index_that_is_built_anew_equals_the_one_of_the_triggers(database: Database) -> None:
     add_dataset(database, "a", "finches")
     lineage = values.Lineage(train_digest=registry.digest("a"))
