@@ -8,7 +8,7 @@ read in the order that is wanted, until a page is full.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -42,10 +42,18 @@ _COLUMNS = {
 }
 # The plan of one search does not suit another one, and all indexes are better than reading every row.
 _SETTINGS = {"plan_cache_mode": "force_custom_plan", "enable_seqscan": "off", "random_page_cost": "1.1", "jit": "off"}
-
 # Of conditions that no index serves, PostgreSQL expects that hardly any row meets them. It would read and sort all rows
 # in place of a page of those that are in order.
 _IN_ORDER = {"enable_sort": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+_CHANGED = (*_SETTINGS, *_IN_ORDER)
+_GET, _SET, _RESET = "current_setting('{}')", "set_config('{}', '{}', true)", "set_config('{0}', :{0}, true)"
+# One statement, since each is a round trip. A row is computed from the left to the right.
+_CHANGE = sa.text(
+    f"SELECT {', '.join(map(_GET.format, _CHANGED))},"
+    f" {' || '.join(_SET.format(*setting) for setting in _SETTINGS.items())}"
+)
+_READ_ORDERED = sa.text(f"SELECT {' || '.join(_SET.format(*setting) for setting in _IN_ORDER.items())}")
+_RESTORE = sa.text(f"SELECT {' || '.join(map(_RESET.format, _CHANGED))}")
 
 Statement = sa.Select[Any]
 
@@ -160,7 +168,7 @@ def _read_in_order(
         first: a filter whose versions are together in an index of that order.
     """
     if not _is_sqlite(session):
-        _set(session, _IN_ORDER)
+        session.execute(_READ_ORDERED)
     keys = _list_keys(order)
     if order.field in _COLUMNS:
         sought = {id(item) for item in filters if item is first or item.order == order.field}
@@ -192,21 +200,14 @@ def _plan_for_this(session: Session) -> Iterator[None]:
     if _is_sqlite(session):
         yield
         return
-    names = (*_SETTINGS, *_IN_ORDER)
-    row = session.execute(sa.select(*(sa.func.current_setting(name) for name in names))).one()
-    before = dict(zip(names, row, strict=True))
-    _set(session, _SETTINGS)
+    *before, _ = session.execute(_CHANGE).one()
+    restored = dict(zip(_CHANGED, before, strict=True))
     try:
         yield
     except errors.FinchError:  # the transaction goes on, while an error of PostgreSQL ends it
-        _set(session, before)
+        session.execute(_RESTORE, restored)
         raise
-    _set(session, before)
-
-
-def _set(session: Session, settings: Mapping[str, str]) -> None:
-    """Change settings of PostgreSQL, until the end of the transaction at most."""
-    session.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
+    session.execute(_RESTORE, restored)
 
 
 def _is_sqlite(session: Session) -> bool:
