@@ -228,8 +228,8 @@ def test_page_takes_a_fixed_number_of_statements(filled: Database, size: int) ->
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append(args[2]))
         page = version_search.find(session, "kind:train base:tiny", sort="name", limit=size)
     assert page.versions
-    # The base, two counts, the page, and its versions with their parents. PostgreSQL's settings take three more.
-    assert len(statements) == (6 if filled.is_sqlite else 9), statements
+    # The base, two counts, the page, and its versions with their parents. PostgreSQL's settings take two more.
+    assert len(statements) == (6 if filled.is_sqlite else 8), statements
     assert operator.itemgetter(-1)(statements)
 
 
