@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle
     from finch_hub.specs.jobs import Requirements
 
-_OF_PLAN = frozenset({"adapters", "as_json", "config", "plan", "probe"})
+_OF_PLAN = frozenset({"adapters", "as_json", "config", "plan", "probe", "quiet"})
 
 
 @click.command()

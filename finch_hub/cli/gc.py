@@ -28,21 +28,25 @@ def gc(dry_run: bool, unused_days: float | None, quiet: bool, yes: bool, as_json
 
     That is data of jobs whose history and versions are gone, files of deleted versions, files of writers that died,
     checkpoints and outputs of ended jobs, and in this home fetched adapters, converted bases and folders of processes
-    that were killed. Workers do so once a day. It asks only if it would remove more than they do, because --unused-days
-    is less than in the settings: what was just deleted cannot be restored then.
+    that were killed. Workers do so once a day. With fewer --unused-days than in the settings, it asks before it removes
+    anything: what was just deleted cannot be restored then. Without a terminal it needs --yes for that.
     """
-
-    def ask() -> str:
-        planned = hub.collect(unused_days=unused_days, dry_run=True)
-        parts = [f"{item.count:,} {item.what}" for item in planned.collected if item.count]
-        what = f"{', '.join(parts) or 'nothing'} ({tables.format_bytes(planned.bytes)})"
-        return f"Remove {what}, of which some were used in the last {hub.settings.unused_days:g} days?"
-
     with output.open_hub(deletes=True) as hub, progress.show_advances(quiet=quiet):
         is_usual = unused_days is None or unused_days >= hub.settings.unused_days
-        output.confirm(ask, yes=yes or dry_run or is_usual)
-        report = hub.collect(unused_days=unused_days, dry_run=dry_run)
+        asks = not (yes or dry_run or is_usual)
+        report = hub.collect(unused_days=unused_days, dry_run=dry_run or asks)
+        if asks and report.collected:
+            question = _ask(report, hub.settings.unused_days)
+            output.confirm(lambda: question, yes=False)
+            report = hub.collect(unused_days=unused_days)
+        elif asks:
+            report = report.evolve(is_dry_run=False)
     output.emit(report, as_json, lambda: _describe(report))
+
+
+def _ask(planned: CollectionReport, usual_days: float) -> str:
+    parts = ", ".join(f"{item.count:,} {item.what}" for item in planned.collected)
+    return f"Remove {parts} ({tables.format_bytes(planned.bytes)}), also what was used in the last {usual_days:g} days?"
 
 
 def _describe(report: CollectionReport) -> list[str]:

@@ -332,7 +332,7 @@ def refuse_unused(flag: str, does: str, names: Container[str]) -> None:
     """
     context = click.get_current_context()
     unused = [
-        parameter.opts[0]
+        (parameter.secondary_opts if context.params[str(parameter.name)] is False else parameter.opts)[0]
         for parameter in context.command.params
         if parameter.name in names and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]

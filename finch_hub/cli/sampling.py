@@ -66,10 +66,13 @@ def write_answer(pieces: Iterable[str], name: str | None) -> Iterator[str]:
     if name is not None:
         output.say(f"[{name}]")
     wrap = WordWrap(output.find_width(), indent="" if name is None else "  ")
-    for piece in pieces:
-        output.write(wrap.add(to_block(piece)))
-        yield piece
-    output.write(f"{wrap.end()}\n")
+    try:
+        for piece in pieces:
+            output.write(wrap.add(to_block(piece)))
+            yield piece
+    finally:  # also after Ctrl-C
+        output.write(wrap.end())
+    output.write("\n")
 
 
 def adapter_of(name: str) -> str | None:

@@ -63,6 +63,7 @@ def sweep(
     source = {name: overrides.pop(name) for name in ("base", "start", "revision", "preset", "system", "priority")}
     lists = options.parse_further_settings(vary, "--vary")
     in_config = click.get_current_context().meta.get(options.SETTINGS_OF_CONFIG, ())
+    in_config = [pair for pair in in_config if pair.partition("=")[0] not in lists]
     fixed = options.parse_further_settings([*in_config, *settings], "--set")
     problems = [_explain(name) for name, values in lists.items() if not isinstance(values, list)]
     for name in lists.keys() & fixed.keys():

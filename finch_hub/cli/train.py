@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from finch_hub.specs.jobs import Requirements
 
 _OF_JOBS = frozenset({
-    "depends_on", "detach", "former_after", "former_key", "idempotency_key", "labels", "priority", "queue", "quiet",
+    "depends_on", "detach", "former_after", "former_key", "idempotency_key", "labels", "priority", "queue",
     "time_limit",
 })  # fmt: skip
-"""Options that say when and where a job runs, and what is printed of it."""
+"""Options that say when and where a job runs."""
 
 
 @click.command()

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from finch_hub.display.progress import View
 from finch_hub.display.tables import draw_table, format_duration, format_number, format_value, group
-from finch_hub.specs.events import NewEvent
+from finch_hub.texts.visible_text import to_message
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
+    from finch_hub.specs.events import NewEvent
     from finch_hub.specs.sweeps import SweepPoint, SweepReport
 
 
@@ -31,10 +32,14 @@ class PointsView(View):
 
     def begin(self, title: str) -> None:
         """Show the training of the next point."""
+        from finch_hub.specs.events import NewEvent  # late, so that `--help` loads no pydantic
+
         self._view.show(NewEvent.phase(title))
 
     def show(self, event: NewEvent) -> None:
         """Move the bar, or write a warning."""
+        from finch_hub.specs.events import NewEvent
+
         if event.type == "progress":
             data = {name: event.data[name] for name in _FIGURES if name in event.data}
             self._view.show(NewEvent(type="progress", data=data))
@@ -46,10 +51,10 @@ class PointsView(View):
         self._view.show_wait(text)
 
     def write(self, line: RenderableType) -> None:
-        """Write a line that was not written before."""
+        """Write a line that was not written before. Further lines of a text are indented more than our lines."""
         if line not in self._written:
             self._written.append(line)
-            self._view.write(line)
+            self._view.write(to_message(line, indent="    ") if isinstance(line, str) else line)
 
 
 def draw_sweep(report: SweepReport) -> Group:
@@ -64,14 +69,11 @@ def draw_sweep(report: SweepReport) -> Group:
         result = point.adapter or point.state.value
         rows.append((*settings, result, format_number(point.loss), _describe(point, report), parameters, seconds))
     failed = [
-        f"{describe_point(point)}: {point.state.value}, {point.reason}" for point in report.points if point.reason
+        f"{describe_settings(point.settings)}: {point.state.value}, {point.reason}"
+        for point in report.points
+        if point.reason
     ]
     return group([draw_table(columns, rows, title=f"Sweep {report.id} of {report.adapter}"), *failed, *report.advice])
-
-
-def describe_point(point: SweepPoint) -> str:
-    """Describe a point by its settings, such as `rank=8 learning_rate=0.0003`."""
-    return describe_settings(point.settings)
 
 
 def describe_settings(settings: Mapping[str, object]) -> str:

@@ -22,12 +22,13 @@ from finch_hub.hub.examples import (
     store_examples,
 )
 from finch_hub.hub.problems import ProblemCollector
+from finch_hub.registry import bases
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
 from finch_hub.specs.options import name_option
 from finch_hub.specs.reports import ReadingReport
 
 if TYPE_CHECKING:
-    from finch_hub.registry.values import AdapterVersion
+    from finch_hub.registry.values import AdapterVersion, Base
     from finch_hub.specs.reading import ReadingOptions
     from finch_hub.storage.stores import Stores
 
@@ -90,10 +91,9 @@ def resolve_base_and_adapters(
     """
     versions = resolve_adapters(adapters, None, stores, collector)[1] if adapters else ()
     if base is not None:
-        bases = Bases(stores)
         with collector.collect():
-            source, _ = bases.resolve(base, revision)
-            _check_made_for(base, versions, bases, collector)
+            source, _ = Bases(stores).resolve(base, revision)
+            _check_made_for(_find_registered(base, source, revision, stores), versions, collector)
             return source, versions
     elif revision is not None:
         what, fix = "is given without a base", f"add {name_option('base')}"
@@ -105,13 +105,17 @@ def resolve_base_and_adapters(
     return _UNKNOWN, versions
 
 
-def _check_made_for(
-    base: str | Path, versions: Sequence[AdapterVersion], bases: Bases, collector: ProblemCollector
-) -> None:
+def _check_made_for(registered: Base | None, versions: Sequence[AdapterVersion], collector: ProblemCollector) -> None:
     """Collect adapters that were made for another base, even one of the same shapes."""
-    with contextlib.suppress(errors.NotFound):
-        registered = bases.get(str(base))
-        for version in versions:
-            if version.base.fingerprint != registered.fingerprint:
-                what = f"was made for {version.base.name}, not for {registered.name}"
-                collector.add(errors.Problem(where=version.reference, what=what))
+    for version in versions:
+        if registered is not None and version.base.fingerprint != registered.fingerprint:
+            what = f"was made for {version.base.name}, not for {registered.name}"
+            collector.add(errors.Problem(where=version.reference, what=what))
+
+
+def _find_registered(base: str | Path, source: BaseModelSource, revision: str | None, stores: Stores) -> Base | None:
+    with stores.database.read() as session, contextlib.suppress(errors.NotFound):
+        if revision is None:
+            return bases.get(session, str(base))
+        return bases.find_source(session, source.source, revision)
+    return None

@@ -146,7 +146,7 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
 
         deadline = None if timeout is None else time.monotonic() + timeout
         with telling_how_to_go_on(f"job {self.id}", f'hub.jobs["{self.id}"]', "follow"):
-            if self._retry_read(self.refresh).state in FINAL:
+            if retry_read(self.refresh).state in FINAL:
                 return self._job
             with open_client_view(self._shows if progress is None else progress) as view:
                 return self._watch(view, deadline=deadline)
@@ -446,10 +446,10 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
 
     def _read_events(self, after: int) -> Iterator[Event]:
         """Yield the events that there are, page by page."""
-        page = self._retry_read(self._read_page, after)
+        page = retry_read(self._read_page, after)
         while page:
             yield from page
-            page = self._retry_read(self._read_page, page[-1].seq) if len(page) == _PAGE_SIZE else []
+            page = retry_read(self._read_page, page[-1].seq) if len(page) == _PAGE_SIZE else []
 
     def _read_page(self, after: int) -> list[Event]:
         with self._stores.database.read() as session:
@@ -459,25 +459,30 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
         """Yield the job twice a second without end, and keep the home's own worker running."""
         ensured = time.monotonic()
         while True:
-            yield self._retry_read(self.refresh)
+            yield retry_read(self.refresh)
             time.sleep(POLL_SECONDS)
             if time.monotonic() - ensured > _ENSURE_SECONDS:
                 # If the worker started on demand was killed, no other worker runs its jobs.
                 self._dispatcher.ensure_worker()
                 if while_waiting is not None and self._job.state in (JobState.QUEUED, JobState.WAITING):
-                    self._retry_read(while_waiting)
+                    retry_read(while_waiting)
                 ensured = time.monotonic()
 
-    def _retry_read(self, read: Callable[..., T], *arguments: int) -> T:
-        """Return the result of `read`, repeated while the database does not answer."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                return read(*arguments)
-            except errors.Unavailable as error:
-                if isinstance(error, (errors.SchemaMismatch, errors.ReplacedDatabase)) or time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL_SECONDS * 2)
+
+def retry_read(read: Callable[..., T], *arguments: int) -> T:
+    """Return the result of `read`, repeated while the database does not answer.
+
+    Raises:
+        Unavailable: the database did not answer for two minutes.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return read(*arguments)
+        except errors.Unavailable as error:
+            if isinstance(error, (errors.SchemaMismatch, errors.ReplacedDatabase)) or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS * 2)
 
 
 @contextlib.contextmanager

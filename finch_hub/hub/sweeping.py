@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from finch_hub import errors
-from finch_hub.hub.jobs import JobHandle, telling_how_to_go_on
+from finch_hub.hub.jobs import JobHandle, retry_read, telling_how_to_go_on
 from finch_hub.hub.sweep_ranking import Trained, rank_points
 from finch_hub.registry import adapter_versions, jobs, values
 from finch_hub.specs.jobs import FINAL, Job, JobState, TrainSpec
@@ -109,7 +109,7 @@ class SweepHandle(Summarized):
         shows: bool | None = None,
     ) -> None:
         self.id = sweep_id
-        self._first, self._stores, self._dispatcher, self._shows = dict(first), stores, dispatcher, shows
+        self._stores, self._dispatcher, self._shows = stores, dispatcher, shows
         self._specs = {number: TrainSpec.of_stored(job.spec, context=_STORED) for number, job in first.items()}
 
     def _list_fields(self) -> Mapping[str, object]:
@@ -210,13 +210,12 @@ class SweepHandle(Summarized):
         """Show each training until it has ended, in the order of submission."""
         from finch_hub.display.sweeps import PointsView, describe_settings
 
-        points, newest = PointsView(view), self._newest()
+        points, newest, settings = PointsView(view), self._newest(), self.settings
         points.write(f"- sweep {self.id}: {format_count(len(newest), 'training')}")
         for number, handle in newest.items():
-            title = f"{number} of {len(self._first)}: {describe_settings(self.settings[number])}"
-            if (
-                job := handle._retry_read(handle.refresh)
-            ).state not in FINAL:  # of one that ran beside another, only the end is shown
+            title = f"{number} of {len(settings)}: {describe_settings(settings[number])}"
+            job = retry_read(handle.refresh)
+            if job.state not in FINAL:  # of one that ran beside another, only the end is shown
                 points.begin(title)
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
                 job = handle.follow(left, view=points)
@@ -225,10 +224,15 @@ class SweepHandle(Summarized):
 
     def _newest(self) -> dict[int, JobHandle]:
         """Return the newest try of each point whose jobs were not deleted."""
+        keys = {make_key(self.id, number): number for number in self._specs}
         with self._stores.database.read() as session:
-            newest = jobs.newest_retries(session, [job.id for job in self._first.values()])
+            # A deleted job leaves its key to its newest retry.
+            submitted = {keys[str(key)]: job.id for key, job in jobs.get_by_key(session, set(keys)).items()}
+            newest = jobs.newest_retries(session, list(submitted.values()))
             found = {
-                number: jobs.get(session, newest[job.id]) for number, job in self._first.items() if job.id in newest
+                number: jobs.get(session, newest[job_id])
+                for number, job_id in sorted(submitted.items())
+                if job_id in newest
             }
         if not found:
             raise errors.NotFound("sweep", self.id, fix="its jobs were deleted; its versions stay")

@@ -9,7 +9,7 @@ from typing import Literal, TypedDict, get_args
 import pydantic
 
 from finch_hub import errors
-from finch_hub.specs.value import NonNegativeInt, PositiveInt, Settings
+from finch_hub.specs.value import Config, NonNegativeInt, PositiveInt
 
 
 class UnusualValueWarning(errors.FinchWarning):
@@ -36,7 +36,7 @@ def parse_target_modules(text: str) -> tuple[str, ...] | str:
     return names[0] if len(names) == 1 and names[0] in get_args(ShortName) else names
 
 
-class LoRAConfig(Settings):
+class LoRAConfig(Config):
     """Rank, scale and target modules of the update ``W + (alpha / rank) * B @ A``.
 
     Field names follow the literature; `finch_hub.engine.adapters.peft_fields` writes them as PEFT's.

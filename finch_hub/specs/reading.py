@@ -9,7 +9,7 @@ import pydantic
 
 from finch_hub import errors
 from finch_hub.specs.options import name_option
-from finch_hub.specs.value import Settings
+from finch_hub.specs.value import Config
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"]
 # Python has them for domains and for its source, and readers of files fail on them.
@@ -24,7 +24,7 @@ class DataWarning(errors.FinchWarning):
     """A row was left out, a column was not used, or a file was read in a way that users should know."""
 
 
-class ReadingConfig(Settings):
+class ReadingConfig(Config):
     """How rows become examples. Without a value, each part is recognized.
 
     Attributes:

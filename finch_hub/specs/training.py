@@ -1,4 +1,4 @@
-"""Settings of a training."""
+"""Config of a training."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated, Literal, TypedDict
 
 import pydantic
 
-from finch_hub.specs.value import MAX_INTEGER, NonNegativeInt, PositiveInt, Settings
+from finch_hub.specs.value import MAX_INTEGER, Config, NonNegativeInt, PositiveInt
 
 
-class TrainingConfig(Settings):
-    """Settings of a training, without data, base and adapter configuration.
+class TrainingConfig(Config):
+    """Config of a training, without data, base and adapter configuration.
 
     Attributes:
         epochs: passes over the data.

@@ -144,7 +144,7 @@ class Value(Summarized, pydantic.BaseModel, metaclass=_Translating):
         return type(self).of({**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
 
 
-class Settings(Value):
+class Config(Value):
     """A value whose fields users set. True is not taken for 1, and neither is 1 for true."""
 
     @pydantic.field_validator("*", mode="before")
@@ -155,6 +155,9 @@ class Settings(Value):
             raise ValueError("is neither true nor false")
         if isinstance(value, bool) and not is_truth:
             raise ValueError("cannot be true or false")
+        parts = list(value.values()) if isinstance(value, Mapping) else value
+        if isinstance(parts, (list, tuple, set, frozenset)) and any(isinstance(part, bool) for part in parts):
+            raise ValueError("cannot contain true or false")
         return value
 
 

@@ -86,7 +86,6 @@ EXERCISED_IN = {
     "specs/backups": "unit/storage/test_backup.py",
     "specs/comparisons": "unit/hub/test_comparing.py",
     "specs/sweeps": "unit/hub/test_sweep_ranking.py",
-    "display/sweeps": "unit/cli/test_sweep.py",
     "specs/bundles": "unit/storage/test_unbundling.py",
     "specs/collections": "unit/storage/test_collection.py",
     "hub/importing": "unit/hub/test_adapters.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def test_answer_below_a_name_forges_no_other_name(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "[birds/2]\n  One\n  [birds/1]\n  Two\n"
     assert list(write_answer(pieces, None)) == pieces
     assert capsys.readouterr().out == "One\n[birds/1]\nTwo\n"
+
+
+def test_interrupted_answer_is_written_up_to_its_last_letter(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def generate() -> Iterator[str]:
+        yield "A finch si"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        list(write_answer(generate(), None))
+    assert capsys.readouterr().out == "A finch si"
 
 
 def test_json_lines_end_at_newlines_only(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from finch_hub.registry.database import Database
 
 from .conftest import Run
+from .test_adapters import answer_at_terminal
 
 DAYS = 86_400.0
 
@@ -31,7 +32,9 @@ def test_collection_is_shown_before_and_after(run: Run, home: Path, database: Da
     assert not folder.exists()
 
 
-def test_earlier_collection_than_that_of_the_workers_is_confirmed(run: Run, home: Path, database: Database) -> None:
+def test_earlier_collection_than_that_of_the_workers_is_confirmed(
+    run: Run, home: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = home / "bases" / "gguf-0123"
     folder.mkdir(parents=True)
     os.utime(folder, (time.time() - 6 * DAYS,) * 2)
@@ -39,8 +42,17 @@ def test_earlier_collection_than_that_of_the_workers_is_confirmed(run: Run, home
     assert (refused.status, "add --yes" in refused.err) == (2, True)
     assert folder.exists()
     assert run("gc", "--unused-days", "5", "--dry-run").status == 0
+    answer_at_terminal(monkeypatch, "n\n")
+    asked = run("gc", "--unused-days", "5")
+    assert "Remove 1 converted bases (0 B), also what was used in the last 7 days?" in asked.err
+    assert folder.exists()
     assert run("gc", "--unused-days", "5", "--yes").status == 0
     assert not folder.exists()
+
+
+def test_collection_of_nothing_asks_nothing(run: Run, database: Database) -> None:
+    ran = run("gc", "--unused-days", "0", "--json")
+    assert (ran.status, ran.json) == (0, {"bytes": 0, "collected": [], "is_dry_run": False, "unused_days": 0.0})
 
 
 @pytest.mark.parametrize("days", ["-1", "nan", "inf", "x", "1e9"])

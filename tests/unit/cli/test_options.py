@@ -219,3 +219,15 @@ def test_number_that_no_database_stores_is_a_usage_error(
     for value in values:
         ran = run(*given, value)
         assert (value, ran.status, ran.out) == (value, 2, ""), ran.err
+
+
+def test_unused_option_is_named_as_it_was_given() -> None:
+    @click.command()
+    @click.option("--plan", is_flag=True)
+    @click.option("--together/--no-together", default=True)
+    def command(plan: bool, together: bool) -> None:
+        options.refuse_unused("--plan", "submits no job", {"together"})
+
+    for word in ("--together", "--no-together"):
+        with pytest.raises(click.UsageError, match=f"leave out {word}$"):
+            command.main(["--plan", word], standalone_mode=False)

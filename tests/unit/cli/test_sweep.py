@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from support import registry
+from support.evidence import make_training
 
 from finch_hub.registry.database import Database
 
@@ -73,10 +74,32 @@ def test_file_of_a_sweep_has_lists_of_values(run: Run, data: Path, tiny_folder: 
     assert "did you mean max_steps" in ran.err
 
 
-def test_quiet_sweep_prints_versions_only(run: Run, data: Path, tiny_folder: Path) -> None:
-    words = ("sweep", data, "--adapter", "birds", "--base", tiny_folder, "--rank", "4,8", "--detach", "--quiet")
+def test_value_of_a_file_gives_way_to_the_values_to_try(
+    run: Run, data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    job = run("train", data, "--adapter", "birds", "--base", tiny_folder, "--set", "weight_decay=0.1", "--detach").out
+    file = tmp_path / "run.toml"
+    file.write_text(run("jobs", "show", job.strip(), "--config").out)
+    assert "weight_decay = 0.1" in file.read_text()
+    ran = run("sweep", "--config", file, "--vary", "weight_decay=[0,0.1]", "--detach", "--json")
+    assert ran.status == 0, ran.err
+    assert [point["settings"] for point in ran.json["points"]] == [{"weight_decay": 0.0}, {"weight_decay": 0.1}]
+
+
+def test_quiet_sweep_prints_versions_only_the_lowest_loss_first(
+    run: Run, data: Path, tiny_folder: Path, database: Database
+) -> None:
+    words = ("sweep", data, "--adapter", "birds", "--base", tiny_folder, "--rank", "4,8,16", "--detach", "--quiet")
     sweep_id = run(*words).out.strip()
     assert run("jobs", "sweep", sweep_id, "--quiet").out == ""
+    report = make_training(None).training
+    assert report is not None
+    assert report.after is not None
+    for number, loss in enumerate((1.6, 1.5), 1):
+        trained = report.evolve(after=report.after.evolve(loss=loss))
+        made = {"adapter": f"birds/{number}", "report": trained.model_dump(mode="json")}
+        registry.succeed(database, registry.claimed(database), **made)
+    assert run("jobs", "sweep", sweep_id, "--quiet").out == "birds/2\nbirds/1\n"
 
 
 def test_values_that_are_no_list_are_refused(run: Run, data: Path, tiny_folder: Path) -> None:

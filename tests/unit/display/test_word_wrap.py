@@ -47,4 +47,25 @@ def test_word_that_is_longer_than_a_line_is_not_split() -> None:
 
 
 def test_wide_letters_take_two_cells() -> None:
-    assert wrap("雀雀 雀雀", 8) == "雀雀\n雀雀"
+    assert wrap("雀雀 雀雀", 8) == "雀雀 雀\n雀"
+    assert wrap("café雀 finch", 8) == "café雀\nfinch"
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_line_ends_behind_any_wide_letter(size: int) -> None:
+    assert wrap("雀は小さな鳥です", 8, indent="  ", size=size) == "  雀は小\n  さな鳥\n  です"
+    assert wrap("小さなfinchです", 8, size=size) == "小さな\nfinchで\nす"
+
+
+def test_letters_without_spaces_are_written_at_once() -> None:
+    wrapped = WordWrap(8)
+    assert [wrapped.add(piece) for piece in ("一", "雀は", "小さ")] == ["一", "雀は", "小\nさ"]
+
+
+def test_word_is_kept_back_only_while_it_may_fit_the_line() -> None:
+    wrapped = WordWrap(8)
+    assert wrapped.add("a น") == "a"
+    assert wrapped.add("กกระ") == ""
+    assert wrapped.add("จอกเล็") == "\nนกกระจอกเล็"
+    assert [wrapped.add(piece) for piece in ("ก", "มาก")] == ["ก", "มาก"]
+    assert wrapped.end() == ""

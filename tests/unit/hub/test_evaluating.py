@@ -6,6 +6,7 @@ import pytest
 from support import registry
 
 from finch_hub import Hub, errors
+from finch_hub.registry import adapter_versions, bases
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import EvaluateSpec
 from finch_hub.specs.reading import DataWarning
@@ -23,6 +24,32 @@ def test_evaluate_takes_base_and_system_prompt_of_its_adapters(hub: Hub, version
         hub.evaluate([("a", "b")])
     with pytest.raises(errors.NotFound, match="did you mean 'exact_answer'"):
         hub.evaluate([("a", "b")], ["strict"], evaluator="exact_anser")
+
+
+def test_adapter_must_be_made_for_the_revision_of_its_base(hub: Hub, database: Database) -> None:
+    made = {}
+    for revision in ("a" * 40, "b" * 40):
+        fingerprint = registry.digest(revision[:4])
+        described = registry.describe_base(
+            f"org/tiny@{revision[0]}" if revision[0] == "a" else "org/tiny",
+            source="org/tiny",
+            revision=revision,
+            fingerprint=fingerprint,
+        )
+        with database.write() as session:
+            base = bases.add(session, described)
+            name = f"of-{revision[0]}"
+            digest = registry.digest(name)
+            adapter_versions.create(session, name=name, digest=digest, identity=digest, base=base, kind="train")
+        made[revision] = name
+    for revision, name in made.items():
+        spec = hub.evaluate([("a", "b")], [name], base="org/tiny", revision=revision).spec
+        assert isinstance(spec, EvaluateSpec)
+        assert spec.base.revision == revision
+        (other,) = set(made.values()) - {name}
+        with pytest.raises(errors.InvalidSpec, match=f"{other}/1: was made for"):
+            hub.evaluate([("a", "b")], [other], base="org/tiny", revision=revision)
+    assert hub.evaluate([("a", "b")], ["of-a"], base="org/tiny", revision="c" * 40).spec
 
 
 @pytest.mark.usefixtures("versions")

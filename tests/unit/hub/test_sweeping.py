@@ -198,6 +198,8 @@ def test_a_point_that_was_tried_again_outlives_its_first_job(hub: Hub, data: Pat
     handle.resume()
     newest = [job.id for job in handle.jobs()]
     assert hub.jobs.prune(keep=0) == 2
+    assert [job.id for job in handle.jobs()] == newest
+    assert [point.job for point in handle.report().points] == newest
     assert [job.id for job in hub.get_sweep(handle.id).jobs()] == newest
     again = hub.sweep(data, adapter="birds", base=tiny_folder, rank=[4, 8])
     assert [job.id for job in again.jobs()] == newest

@@ -21,6 +21,14 @@ def test_true_is_neither_a_number_nor_a_text(name: str) -> None:
     assert problems(**{name: True})[name].what == "cannot be true or false"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("layers_to_transform", [True]), ("rank_pattern", {"q_proj": True}), ("alpha_pattern", {"q_proj": False})],
+)
+def test_true_in_a_list_or_mapping_is_no_number(name: str, value: object) -> None:
+    assert problems(**{name: value})[name].what == "cannot contain true or false"
+
+
 def test_one_is_not_true() -> None:
     assert problems(use_dora=1)["use_dora"].what == "is neither true nor false"
     assert LoRAConfig.of({"use_dora": True}).use_dora
