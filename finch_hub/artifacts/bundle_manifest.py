@@ -12,7 +12,7 @@ from finch_hub import errors
 from finch_hub.formats.json_checks import UnusableTextError, parse_object
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.specs.annotations import Tag, check_description, check_notes
-from finch_hub.specs.bundles import FORMAT, BundledVersion, Manifest
+from finch_hub.specs.bundles import FORMAT, MAX_ALL_FORMER_NAMES, MAX_FORMER_NAMES, BundledVersion, Manifest
 from finch_hub.specs.circles import find_circle
 from finch_hub.specs.references import check_adapter_name, check_name
 from finch_hub.specs.value import JsonObject
@@ -82,6 +82,9 @@ def find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
     yield from _find_repeated("birth", (f"{v.identity} at {v.created_at}" for v in versions))
     yield from _find_repeated("alias", (f"{v.name}@{alias}" for v in versions for alias in v.aliases))
     yield from _find_repeated("former name", (name for adapter in manifest.adapters for name in adapter.former_names))
+    if sum(len(adapter.former_names) for adapter in manifest.adapters) > MAX_ALL_FORMER_NAMES:
+        what = f"have more than {MAX_ALL_FORMER_NAMES:,} former names together"
+        yield errors.Problem(where="adapters", what=what)
     for base in manifest.bases:
         if _FINGERPRINT.fullmatch(base.name) and base.name != base.fingerprint:
             yield errors.Problem(where=f"base {base.fingerprint}", what="its name is the fingerprint of another base")
@@ -89,7 +92,9 @@ def find_problems(manifest: Manifest) -> Iterator[errors.Problem]:
         where = f"adapter {errors.shorten(adapter.name)}"
         yield from _try(where, check_adapter_name, adapter.name)
         yield from _try(where, check_description, adapter.description)
-        for name in adapter.former_names:
+        if len(adapter.former_names) > MAX_FORMER_NAMES:
+            yield errors.Problem(where=where, what=f"has more than {MAX_FORMER_NAMES} former names")
+        for name in adapter.former_names[:MAX_FORMER_NAMES]:
             yield from _try(f"{where}: former name", check_adapter_name, name)
     for version in versions:
         where = f"version {errors.shorten(version.reference)}"

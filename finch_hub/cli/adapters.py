@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from finch_hub.specs.references import AdapterReference
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
-    from finch_hub.registry.values import AdapterVersion, Direction
+    from finch_hub.registry.values import Direction
 
 
 class _QueryCommand(click.Command):
@@ -426,8 +425,9 @@ def purge(reference: str, yes: bool, as_json: bool) -> None:
     """
     with output.open_hub(deletes=True) as hub:
         versions = hub.adapters.check_purge(reference)
-        what = functools.partial(_describe_versions, hub, reference, versions)
-        output.confirm(lambda: f"Purge {what()}, which cannot be undone?", yes=yes)
+        output.confirm(
+            lambda: f"Purge {_describe_versions(hub, reference, versions)}, which cannot be undone?", yes=yes
+        )
         purged = hub.adapters.purge(reference, expected=versions)
     count = tables.format_count(len(purged.versions), "version")
     freed = f"Purged {purged.reference} with {count}. {tables.format_bytes(purged.bytes)} freed."
@@ -443,30 +443,21 @@ def _describe_versions(hub: Hub, reference: str, purged: Sequence[str] | None = 
         purged: references of the versions, deleted or not; None for those that are not deleted.
 
     Raises:
+        InvalidReference: the reference has an alias.
         NotFound: there is no such version or adapter.
     """
-    parsed = AdapterReference.parse(reference)
-    found: list[AdapterVersion] = []
+    count, size = 0 if purged is None else len(purged), 0
     try:
-        if parsed.version is not None:
-            found = [hub.adapters.get(reference)]
-        else:
-            page = hub.adapters.versions(reference, limit=_PAGE)
-            found += page.versions
-            while page.next is not None:
-                page = hub.adapters.versions(reference, limit=_PAGE, after=page.next)
-                found += page.versions
+        present = hub.adapters.measure_deletion(reference)
+        count = count or present.versions
+        size = present.bytes if count == present.versions else 0
     except errors.NotFound:
         if purged is None:
             raise
-    size = sum(int(version.metrics.get("bytes") or 0) for version in found)
-    count = len(found) if purged is None else len(purged)
-    parts = [tables.format_count(count, "version")] if parsed.version is None else []
-    parts += [tables.format_bytes(size)] if size and count == len(found) else []
+    parts = [tables.format_count(count, "version")] if AdapterReference.parse(reference).version is None else []
+    parts += [tables.format_bytes(size)] if size else []
     return f"{reference} ({', '.join(parts)})" if parts else reference
 
-
-_PAGE = 1000  # versions that are looked up at once
 
 for _command in adapter_evidence.COMMANDS:
     adapters.add_command(_command)

@@ -384,6 +384,17 @@ class Adapters:
         with self._stores.database.read() as session:
             return adapter_deletion.find(session, limit=limit, after=after)
 
+    def measure_deletion(self, reference: str) -> adapter_deletion.Extent:
+        """Return the number of the versions that `delete` would delete, and the bytes of their files.
+
+        Raises:
+            InvalidReference: the reference has an alias, which may point at another version later.
+            NotFound: there is no such version or adapter.
+        """
+        named = _parse_unmoved(reference, "delete")
+        with self._stores.database.read() as session:
+            return adapter_deletion.measure(session, named)
+
     def delete(self, reference: str) -> adapter_deletion.Deletion:
         """Delete one version, given as `name/3`, or an adapter with all its versions, given as `name`.
 

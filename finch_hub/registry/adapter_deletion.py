@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import adapter_names, adapter_needs, bases
-from finch_hub.registry.adapter_versions import NEVER_HAD_FILES, get_row, lock_adapter
+from finch_hub.registry.adapter_versions import NEVER_HAD_FILES, explain_missing, get_row, lock_adapter
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias
 from finch_hub.registry.types import now
+from finch_hub.registry.version_filters import numbers
 from finch_hub.specs.cursors import check_limit, read_cursor, read_moment, write_cursor
 from finch_hub.specs.references import AdapterReference
 from finch_hub.specs.value import Value
@@ -36,6 +38,13 @@ class Deletion(Value):
     deleted_at: datetime
 
 
+class Extent(NamedTuple):
+    """Number of versions, and the bytes of their files."""
+
+    versions: int
+    bytes: int
+
+
 class Restoration(Value):
     """Versions that were restored, and why others stay deleted.
 
@@ -52,6 +61,28 @@ class DeletionPage(Value):
 
     deletions: tuple[Deletion, ...]
     next: str | None = None
+
+
+def measure(session: Session, reference: AdapterReference) -> Extent:
+    """Return the extent of what `delete` would delete, in one statement whatever its number of versions.
+
+    Raises:
+        NotFound: it does not exist, or is deleted already.
+    """
+    size = sa.and_(numbers.c.version_id == AdapterVersion.id, numbers.c.name == "metric.bytes")
+    is_meant = [Adapter.name == adapter_names.find_current(session, reference.name), _IS_PRESENT]
+    if reference.version is not None:
+        is_meant.append(AdapterVersion.number == reference.version)
+    row = session.execute(
+        sa.select(sa.func.count().label("versions"), sa.func.coalesce(sa.func.sum(numbers.c.value), 0).label("bytes"))
+        .select_from(AdapterVersion)
+        .join(Adapter, Adapter.id == AdapterVersion.adapter_id)
+        .outerjoin(numbers, size)
+        .where(*is_meant)
+    ).one()
+    if not row.versions:
+        raise explain_missing(session, reference)
+    return Extent(row.versions, int(row.bytes))
 
 
 def delete(session: Session, reference: AdapterReference) -> Deletion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from finch_hub import errors
 from finch_hub.registry import artifact_lock
 from finch_hub.registry.tables import Adapter, Base, FormerName
-from finch_hub.registry.types import insert_new
+from finch_hub.registry.types import insert_new, one_of
 from finch_hub.specs.annotations import check_description
 from finch_hub.specs.references import MAX_LENGTH, AdapterReference, check_adapter_name, check_new_name
 
@@ -30,12 +30,31 @@ class NextVersion(NamedTuple):
     number: int
 
 
+class NamedAdapter(NamedTuple):
+    """An adapter that has or had a name, with the name that it has now."""
+
+    id: int
+    name: str
+    is_deleted: bool
+
+
 def find_id(session: Session, name: str) -> int | None:
     """Return the id of the adapter that has or had a name, None if there is none."""
     current = sa.select(_adapters.c.id).where(_adapters.c.name == name).scalar_subquery()
     former = sa.select(_former.c.adapter_id).where(_former.c.name == name).scalar_subquery()
     adapter_id: int | None = session.scalar(sa.select(sa.func.coalesce(current, former)))
     return adapter_id
+
+
+def find_all(session: Session, names: Collection[str]) -> dict[str, NamedAdapter]:
+    """Return the adapters that have or had names, by these names, in one query."""
+    columns = _adapters.c.id, _adapters.c.name, _adapters.c.deleted_at
+    wanted = sorted(set(names))
+    current = sa.select(_adapters.c.name.label("given"), sa.literal(1).label("rank"), *columns)
+    former = sa.select(_former.c.name.label("given"), sa.literal(0).label("rank"), *columns)
+    found = former.join(_adapters, _adapters.c.id == _former.c.adapter_id).where(one_of(_former.c.name, wanted))
+    rows = session.execute(found.union_all(current.where(one_of(_adapters.c.name, wanted))).order_by("rank"))
+    return {row.given: NamedAdapter(row.id, row.name, row.deleted_at is not None) for row in rows}
 
 
 def find_current(session: Session, name: str) -> str:
@@ -121,20 +140,37 @@ def rename(session: Session, name: str, new: str) -> None:
     session.expire_all()
 
 
-def add_former(session: Session, name: str, former: str) -> str | None:
-    """Let a former name of an adapter in another hub stand for it here. Return why it cannot, None if it does.
+def add_former(session: Session, wanted: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Let former names of adapters in another hub stand for them here.
 
-    Return None, too, if it stands for the adapter already. The caller owns the former name.
+    Return the names of adapters by the former names that were added, and why others cannot be. Those that stand for
+    their adapters already are in neither. The caller owns the former names.
+
+    Args:
+        wanted: names of adapters by former names.
     """
-    adapter_id = find_id(session, former)
-    if adapter_id is not None:
-        return None if adapter_id == find_id(session, name) else "since another adapter has or had the name"
-    if former.isdigit():
-        return "since it is all digits"
-    if _is_base(session, former):
-        return "since a base has the name"
-    session.execute(_former.insert().values(name=former, adapter_id=find_id(session, name)))
-    return None
+    known = find_all(session, {*wanted, *wanted.values()})
+    is_base = one_of(_bases.c.name, sorted(wanted)), _bases.c.removed_at.is_(None)
+    of_bases = set(session.scalars(sa.select(_bases.c.name).where(*is_base)))
+    added: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for former, name in wanted.items():
+        if former in known:
+            if known[former].id != known[name].id:
+                refused[former] = "since another adapter has or had the name"
+        elif known[name].is_deleted:
+            refused[former] = "since the adapter is deleted"
+        elif former.isdigit():
+            refused[former] = "since it is all digits"
+        elif former in of_bases:
+            refused[former] = "since a base has the name"
+        else:
+            added[former] = name
+    if added:
+        session.execute(
+            _former.insert(), [{"name": each, "adapter_id": known[name].id} for each, name in added.items()]
+        )
+    return added, refused
 
 
 def describe(session: Session, name: str, text: str) -> None:

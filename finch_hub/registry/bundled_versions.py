@@ -13,7 +13,13 @@ from finch_hub.registry import adapter_names, datasets, deployment, evidence, ta
 from finch_hub.registry.adapter_versions import get_row, select_versions, to_value
 from finch_hub.registry.tables import AdapterVersion, Parent
 from finch_hub.registry.types import json_shape, one_of, read_document
-from finch_hub.specs.bundles import BundledAdapter, BundledEvaluation, to_milliseconds
+from finch_hub.specs.bundles import (
+    MAX_ALL_FORMER_NAMES,
+    MAX_FORMER_NAMES,
+    BundledAdapter,
+    BundledEvaluation,
+    to_milliseconds,
+)
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.references import AdapterReference
 
@@ -89,11 +95,12 @@ def _describe_adapters(session: Session, names: Set[str]) -> tuple[BundledAdapte
     described = session.execute(query.where(one_of(_adapters.c.name, sorted(names)))).all()
     former: dict[int, list[str]] = {row.id: [] for row in described}
     is_meant = one_of(_former.c.adapter_id, sorted(former))
-    for row in session.execute(sa.select(_former).where(is_meant).order_by(_former.c.name)):
+    newest_first = sa.select(_former).where(is_meant).order_by(_former.c.renamed_at.desc(), _former.c.name)
+    for row in session.execute(newest_first.limit(MAX_ALL_FORMER_NAMES)):
         former[row.adapter_id].append(row.name)
+    newest = {adapter_id: tuple(sorted(names[:MAX_FORMER_NAMES])) for adapter_id, names in former.items()}
     return tuple(
-        BundledAdapter(name=row.name, description=row.description, former_names=tuple(former[row.id]))
-        for row in described
+        BundledAdapter(name=row.name, description=row.description, former_names=newest[row.id]) for row in described
     )
 
 

@@ -137,21 +137,15 @@ def find_id(session: Session, text: str, *, owner: str) -> str:
         return str(job_id)
     if _PREFIX.fullmatch(text) is None:
         return text
-    # The limits are those of an index, and the pattern keeps out what a collation of the database sorts between them.
-    begun = sa.select(jobs.c.id).where(jobs.c.id >= text, jobs.c.id.startswith(text)).order_by(jobs.c.id)
-    if (end := _find_end(text)) is not None:
-        begun = begun.where(jobs.c.id < end)
+    # In the order of bytes, since a collation may sort "ch" after "h". An index of PostgreSQL has the same order.
+    id_bytes = jobs.c.id.collate("BINARY" if session.get_bind().dialect.name == "sqlite" else "C")
+    end = text[:-1] + chr(ord(text[-1]) + 1)
+    begun = sa.select(jobs.c.id).where(id_bytes >= text, id_bytes < end).order_by(id_bytes)
     found = list(session.scalars(begun.limit(_NUM_SHOWN + 1)))
     if len(found) > 1:
         shown = ", ".join(found[:_NUM_SHOWN]) + (" and others" if len(found) > _NUM_SHOWN else "")
         raise errors.InvalidReference(f"begins the ids of {shown}", where=f"job {text}", fix="write more of the id")
     return found[0] if found else text
-
-
-def _find_end(prefix: str) -> str | None:
-    """Return the first text after all that begin so; None if nothing is after them."""
-    begin = prefix.rstrip(_DIGITS[-1])
-    return begin[:-1] + _DIGITS[_DIGITS.index(begin[-1]) + 1] if begin else None
 
 
 def find(session: Session, *, before: str | None = None, **filters: Any) -> list[Job]:
@@ -197,7 +191,7 @@ def find_page(
     if below is not None:
         query = query.where(jobs.c.number < below)
     rows = session.execute(query).all()
-    return to_jobs(session, rows), rows[-1].number if len(rows) == limit else None
+    return to_jobs(session, rows), rows[-1].number if rows and len(rows) == limit else None
 
 
 def request_cancel(session: Session, job_id: str) -> Job:

@@ -142,6 +142,7 @@ class Job(Table):
         _partial("ix_jobs_set_aside", "number", where="set_aside IS NOT NULL"),
         _partial("ix_jobs_retry_of", "retry_of", where="retry_of IS NOT NULL"),
         _partial("ix_jobs_of_owner", "owner", "number", where="number > 0"),
+        Index("ix_jobs_id_bytes", sa.text('id COLLATE "C"')).ddl_if(dialect="postgresql"),
     )
 
 

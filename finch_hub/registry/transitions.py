@@ -178,7 +178,9 @@ def to_job(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:
     fields: Columns = {
         **{column: columns[column] for column in _VALUE_COLUMNS},
         "requirements": {column: columns[column] for column in _REQUIREMENT_COLUMNS}
-        | {"together": row.gang is not None},
+        | {"together": row.gang is not None}
+        # Only trainings estimate. Rows of earlier versions have the default of the column, whatever their kind.
+        | ({} if row.kind == "train" else {"is_memory_estimated": False}),
         "cancel_requested": row.cancel_requested is not None,
         "depends_on": tuple(depends_on),
         "set_aside": row.set_aside or (),

@@ -28,9 +28,16 @@ from finch_hub.registry import (
 )
 from finch_hub.registry.bundled_versions import read_evaluations
 from finch_hub.registry.tables import Adapter, AdapterVersion, Parent
-from finch_hub.registry.types import Columns, insert_new, now, one_of
+from finch_hub.registry.types import Columns, insert_new, now, one_of, read_document
 from finch_hub.specs.annotations import Tag
-from finch_hub.specs.bundles import BundledEvaluation, BundledVersion, Manifest, Outcome, to_milliseconds
+from finch_hub.specs.bundles import (
+    BundledAdapter,
+    BundledEvaluation,
+    BundledVersion,
+    Manifest,
+    Outcome,
+    to_milliseconds,
+)
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.value import JsonObject
 
@@ -151,20 +158,47 @@ def _find_rows(session: Session, manifest: Manifest) -> dict[str, sa.Row[Any]]:
 def _find_homes(session: Session, manifest: Manifest, known: Mapping[str, sa.Row[Any]]) -> dict[str, str]:
     """Return the adapter of this hub to which new versions of each adapter of a bundle go.
 
-    It is the adapter that has the newest one of those that are here, otherwise the one of that name. The name of a base
-    gets an ending.
+    It is the adapter that has the newest one of those that are here, otherwise the one of that name, otherwise the one
+    of a former name that has versions of the same adapter. The name of a base gets an ending.
     """
     homes: dict[str, str] = {}
     for version in sorted(manifest.versions, key=lambda version: version.number):
         if version.reference in known:
             homes[version.name] = known[version.reference].name
-    for adapter in manifest.adapters:
-        if adapter.name not in homes and adapter_names.find_id(session, adapter.name) is not None:
-            homes[adapter.name] = adapter_names.find_current(session, adapter.name)
-    for adapter in manifest.adapters:
+    others = [adapter for adapter in manifest.adapters if adapter.name not in homes]
+    named = adapter_names.find_all(session, [name for each in others for name in (each.name, *each.former_names)])
+    homes |= {adapter.name: named[adapter.name].name for adapter in others if adapter.name in named}
+    others = [adapter for adapter in others if adapter.name not in homes]
+    origins = _find_origins(session, [named[name].id for each in others for name in each.former_names if name in named])
+    hubs: dict[str, set[str]] = {adapter.name: set() for adapter in others}
+    for version in manifest.versions:
+        hubs.get(version.name, set()).add(version.origin.hub)
+    taken = set(homes.values())
+    for adapter in others:
+        elsewhere = {(hub, name) for hub in hubs[adapter.name] for name in (adapter.name, *adapter.former_names)}
+        for here in (named[name] for name in adapter.former_names if name in named):
+            if not here.is_deleted and here.name not in taken and not origins[here.id].isdisjoint(elsewhere):
+                homes[adapter.name] = here.name
+                taken.add(here.name)
+                break
+    for adapter in others:
         if adapter.name not in homes:
             homes[adapter.name] = _choose_name(session, adapter.name, set(homes.values()))
     return homes
+
+
+def _find_origins(session: Session, adapter_ids: Collection[int]) -> dict[int, set[tuple[str, str]]]:
+    """Return the hubs that made the versions of adapters, with the names of the adapters there, by the ids here."""
+    found: dict[int, set[tuple[str, str]]] = {adapter_id: set() for adapter_id in adapter_ids}
+    if not found:
+        return found
+    query = sa.select(_versions.c.adapter_id, _versions.c.spec).where(one_of(_versions.c.adapter_id, sorted(found)))
+    for row in session.execute(query):
+        origin = read_document(row.spec).get("bundle")
+        if isinstance(origin, dict):
+            name, _, _ = str(origin.get("reference")).rpartition("/")
+            found[row.adapter_id].add((str(origin.get("hub")), name))
+    return found
 
 
 def _choose_name(session: Session, name: str, taken: set[str]) -> str:
@@ -195,7 +229,7 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
     artifact_lock.own_name(session, _LOCK)
     held: set[str] = set()
     wanted = {base.name for base in manifest.bases}
-    wanted |= {name for adapter in manifest.adapters for name in adapter.former_names}
+    wanted |= {name for adapter in _list_used(manifest) for name in adapter.former_names}
     while True:
         wanted |= {place.name for place in plan(session, manifest)}
         for name in sorted(wanted - held):
@@ -212,6 +246,12 @@ def lock(session: Session, manifest: Manifest) -> list[Place]:
             rows.commit()
             return places
         rows.rollback()
+
+
+def _list_used(manifest: Manifest) -> list[BundledAdapter]:
+    """Return the adapters that have versions in a bundle."""
+    used = {version.name for version in manifest.versions}
+    return [adapter for adapter in manifest.adapters if adapter.name in used]
 
 
 def _lock_adapters(session: Session, names: Collection[str]) -> None:
@@ -287,9 +327,12 @@ def register(
     aliases = adapter_versions.list_aliases(session, names)
     had = set(aliases)
     kept = list(_merge_all(session, places, ids, aliases, who))
-    former_names: dict[str, str] = {}
     named = [*_list_unnamed_bases(session, manifest), *_merge_licenses(session, manifest)]
-    named += [*_merge_descriptions(session, manifest, places), *_merge_former(session, manifest, places, former_names)]
+    named += _merge_descriptions(session, manifest, places)
+    homes = {place.bundled.name: place.name for place in places}
+    wanted = {former: homes[adapter.name] for adapter in _list_used(manifest) for former in adapter.former_names}
+    former_names, refused = adapter_names.add_former(session, wanted)
+    named += [f"no former name {former} of {wanted[former]}, {reason}" for former, reason in refused.items()]
     set_aliases = tuple(sorted(aliases.keys() - had))
     return Registration(kept=(*named, *kept), aliases=set_aliases, former_names=former_names)
 
@@ -318,8 +361,11 @@ def _insert_all(
         version, files = place.bundled, stored.get(place.bundled.reference)
         fixed = {"adapter_id": adapter_ids[place.name], "base_id": base_ids[version.base]}
         rows.append(fixed | _describe_row(place, files, moment))
-    insert = _versions.insert().returning(_versions.c.id, sort_by_parameter_order=True)
-    ids = dict(zip((place.bundled.reference for place in places), session.scalars(insert, rows), strict=True))
+    session.execute(_versions.insert(), rows)  # SQLAlchemy would send a statement for each row to return its id
+    key = _versions.c.adapter_id, _versions.c.number
+    inserted = session.execute(sa.select(_versions.c.id, *key).where(one_of(key[0], sorted(adapter_ids.values()))))
+    found = {(row.adapter_id, row.number): row.id for row in inserted}
+    ids = {place.bundled.reference: found[adapter_ids[place.name], place.number] for place in places}
     whole = [place.bundled for place in places if place.bundled.reference in stored]
     tags = ((ids[version.reference], Tag.parse(text)) for version in whole for text in version.tags)
     _insert_rows(session, _tags, [{"version_id": row_id, "name": tag.name, "value": tag.value} for row_id, tag in tags])
@@ -552,24 +598,3 @@ def _merge_descriptions(session: Session, manifest: Manifest, places: Sequence[P
             yield f"no description of {name}, {reason}"
         else:
             adapter_names.describe(session, name, adapter.description)
-
-
-def _merge_former(
-    session: Session, manifest: Manifest, places: Sequence[Place], added: dict[str, str]
-) -> Iterator[str]:
-    """Let former names of adapters stand for them here, too. Yield those that cannot.
-
-    Args:
-        added: names of adapters by former names, to which those are added that stand for one now.
-    """
-    homes = {place.bundled.name: place.name for place in places}
-    for adapter in manifest.adapters:
-        name = homes.get(adapter.name)
-        if name is None:
-            continue
-        for former in adapter.former_names:
-            is_new = adapter_names.find_id(session, former) is None
-            if (reason := adapter_names.add_former(session, name, former)) is not None:
-                yield f"no former name {former} of {name}, {reason}"
-            elif is_new:
-                added[former] = name

@@ -18,6 +18,12 @@ FORMAT = 2
 MAX_NUMBER = 10**7
 """Largest number of a version in a bundle. The next version of an adapter has a greater one than all before it."""
 
+MAX_FORMER_NAMES = 100
+"""Largest number of former names of an adapter in a bundle."""
+
+MAX_ALL_FORMER_NAMES = 1000
+"""Largest number of former names in a bundle. Each takes a lock of the database of the other hub."""
+
 _Text = Annotated[str, pydantic.StringConstraints(max_length=2**20)]
 _WITHOUT_NUL = r"^[^\x00]*$"  # PostgreSQL stores none; longer texts lose it
 _Owner = Annotated[str, pydantic.StringConstraints(max_length=96, pattern=_WITHOUT_NUL)]

@@ -7,7 +7,7 @@ import contextlib
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 import pydantic
 
@@ -305,7 +305,8 @@ class Requirements(Value):
     """Requirements of a job for the slot that runs it.
 
     Attributes:
-        is_memory_estimated: whether a submission estimated the memory, so that one that repeats it does so too.
+        is_memory_estimated: whether a training was submitted with an estimate of the memory, not with a given number.
+            One that repeats it estimates anew.
         labels: labels that the slot's worker must have.
         time_limit: seconds after which an attempt fails; None sets no limit.
         together: allow training in one step with other queued jobs of the base (decision 0074). The result then equals
@@ -319,6 +320,15 @@ class Requirements(Value):
     labels: tuple[Label, ...] = ()
     time_limit: float | None = pydantic.Field(default=None, gt=0)
     together: bool = False
+
+    def evolve(self, **changes: Any) -> Self:
+        """Return a validated copy with changes. Memory that is changed is not estimated, unless that is given, too.
+
+        Raises:
+            InvalidSpec: some fields are invalid; contains a problem for each.
+        """
+        given = {"is_memory_estimated": False} if "memory_bytes" in changes else {}
+        return super().evolve(**given | changes)
 
 
 class Job(Value):

@@ -248,9 +248,9 @@ class _HubInspection(_StoreInspection):
         if references is None:
             return
         trees = _sort(references.all_trees)
-        identities: dict[str, set[str]] | None = None
+        identities: dict[str, set[str]] | None = {}
         for number, tree in enumerate(progress.track(trees, "checking adapters", total=len(trees))):
-            if number % _BATCH == 0:
+            if number % _BATCH == 0 and identities is not None:  # a damaged page would stop each query
                 batch = trees[number : number + _BATCH]
                 find = functools.partial(artifact_references.find_identities, trees=batch)
                 identities = self._query("the identities of versions", find)

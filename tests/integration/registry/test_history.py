@@ -122,6 +122,17 @@ def test_frequent_queries_do_not_read_finished_jobs(history: Database) -> None:
             assert index in plans[0], (name, plans[0])
 
 
+def test_begin_of_an_id_is_found_by_its_bytes_in_any_collation(history: Database) -> None:
+    """Czech sorts "ch" after "h". Each PostgreSQL has POSIX, for whose ranges an index of bytes does not serve."""
+    if history.is_sqlite:
+        pytest.skip("collations of PostgreSQL")
+    with history.write() as session:
+        session.execute(sa.text('ALTER TABLE jobs ALTER COLUMN id TYPE varchar(32) COLLATE "POSIX"'))
+    (plan,) = plans_of(history, lambda session: jobs.find_id(session, "chchch", owner="ana"))
+    assert "ix_jobs_id_bytes" in plan
+    assert_sorts_none(plan)
+
+
 def test_last_job_of_an_owner_is_found_without_reading_those_of_others(history: Database) -> None:
     """By number, which orders all jobs, those of others would be read until one is this owner's."""
     with history.write() as session:

@@ -8,8 +8,10 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from support import registry
 from support.adapters import save_adapter
 
@@ -235,6 +237,42 @@ def test_question_says_what_goes(
         answer_at_terminal(monkeypatch, "n\n")
         asked = run(*words)
         assert (asked.status, question in asked.err) == (130, True), asked.err
+
+
+def test_question_counts_many_versions_in_as_many_statements_as_one(
+    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+
+    def note(*args: Any) -> None:
+        statements.append(args[2])
+
+    counts = []
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        for name, versions in (("few", 1), ("many", 5)):
+            for _ in range(versions):
+                registry.add_version(database, name, metrics={"bytes": 1500})
+            answer_at_terminal(monkeypatch, "n\n")
+            statements.clear()
+            assert f"Delete {name} ({versions} version" in run("adapters", "delete", name).err
+            counts.append(len([statement for statement in statements if "adapter_versions" in statement]))
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    assert counts == [1, 1]
+
+
+@pytest.mark.parametrize("command", ["delete", "purge"])
+@pytest.mark.parametrize("options", [(), ("--yes",)])
+def test_alias_is_no_way_to_delete_its_version(
+    run: Run, database: Database, command: str, options: tuple[str, ...]
+) -> None:
+    registry.add_version(database, "birds")
+    registry.set_alias(database, "birds", "best", 1)
+    refused = run("adapters", command, "birds@best", *options)
+    assert (refused.status, f"cannot {command} 'birds@best': it may name another version later" in refused.err) == (
+        2, True,
+    )  # fmt: skip
 
 
 def answer_at_terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_deletion, adapters, bases, tables
+from finch_hub.registry import adapter_deletion, adapter_names, adapters, bases, tables
 from finch_hub.registry.database import Database, Session
 from finch_hub.specs.cursors import write_cursor
 from finch_hub.specs.references import AdapterReference
@@ -205,6 +205,20 @@ def test_versions_that_cannot_be_restored_stay_deleted_and_the_others_come_back(
     assert restore(database, "birds/4") == ["birds/4"]  # once its file was mended
     with pytest.raises(errors.Conflict, match="the files of birds/2 were removed since"):
         restore(database, "birds/2", lost=registry.digest("tree 2"))
+
+
+def test_extent_of_a_deletion_has_what_it_deletes(database: Database) -> None:
+    for size in (1500, 500, None):
+        registry.add_version(database, "legal", metrics={} if size is None else {"bytes": size})
+    registry.delete(database, "legal/2")
+    with database.write() as session:
+        adapter_names.rename(session, "legal", "law")
+    with database.read() as session:
+        for reference, extent in (("legal", (2, 1500)), ("law/1", (1, 1500)), ("legal/3", (1, 0))):
+            assert adapter_deletion.measure(session, AdapterReference.parse(reference)) == extent
+        for reference in ("law/2", "gone"):
+            with pytest.raises(errors.NotFound):
+                adapter_deletion.measure(session, AdapterReference.parse(reference))
 
 
 def test_deletion_of_an_adapter_without_versions_is_refused(versions: Database) -> None:

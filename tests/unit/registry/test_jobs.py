@@ -111,6 +111,7 @@ def test_find_returns_jobs_newest_first_in_pages(database: Database) -> None:
         first = jobs.find(session, limit=4)
         rest = jobs.find(session, limit=4, before=first[-1].id)
         assert [job.id for job in (*first, *rest)] == [merge, *reversed(made)]
+        assert jobs.find(session, limit=0) == []
         assert [job.id for job in jobs.find(session, kind="merge")] == [merge]
         assert [job.id for job in jobs.find(session, states={JobState.CANCELLED})] == [made[0]]
         assert jobs.count(session)[JobState.QUEUED] == 5
@@ -313,6 +314,14 @@ def test_ids_that_begin_so_are_found_whatever_follows(
             jobs.find_id(session, prefix, owner="")
         for job_id in ids:
             assert jobs.find_id(session, job_id[:15], owner="") == job_id
+
+
+def test_only_trainings_have_an_estimate_of_their_memory(database: Database) -> None:
+    """Rows of earlier versions have the default of the column, whatever their kind."""
+    training, merge = registry.submit(database), registry.submit(database, spec=registry.merge_spec())
+    registry.change_rows(database, "UPDATE jobs SET is_memory_estimated = true")
+    found = [registry.get(database, job).requirements.is_memory_estimated for job in (training, merge)]
+    assert found == [True, False]
 
 
 def test_key_of_a_pruned_job_goes_to_its_newest_retry(database: Database) -> None:

@@ -50,3 +50,10 @@ def test_parameters_that_are_nested_too_deeply_are_refused(spec: jobs.JobSpec, f
     assert getattr(spec.evolve(**{field: deep}), field) == deep
     with pytest.raises(errors.InvalidSpec, match=f"{field}: is nested more than 100 deep"):
         spec.evolve(**{field: {"a": [deep]}})
+
+
+def test_changed_memory_is_no_estimate() -> None:
+    estimated = jobs.Requirements(memory_bytes=1, is_memory_estimated=True)
+    assert estimated.evolve(queue="night").is_memory_estimated
+    assert not estimated.evolve(memory_bytes=2).is_memory_estimated
+    assert estimated.evolve(memory_bytes=2, is_memory_estimated=True).is_memory_estimated

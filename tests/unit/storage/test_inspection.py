@@ -143,6 +143,30 @@ def test_identities_of_many_versions_are_read_in_batches(
     assert asked == [2, 2, 1]
 
 
+def test_damaged_identities_are_reported_once(
+    stores: Stores, version: values.AdapterVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not stores.database.is_sqlite:
+        pytest.skip("the pages of a file of SQLite")
+    for number in range(2):
+        full_hub.add_version(stores, tmp_path, f"other{number}", version.base, text=f"other {number}")
+    with stores.database.read() as session:
+        find_page = "SELECT rootpage FROM sqlite_master WHERE name = 'ix_adapter_versions_digest'"
+        page = session.scalars(sa.text(find_page)).one()
+    damage_page(stores, page)
+    queries: list[int] = []
+
+    def read_damaged(session: Session, trees: Collection[str]) -> dict[str, set[str]]:
+        queries.append(len(trees))
+        return find(session, trees)
+
+    find = artifact_references.find_identities
+    monkeypatch.setattr(inspection, "_BATCH", 1)
+    monkeypatch.setattr(artifact_references, "find_identities", read_damaged)
+    found = describe(inspect_hub(stores))
+    assert (len([text for text in found if "the identities of versions" in text]), queries) == (1, [1])
+
+
 def test_version_with_the_files_of_another_is_found(
     stores: Stores, version: values.AdapterVersion, tmp_path: Path
 ) -> None:
@@ -221,6 +245,15 @@ def test_rows_that_no_reader_can_use_are_found(
     assert any(finding.startswith(where) and what in finding for finding in found), found
 
 
+def damage_page(stores: Stores, page: int) -> None:
+    """Overwrite the beginning of a page of a file of SQLite."""
+    file = Path(stores.database.url.database or "")
+    stores.database.close()
+    data = bytearray(file.read_bytes())
+    data[(page - 1) * 4096 : (page - 1) * 4096 + 64] = b"\xff" * 64
+    file.write_bytes(data)
+
+
 def test_damaged_pages_hide_neither_other_rows_nor_files(stores: Stores, version: values.AdapterVersion) -> None:
     if not stores.database.is_sqlite:
         pytest.skip("the pages of a file of SQLite")
@@ -236,10 +269,9 @@ def test_damaged_pages_hide_neither_other_rows_nor_files(stores: Stores, version
     stores.database.close()
     kept = file.read_bytes()
     for name, page in pages.items():
-        data = bytearray(kept)
-        data[(page - 1) * 4096 : (page - 1) * 4096 + 64] = b"\xff" * 64
         stores.database.close()
-        file.write_bytes(data)
+        file.write_bytes(kept)
+        damage_page(stores, page)
         found = describe(inspect_hub(stores))
         assert any(finding.startswith("database: ") for finding in found), (name, found)
         assert any("of aliases: has a damaged value: moved_at" in finding for finding in found), (name, found)

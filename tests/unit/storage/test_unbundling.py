@@ -10,6 +10,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from finch_hub.registry import (
     adapter_deletion,
     adapter_names,
     adapter_versions,
+    artifact_lock,
     audit,
     bundled_versions,
     datasets,
@@ -46,7 +48,7 @@ from finch_hub.registry import (
 )
 from finch_hub.registry.bundled_versions import BundledRows
 from finch_hub.registry.types import now
-from finch_hub.specs.bundles import Manifest, UnbundleReport
+from finch_hub.specs.bundles import MAX_FORMER_NAMES, BundledAdapter, Manifest, UnbundleReport
 from finch_hub.specs.evidence import Evidence
 from finch_hub.specs.jobs import BaseModelSource, TrainSpec
 from finch_hub.storage import bundling, publishing, unbundling
@@ -541,14 +543,11 @@ def test_versions_of_one_identity_are_looked_up_together(hubs: list[Stores], tmp
 
 
 def list_changes(stores: Stores, change: Callable[[], object]) -> list[str]:
-    """Return the beginnings of the statements by which a change writes rows.
-
-    Those that add versions are left out, since SQLite returns their ids one by one.
-    """
+    """Return the beginnings of the statements by which a change writes rows."""
     statements: list[str] = []
 
     def note(*args: Any) -> None:
-        if args[2].startswith(("INSERT", "UPDATE", "DELETE")) and "INTO adapter_versions" not in args[2]:
+        if args[2].startswith(("INSERT", "UPDATE", "DELETE")):
             statements.append(" ".join(args[2].split()[:3]))
 
     engine = stores.database._engine
@@ -621,9 +620,101 @@ def test_taken_former_name_stands_for_what_it_stood_for(hubs: list[Stores], tmp_
     assert registry.resolve(two.database, "law/1").reference == "contracts/1"
 
 
-def test_version_goes_to_the_adapter_that_has_the_former_name_if_it_is_the_same(
-    hubs: list[Stores], tmp_path: Path
+def test_deleted_adapter_gets_no_former_name(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "law")
+    carry(one, two, tmp_path, "law")
+    with two.database.write() as session:
+        adapter_names.rename(session, "law", "contracts")
+        session.execute(sa.delete(tables.FormerName))
+    registry.delete(two.database, "contracts")
+    with one.database.write() as session:
+        adapter_names.rename(session, "law", "contracts")
+    report = carry(one, two, tmp_path, "contracts")
+    assert (report.former_names, report.kept) == (
+        {}, ("no former name law of contracts, since the adapter is deleted",),
+    )  # fmt: skip
+    assert publish(two, tmp_path, "law", seed=1) == "law/1"
+
+
+def test_former_names_are_looked_up_together_and_those_of_no_version_are_not_locked(
+    hubs: list[Stores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    two, one, _ = hubs
+    counts: list[int] = []
+    for name, renames in (("first", 1), ("few", 1), ("many", 6)):  # the first one brings the base
+        publish(one, tmp_path, name)
+        with one.database.write() as session:
+            for number in range(renames):
+                adapter_names.rename(session, name, f"{name}{number}")
+        manifest = read_manifest(one, tmp_path / name, name)
+        idle = BundledAdapter(name=f"idle{name}", former_names=(f"unused{name}",))
+        manifest = manifest.evolve(adapters=(*manifest.adapters, idle))
+        statements: list[str] = []
+        locked: list[str] = []
+        own_name = artifact_lock.own_name
+
+        def note(session: Any, name: str, locked: list[str] = locked, own_name: Any = own_name) -> None:
+            locked.append(name)
+            own_name(session, name)
+
+        def note_statement(*args: Any, statements: list[str] = statements) -> None:
+            statements.append(args[2])
+
+        with two.database.write() as session, monkeypatch.context() as patch:
+            patch.setattr(artifact_lock, "own_name", note)
+            sa.event.listen(session.connection(), "before_cursor_execute", note_statement)
+            places = unbundled_versions.lock(session, manifest)
+            done = unbundled_versions.register(session, manifest, places, {}, who="ana")
+        assert len(done.former_names) == renames
+        assert name in locked
+        assert f"unused{name}" not in locked
+        counts.append(len([statement for statement in statements if "pg_advisory" not in statement]))
+    assert counts[1] == counts[2]
+
+
+def test_newest_former_names_of_an_adapter_are_in_a_bundle(hubs: list[Stores], tmp_path: Path) -> None:
+    _, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    given = [
+        {"name": f"former{number}", "adapter_id": 1, "renamed_at": moment + timedelta(days=number)}
+        for number in range(MAX_FORMER_NAMES + 2)
+    ]
+    with one.database.write() as session:
+        session.execute(tables.FormerName.__table__.insert(), given)
+    (adapter,) = read_manifest(one, tmp_path / "x", "legal").adapters
+    assert set(adapter.former_names) == {row["name"] for row in given[2:]}
+
+
+def test_new_version_goes_to_the_adapter_that_the_other_hub_renamed(hubs: list[Stores], tmp_path: Path) -> None:
+    two, one, _ = hubs
+    publish(one, tmp_path, "legal")
+    carry(one, two, tmp_path, "legal")
+    with one.database.write() as session:
+        adapter_names.rename(session, "legal", "contracts")
+    report = carry(one, two, tmp_path, publish(one, tmp_path, "contracts", seed=1))
+    assert [(version.bundled, version.reference) for version in report.versions] == [("contracts/2", "legal/2")]
+    assert (report.former_names, report.kept) == ({}, ())
+
+
+@pytest.mark.parametrize("is_from_another", [True, False])
+def test_new_version_goes_to_no_other_adapter_of_a_former_name(
+    hubs: list[Stores], tmp_path: Path, is_from_another: bool
+) -> None:
+    two, one, three = hubs
+    publish(two, tmp_path, "legal", seed=2)
+    if is_from_another:
+        publish(three, tmp_path, "legal", seed=3)
+        carry(three, two, tmp_path, "legal")
+    publish(one, tmp_path, "legal")
+    with one.database.write() as session:
+        adapter_names.rename(session, "legal", "contracts")
+    (version,) = carry(one, two, tmp_path, "contracts").versions
+    assert version.reference == "contracts/1"
+
+
+def test_known_version_keeps_its_name_if_the_other_hub_renames_the_adapter(hubs: list[Stores], tmp_path: Path) -> None:
     two, one, _ = hubs
     publish(one, tmp_path, "legal")
     carry(one, two, tmp_path, "legal")
@@ -1061,6 +1152,16 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         r"versions\.0\.evaluations\.0\.evaluator",
     ),
     "base name": (lambda m: m["bases"][0].update(name="org/model"), "pattern"),
+    "former names of an adapter": (
+        lambda m: m["adapters"][0].update(former_names=[f"a{number}" for number in range(101)]),
+        "adapter both: has more than 100 former names",
+    ),
+    "former names": (
+        lambda m: m["adapters"].extend(
+            {"name": f"b{each}", "former_names": [f"b{each}-{number}" for number in range(100)]} for each in range(11)
+        ),
+        "more than 1,000 former names",
+    ),
 }
 
 
