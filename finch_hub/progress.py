@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -68,6 +69,7 @@ class Display(NamedTuple):
 
 _display: Display | None = None
 _wishes: weakref.WeakKeyDictionary[object, bool | None] = weakref.WeakKeyDictionary()  # of the open hubs, newest last
+_wishes_lock = threading.Lock()  # threads make hubs while others look for a wish
 
 
 def use_display(display: Display) -> None:
@@ -82,21 +84,30 @@ def begin_showing(owner: object, shows: bool | None) -> None:
     Args:
         shows: whether to show it; None shows it on a terminal and in a notebook.
     """
-    _wishes[owner] = shows
+    with _wishes_lock:
+        _wishes[owner] = shows
 
 
 def stop_showing(owner: object) -> None:
     """Forget the wish of an owner, so that the one before it holds again."""
-    _wishes.pop(owner, None)
+    with _wishes_lock:
+        _wishes.pop(owner, None)
 
 
-def open_view() -> contextlib.AbstractContextManager[Show]:
-    """Open what shows the events of a training to the user of this process."""
-    return contextlib.nullcontext(lambda event: None) if _display is None else _display.open_view(_find_wish())
+def open_view(shows: bool | None = None) -> contextlib.AbstractContextManager[Show]:
+    """Open what shows the events of a training to the user of this process.
+
+    Args:
+        shows: whether to show them; None does as the newest owner wishes.
+    """
+    if _display is None:
+        return contextlib.nullcontext(lambda event: None)
+    return _display.open_view(_find_wish() if shows is None else shows)
 
 
 def _find_wish() -> bool | None:
-    return next(reversed(list(_wishes.values())), None)
+    with _wishes_lock:
+        return next(reversed(list(_wishes.values())), None)
 
 
 def _find_listener() -> Listener | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finch_hub.display import previews, reports, sweeps
 from finch_hub.specs.evidence import LossCurve
+from finch_hub.texts.summaries import NOT_MATH
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,4 +65,4 @@ def _export(name: str, drawing: RenderableType) -> str:
     console.print(drawing)
     theme = TerminalTheme((255, 255, 255), (0, 0, 0), colors)
     exported = console.export_html(inline_styles=True, code_format=_FORMAT, theme=theme)
-    return f"<div>{html.escape(name)}</div>{exported}"
+    return f"<div {NOT_MATH}><div>{html.escape(name)}</div>{exported}</div>"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
 from finch_hub.display import reports, tables
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 5.0
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30.0, 600.0  # between lines about a job that has not started
+_bar_lock = threading.Lock()  # held while there is a bar: of two, rich takes away the newer one when either ends
 
 
 def open_view(*, quiet: bool = False) -> View:
@@ -38,7 +40,7 @@ class View:
 
     is_silent = True
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> View:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -88,7 +90,10 @@ class PlainView(View):
 
 
 class LiveView(View):
-    """View with a progress bar, the messages above it, and the loss curve below it."""
+    """View with a progress bar, the messages above it, and the loss curve below it.
+
+    A terminal has one bar. While another view has it, entering this one returns a view with lines.
+    """
 
     is_silent = False
 
@@ -114,15 +119,21 @@ class LiveView(View):
             console=tables.console(stderr=True),
             transient=True,
         )
+        self._has_bar = False
         self._phase = "queued"
         self._task: TaskID = self._bar.add_task(self._phase, total=None, figures="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> View:
+        self._has_bar = _bar_lock.acquire(blocking=False)
+        if not self._has_bar:
+            return PlainView()
         self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        if self._has_bar:
+            self._bar.stop()
+            _bar_lock.release()
 
     def show(self, event: NewEvent) -> None:
         """Move the bar, or write the event above it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub.display.progress import View, draw_event, format_progress, open_view, read_number
 from finch_hub.progress import is_notebook, is_terminal
+from finch_hub.texts.summaries import NOT_MATH
 from finch_hub.texts.visible_text import to_line
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def draw_bar(title: str, share: float | None) -> str:
     """Draw a bar under its title, an empty one if the share that is done is unknown."""
     done = round(_WIDTH * min(max(share or 0.0, 0.0), 1.0))
     return (
-        f"<div>{html.escape(to_line(title))}</div>"
+        f"<div {NOT_MATH}>{html.escape(to_line(title))}</div>"
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="10" role="img">'
         f'<rect width="{_WIDTH}" height="10" rx="3" fill="#d0d7de"/>'
         f'<rect width="{done}" height="10" rx="3" fill="#8250df"/></svg>'

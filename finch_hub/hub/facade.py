@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from finch_hub import errors, settings
+from finch_hub.hub.training_request import SweepRequest, TrainRequest, list_source, split_request
 from finch_hub.progress import begin_showing, stop_showing
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import ComposeOptions, JobSpec, QuantizeOptions, QuantizeSpec, Requirements
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle, Jobs
     from finch_hub.hub.repositories import Repositories
     from finch_hub.hub.sweeping import SweepHandle
-    from finch_hub.hub.training_request import SweepRequest, TrainRequest
     from finch_hub.hub.workers import Workers
     from finch_hub.plugins.catalog import Catalog
     from finch_hub.registry.values import AdapterVersion
@@ -56,8 +56,9 @@ class Hub:
 
     Args:
         settings: settings of the hub; None reads ``FINCH_*`` and ``finch.toml``.
-        progress: whether calls that take long show their progress; None shows it on a terminal and in a notebook. What
-            this process computes, such as a training of `GeneratorModel`, follows the newest hub that is open.
+        progress: whether to show the progress of jobs that are waited for, and of trainings with a model of
+            `generator`. None shows it on a terminal and in a notebook. The progress of everything else that this
+            process does, also in calls of other hubs, is shown as the newest hub that is open says.
     """
 
     def __init__(self, settings: settings.Settings | None = None, *, progress: bool | None = None) -> None:
@@ -153,6 +154,7 @@ class Hub:
         """Everything that the built-in and installed plugins offer."""
         return self._stores.catalog
 
+    @list_source
     def train(
         self,
         data: DataSource,
@@ -191,7 +193,6 @@ class Hub:
             NotFound: one thing is missing, and nothing else is wrong.
         """
         from finch_hub.hub import training
-        from finch_hub.hub.training_request import split_request
 
         self._refuse_beyond_limit(idempotency_key)
         source, overrides = split_request(request)
@@ -202,6 +203,7 @@ class Hub:
             spec, stored, requirements=needed, priority=priority, depends_on=depends_on, idempotency_key=idempotency_key
         )
 
+    @list_source
     def sweep(
         self,
         data: DataSource,
@@ -223,7 +225,7 @@ class Hub:
             request: fields of `LoRAConfig` and `TrainingConfig`, each with a value or a list of values, and of
                 `ReadingConfig`.
 
-        The other arguments are those of `train`.
+        The other arguments are those of `train`, which alone takes `depends_on` and `idempotency_key`.
 
         Raises:
             InvalidInput: with everything that is wrong with the request, such as no setting with several values, more
@@ -232,7 +234,6 @@ class Hub:
             Conflict: the owner would have too many unfinished jobs.
         """
         from finch_hub.hub import submission, sweeping, training
-        from finch_hub.hub.training_request import split_request
         from finch_hub.registry.values import NewJob
 
         source, settings = split_request(request)
@@ -275,8 +276,17 @@ class Hub:
 
         return find_sweep(sweep_id, self._stores, self._dispatcher, shows=self._shows)
 
+    @list_source
     def preview_training(
-        self, data: DataSource, *, adapter: str, limit: int = 3, **request: Unpack[TrainRequest]
+        self,
+        data: DataSource,
+        *,
+        adapter: str,
+        limit: int = 3,
+        priority: int = 0,
+        depends_on: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        **request: Unpack[TrainRequest],
     ) -> TrainingPreview:
         """Return what `train` would do with these arguments: the data as the base sees it, time and memory.
 
@@ -284,7 +294,8 @@ class Hub:
 
         Args:
             limit: largest number of rows in the preview.
-            request: arguments of `train`.
+
+        The other arguments are those of `train`. `priority`, `depends_on` and `idempotency_key` change no preview.
 
         Raises:
             InvalidInput: with everything that is wrong with the request, as `train` raises it.
@@ -292,7 +303,6 @@ class Hub:
             Unavailable: the files of the base are not on this machine.
         """
         from finch_hub.hub import previewing
-        from finch_hub.hub.training_request import split_request
 
         source, overrides = split_request(request)
         return previewing.preview_training(
@@ -506,7 +516,9 @@ class Hub:
         """
         from finch_hub.hub import generating
 
-        return generating.load_generator(base, adapters, device=device, progress=progress, stores=self._stores)
+        model = generating.load_generator(base, adapters, device=device, progress=progress, stores=self._stores)
+        model.shows_progress = self._shows
+        return model
 
     def back_up(self, folder: str | Path, *, replace: bool = False) -> BackupReport:
         """Write a backup of the registry and of all artifacts that it refers to to a new folder, while the hub runs.

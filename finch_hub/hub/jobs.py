@@ -436,6 +436,12 @@ class JobHandle(Summarized, Generic[ResultT_co, ReportT_co]):
         with self._stores.database.read() as session:
             return evidence.read_curve(session, self.id)
 
+    def _repr_html_(self) -> str:
+        """Return the job as it is now. A job that cannot be read is shown as it was."""
+        with contextlib.suppress(errors.FinchError):
+            self.refresh()
+        return super()._repr_html_()
+
     def _draw_html(self) -> str:
         """Draw the loss curve. A notebook shows the fields alone if the database does not answer."""
         from finch_hub.display.notebook_drawings import draw_curve

@@ -26,6 +26,7 @@ from finch_hub.texts.summaries import Summarized
 
 if TYPE_CHECKING:
     from finch_hub.display.progress import View
+    from finch_hub.display.sweeps import PointsView
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
 
@@ -146,7 +147,7 @@ class SweepHandle(Summarized):
         """Return the points as they are now, the lowest held-out loss first."""
         settings, trained = self.settings, []
         for number, handle in self._newest().items():
-            job, report = handle.refresh(), None
+            job, report = handle._job, None  # as `_newest` has just read it
             if job.state is JobState.SUCCEEDED:
                 found = handle.report()
                 report = found if isinstance(found, TrainingReport) else None
@@ -164,7 +165,9 @@ class SweepHandle(Summarized):
     def wait(
         self, timeout: float | None = None, *, progress: bool | None = None, view: View | None = None
     ) -> SweepReport:
-        """Wait until all jobs have ended, and return the report. A failed job is a point without a loss.
+        """Wait until all jobs have ended, also of points that are tried again meanwhile, and return the report.
+
+        A failed job is a point without a loss.
 
         Ctrl-C ends the waiting, and cancels nothing.
 
@@ -211,16 +214,29 @@ class SweepHandle(Summarized):
         from finch_hub.display.sweeps import PointsView, describe_settings
 
         points, newest, settings = PointsView(view), self._newest(), self.settings
+        titles = {
+            number: f"{place} of {len(newest)}: {describe_settings(settings[number])}"
+            for place, number in enumerate(newest, 1)
+        }
         points.write(f"- sweep {self.id}: {format_count(len(newest), 'training')}")
-        for number, handle in newest.items():
-            title = f"{number} of {len(settings)}: {describe_settings(settings[number])}"
-            job = retry_read(handle.refresh)
-            if job.state not in FINAL:  # of one that ran beside another, only the end is shown
-                points.begin(title)
-                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                job = handle.follow(left, view=points)
-            points.write(f"  {title}: {job.state.value} {handle.adapter if job.result else job.reason or ''}".rstrip())
-        return self.report()
+        shown: set[str] = set()
+        while True:
+            for number, handle in newest.items():
+                if handle.id not in shown:
+                    shown.add(handle.id)
+                    with contextlib.suppress(errors.NotFound):  # it has ended and was pruned meanwhile
+                        self._watch_point(handle, titles[number], points, deadline)
+            if (report := self.report()).is_finished:
+                return report
+            newest = self._newest()
+
+    def _watch_point(self, handle: JobHandle, title: str, points: PointsView, deadline: float | None) -> None:
+        """Show a training until it has ended. Of one that ran beside another, only the end is shown."""
+        if (job := retry_read(handle.refresh)).state not in FINAL:
+            points.begin(title)
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            job = handle.follow(left, view=points)
+        points.write(f"  {title}: {job.state.value} {handle.adapter if job.result else job.reason or ''}".rstrip())
 
     def _newest(self) -> dict[int, JobHandle]:
         """Return the newest try of each point whose jobs were not deleted."""
@@ -243,10 +259,11 @@ class SweepHandle(Summarized):
 
 def explain_failure(report: SweepReport) -> errors.JobFailed | errors.JobCancelled:
     """Return the error for a sweep that has ended without a loss."""
-    failed = [point for point in report.points if point.state is not JobState.CANCELLED]
-    if not failed:
+    ran = [point for point in report.points if point.state is not JobState.CANCELLED]
+    if not ran:
         return errors.JobCancelled(report.points[0].job)
-    return errors.JobFailed(failed[0].job, failed[0].reason or "no training has succeeded")
+    failed = next((point for point in ran if point.state is JobState.FAILED), ran[0])
+    return errors.JobFailed(failed.job, failed.reason or "no training has succeeded")
 
 
 def find_sweep(sweep_id: str, stores: Stores, dispatcher: Dispatcher, *, shows: bool | None = None) -> SweepHandle:

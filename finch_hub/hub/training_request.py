@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, TypeVar, cast
 
-from finch_hub.hub.examples import DataSource, Progress
+from finch_hub.specs.examples import Rows
 from finch_hub.specs.jobs import Requirements, TrainOptions
 from finch_hub.specs.sweeps import SweepOptions
+
+Method = TypeVar("Method", bound=Callable[..., object])
 
 
 class TrainingSource(TypedDict, total=False):
@@ -18,10 +21,10 @@ class TrainingSource(TypedDict, total=False):
     revision: str | None
     start: str | None
     preset: str | None
-    validation: DataSource | float | None
+    validation: str | Path | Rows | float | None
     system: str | None
     requirements: Requirements | None
-    progress: Progress | None
+    progress: Callable[[int], None] | None
 
 
 class TrainRequest(TrainingSource, TrainOptions, total=False):
@@ -37,3 +40,15 @@ def split_request(request: Mapping[str, Any]) -> tuple[TrainingSource, dict[str,
     names = TrainingSource.__annotations__.keys()
     source = {name: value for name, value in request.items() if name in names}
     return cast("TrainingSource", source), {name: value for name, value in request.items() if name not in names}
+
+
+def list_source(method: Method) -> Method:
+    """List the keys of `TrainingSource` in the signature of a method that has `**request`, for completion and help."""
+    signature = inspect.signature(method)
+    source = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint.__forward_arg__)
+        for name, hint in TrainingSource.__annotations__.items()
+    ]
+    *listed, request = signature.parameters.values()
+    cast("Any", method).__signature__ = signature.replace(parameters=[*listed, *source, request])
+    return method

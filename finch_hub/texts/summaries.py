@@ -18,6 +18,8 @@ WIDTH = 100
 """Most characters of a line."""
 MAX_ROWS = 18
 """Most fields of a table. The number of the others follows."""
+NOT_MATH = 'class="tex2jax_ignore mathjax_ignore"'
+"""Attribute of HTML in which a notebook does not typeset what is between dollar signs."""
 _MAX_TEXT, _HTML_WIDTH, _MAX_DEPTH = 60, 240, 4
 
 
@@ -74,7 +76,8 @@ def write_html(name: str, fields: Mapping[str, object]) -> str:
     ]
     rest = _count_rest(len(fields), '<tr><td colspan="2">… and {} more</td></tr>')
     return (
-        f'<table style="margin-left: 0"><caption{style}>{html.escape(name)}</caption>{"".join([*rows, *rest])}</table>'
+        f'<table {NOT_MATH} style="margin-left: 0"><caption{style}>{html.escape(name)}</caption>'
+        f"{''.join([*rows, *rest])}</table>"
     )
 
 

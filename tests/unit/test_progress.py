@@ -120,7 +120,8 @@ def test_work_is_shown_as_the_newest_open_owner_wishes(told: list[Advance], monk
     progress.stop_showing(first)
     progress.open_view()
     assert not shows()
-    assert opened == [True, False, None]
+    progress.open_view(False)
+    assert opened == [True, False, None, False]
     progress.begin_showing(first, None)
     assert not shows(), "standard error is no terminal"
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
@@ -129,3 +130,22 @@ def test_work_is_shown_as_the_newest_open_owner_wishes(told: list[Advance], monk
     assert len(told) == 2
     del owner, first
     assert not shows(), "an owner that is gone wishes nothing"
+
+
+def test_work_begins_while_another_thread_makes_an_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    owners = [Owner(), Owner()]
+    other = threading.Thread(target=progress.begin_showing, args=(owners[1], False))
+
+    class Wishes(weakref.WeakKeyDictionary[object, bool | None]):
+        def values(self) -> Iterator[bool | None]:  # type: ignore[override]
+            for wish in super().values():
+                other.start()
+                other.join(timeout=1.0)  # it waits for this thread if all is well
+                yield wish
+
+    monkeypatch.setattr(progress, "_wishes", Wishes())
+    progress.begin_showing(owners[0], None)
+    monkeypatch.setattr(progress, "_display", progress.Display(lambda shows: contextlib.nullcontext(print), print))
+    contextvars.Context().run(Meter, "counting")
+    other.join()
+    assert len(progress._wishes) == 2

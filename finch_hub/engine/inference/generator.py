@@ -101,6 +101,9 @@ class GeneratorModel(Summarized):
         base: a loaded base, or a source for :func:`finch_hub.engine.load_base`.
         cache_size: number of adapters to keep in memory. Beyond it, the least recently used adapter leaves memory and
             is read again from its files when it is used. Adapters that were trained here and not saved stay.
+
+    Attributes:
+        shows_progress: whether a training without `report` is shown; None does as the newest open hub.
     """
 
     def __init__(self, base: Base | str | Path, *, cache_size: int = 16) -> None:
@@ -112,6 +115,7 @@ class GeneratorModel(Summarized):
         self._systems: dict[str, str | None] = {}
         self._thinking: set[str] = set()  # adapters that were trained on reasoning
         self._active: str | None = None
+        self.shows_progress: bool | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +178,7 @@ class GeneratorModel(Summarized):
         rows = read_rows(examples, reading, new_training)
         held_out = None if validation is None else read_rows(validation, reading, new_training)
         config = lora_config or LoRAConfig()
-        with open_report(report) as receive:
+        with open_report(report, shows=self.shows_progress) as receive:
             trained = loop.train(
                 self.base, config, new_training, rows, held_out, system=system, report=receive, **options
             )

@@ -63,9 +63,9 @@ class LoRAAdapter(AttachableAdapter):
             ).report
 
 
-def open_report(report: Report | None) -> AbstractContextManager[Report]:
-    """Return the receiver of events, or what shows them to the user of this process."""
-    return open_view() if report is None else nullcontext(report)
+def open_report(report: Report | None, *, shows: bool | None = None) -> AbstractContextManager[Report]:
+    """Return the receiver of events, or what shows them to the user of this process; see `progress.open_view`."""
+    return open_view(shows) if report is None else nullcontext(report)
 
 
 def read_rows(

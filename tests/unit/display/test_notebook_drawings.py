@@ -28,6 +28,7 @@ def test_reports_are_drawn_as_commands_draw_them_with_inert_texts() -> None:
     assert {element.tag for element in root.iter()} == {"div", "pre", "span"}
     text = "".join(root.itertext())
     assert text.startswith("SweepReport")
+    assert {"tex2jax_ignore", "mathjax_ignore"} <= set(str(root[0].get("class")).split()), "dollar signs are no formula"
     assert "Sweep s of birds" in text
     assert "<script>alert(1)" in text
     assert "\x1b" not in text
@@ -36,7 +37,7 @@ def test_reports_are_drawn_as_commands_draw_them_with_inert_texts() -> None:
 def test_values_without_a_drawing_are_tables() -> None:
     point = make_sweep("").points[0]
     assert notebook_drawings.draw_html(point) is None
-    assert "<table" in point._repr_html_()
+    assert '<table class="tex2jax_ignore mathjax_ignore"' in point._repr_html_()
     assert notebook_drawings.draw_html(LossCurve()) is None
     assert "<table" in LossCurve()._repr_html_()
 

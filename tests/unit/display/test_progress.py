@@ -97,15 +97,24 @@ def using_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     tables.console.cache_clear()
 
 
-def test_two_threads_that_wait_have_a_bar_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """rich before 14.1 allows one bar at a time."""
-    with using_terminal(monkeypatch) as terminal, progress.open_view() as first, progress.open_view() as second:
-        for view, step in ((first, 3), (second, 5)):
-            view.show(event("progress", step=step, steps=10))
-            assert isinstance(view, progress.LiveView)
+def test_the_second_of_two_views_goes_on_when_the_first_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count_drawn(view: progress.View, step: int) -> int:
+        view.show(event("progress", step=step, steps=step))
+        if isinstance(view, progress.LiveView):
             view._bar.refresh()
-    assert "3/10" in terminal.getvalue()
-    assert "5/10" in terminal.getvalue()
+        return terminal.getvalue().count(f"{step}/{step}")
+
+    with using_terminal(monkeypatch) as terminal:
+        bar, lines = contextlib.ExitStack(), contextlib.ExitStack()
+        first, second = bar.enter_context(progress.open_view()), lines.enter_context(progress.open_view())
+        assert count_drawn(first, 31)
+        assert count_drawn(second, 32)
+        bar.close()
+        assert count_drawn(second, 33)
+        lines.close()
+        with progress.open_view() as third:
+            assert isinstance(third, progress.LiveView), "the bar is free again"
+            assert count_drawn(third, 34)
 
 
 def test_live_view_shows_messages_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_a_notebook_shows_a_bar_a_curve_and_messages_in_one_output(monkeypatch: 
     monkeypatch.setattr(sessions, "NOTEBOOK_SECONDS", 0.0)
     with sessions.open_client_view(None) as view:
         view.show_wait("1 job ahead")
-        assert "not started yet: 1 job ahead" in cell.shown[-1]
+        assert '<div class="tex2jax_ignore mathjax_ignore">not started yet: 1 job ahead' in cell.shown[-1]
         view.show(NewEvent.phase("training"))
         for step in (1, 2):
             figures = {"step": step, "steps": 4, "loss": 2.0 / step, "learning_rate": 1e-3, "seconds_left": 3}

@@ -182,6 +182,8 @@ def test_history_is_columns_of_equal_length(handle: JobHandle, database: Databas
         "held_out_accuracy": [0.25, None, None],
     }
     assert "<svg" in handle._repr_html_()
+    registry.fail(database, job, "the disk is full")
+    assert "the disk is full" in handle._repr_html_(), "the state is as new as the curve"
 
 
 def test_jobs_are_looked_up_and_looped_over(hub: Hub, handle: JobHandle, tiny_folder: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -13,13 +13,14 @@ from support import registry
 
 from finch_hub import Hub, JobState, SweepHandle, errors
 from finch_hub.display import tables
-from finch_hub.hub.sweeping import _OF_ALL, list_points
+from finch_hub.display.progress import View
+from finch_hub.hub.sweeping import _OF_ALL, explain_failure, list_points
 from finch_hub.registry import attempts
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import TrainOptions, TrainSpec
 from finch_hub.specs.reading import ReadingOptions
-from finch_hub.specs.sweeps import SweepOptions
+from finch_hub.specs.sweeps import SweepOptions, SweepPoint, SweepReport
 
 
 def test_a_list_of_tuples_or_short_names_holds_the_modules_to_try() -> None:
@@ -127,10 +128,12 @@ def test_waiting_shows_each_training_on_one_bar(
             time.sleep(1.0)
             registry.fail(database, job, f"the disk is full {number}")
 
-    worker = threading.Thread(target=work)
-    worker.start()
-    report = handle.wait(progress=True)
-    worker.join()
+    with ThreadPoolExecutor(1) as worker:
+        worked = worker.submit(work)
+        try:
+            report = handle.wait(timeout=60.0, progress=True)
+        finally:
+            worked.result()
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == [f"- sweep {handle.id}: 3 trainings", "- 1 of 3: rank=4"]
     ends = [line for line in lines if " of 3: " in line and not line.startswith("-")]
@@ -145,6 +148,69 @@ def test_waiting_shows_each_training_on_one_bar(
     assert [point.job for point in report.points] == [first.id, second.id, third.id]
     with pytest.raises(errors.JobFailed, match="disk is full 1"):
         handle.best()
+
+
+class Script(View):
+    """View that keeps the lines. It acts after some of them, and each training that begins fails."""
+
+    is_silent = False
+
+    def __init__(self, database: Database, actions: dict[str, Callable[[], object]]) -> None:
+        self._database, self._actions, self.lines = database, actions, list[str]()
+
+    def show(self, event: NewEvent) -> None:
+        if event.type == "phase":
+            registry.fail(self._database, registry.claimed(self._database), "the disk is full again")
+
+    def write(self, line: Any) -> None:
+        if not line.startswith("warning: no worker"):
+            self.lines.append(line.strip())
+        for start in [start for start in self._actions if line.strip().startswith(start)]:
+            self._actions.pop(start)()
+
+
+def fail_next(database: Database) -> None:
+    registry.fail(database, registry.claimed(database), "the disk is full")
+
+
+def test_waiting_includes_a_point_that_is_tried_again_after_its_turn(
+    hub: Hub, database: Database, data: Path, tiny_folder: Path
+) -> None:
+    handle = hub.sweep(data, adapter="birds", base=tiny_folder, rank=[4, 8])
+    fail_next(database)
+    handle.jobs()[1].cancel()
+    script = Script(database, {"1 of 2": lambda: handle.jobs()[0].retry()})
+    report = handle.wait(timeout=60.0, view=script)
+    assert report.is_finished
+    assert script.lines[1:] == [
+        "1 of 2: rank=4: failed the disk is full",
+        "2 of 2: rank=8: cancelled",
+        "1 of 2: rank=4: failed the disk is full again",
+    ]
+    with pytest.raises(errors.JobFailed, match=handle.jobs()[0].id):
+        handle.best()
+
+
+def test_waiting_goes_on_when_ended_points_are_pruned(
+    hub: Hub, database: Database, data: Path, tiny_folder: Path
+) -> None:
+    handle = hub.sweep(data, adapter="birds", base=tiny_folder, rank=[4, 8, 16])
+    for _ in range(2):
+        fail_next(database)
+    script = Script(database, {"- sweep": lambda: hub.jobs.prune(keep=0)})
+    report = handle.wait(timeout=60.0, view=script)
+    assert [point.number for point in report.points] == [3]
+    assert script.lines == [f"- sweep {handle.id}: 3 trainings", "3 of 3: rank=16: failed the disk is full again"]
+    again = Script(database, {})
+    handle.wait(timeout=60.0, view=again)
+    assert again.lines == [f"- sweep {handle.id}: 1 training", "1 of 1: rank=16: failed the disk is full again"]
+
+
+def test_a_failure_is_told_before_what_has_not_ended() -> None:
+    queued = SweepPoint(number=1, settings={}, job="first", state=JobState.QUEUED)
+    failed = SweepPoint(number=2, settings={}, job="second", state=JobState.FAILED, reason="the disk is full")
+    told = explain_failure(SweepReport(id="s", adapter="birds", points=(queued, failed)))
+    assert str(told) == "job second failed: the disk is full"
 
 
 def test_waiting_for_a_sweep_ends_after_its_timeout(hub: Hub, data: Path, tiny_folder: Path) -> None:

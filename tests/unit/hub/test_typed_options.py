@@ -50,6 +50,21 @@ def test_a_request_is_divided_into_source_and_settings() -> None:
         assert [name for name in get_type_hints(TrainingSource) if f"\n    {name}: " not in documented] == []
 
 
+@pytest.mark.parametrize("method", [Hub.train, Hub.sweep, Hub.preview_training])
+def test_completion_knows_what_a_training_starts_from(method: Any) -> None:
+    signature = inspect.signature(method)
+    source = [signature.parameters[name] for name in get_type_hints(TrainingSource)]
+    assert {(parameter.kind, parameter.default) for parameter in source} == {(inspect.Parameter.KEYWORD_ONLY, None)}
+    assert signature.parameters["base"].annotation == "str | Path | None"
+    assert signature.parameters["adapter"].default is inspect.Parameter.empty
+    assert list(signature.parameters)[-1] == "request"
+
+
+def test_a_preview_takes_all_arguments_of_a_training() -> None:
+    trained, previewed = (inspect.signature(method).parameters for method in (Hub.train, Hub.preview_training))
+    assert trained.keys() == previewed.keys() - {"limit"}
+
+
 @pytest.mark.parametrize("kind", kinds.MODULES)
 def test_handle_of_each_kind_has_the_types_of_its_result_and_report(kind: str) -> None:
     job_kind = kinds.kind_of(kind)
