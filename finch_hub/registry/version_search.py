@@ -154,7 +154,8 @@ def _read_few(
         conditions = _list_conditions([item for item in filters if item is not few], set())
     if order.field not in _COLUMNS:
         source = source.join(numbers, numbers.c.version_id == entries.c.version_id)
-        conditions.append(numbers.c.name == order.field)
+        # By the index of numbers, SQLite would read those of all versions and look each up among the few.
+        conditions.append(unindexed(numbers.c.name) == order.field)
     keys = tuple(unindexed(key) for key in _list_keys(order))
     return sa.select(entries.c.version_id, *keys).select_from(source).where(*conditions), keys
 

@@ -106,6 +106,13 @@ def test_search_reads_no_whole_table(many: Database, few: int, monkeypatch: pyte
                 assert not re.search(UNWANTED, plan), (query, order, plan)
 
 
+def test_number_of_few_versions_is_read_version_by_version(many: Database) -> None:
+    find = lambda session: version_search.find(session, "data:sown metric.loss<2", sort="metric.loss")  # noqa: E731
+    plan = plans_of(many, find, "searched_versions")[-1]
+    assert re.search("MATERIALIZE few|Sort Key", plan)
+    assert "ix_version_numbers_value" not in plan
+
+
 @pytest.mark.parametrize("column", ["state:quarantined", "kind:train", "base:tiny", "name:a1", "owner:ana"])
 def test_newest_versions_of_a_filter_are_read_in_the_order_of_its_index(many: Database, column: str) -> None:
     plans = plans_of(many, lambda session: version_search.find(session, column), "searched_versions")
