@@ -210,9 +210,10 @@ def analyze(connection: sa.Connection) -> None:
 def fill(connection: sa.Connection) -> None:
     """Index all versions that triggers have not indexed since `create`, in batches."""
     is_sqlite = connection.dialect.name == "sqlite"
-    if not is_sqlite:  # of rows that it has not counted, PostgreSQL would join all adapters in each batch
+    batches = list(list_batches(connection))
+    if batches and not is_sqlite:  # of rows that it has not counted, PostgreSQL would join all adapters in each batch
         connection.exec_driver_sql("ANALYZE adapters, adapter_versions, datasets, tags")
-    for first, last in list_batches(connection):
+    for first, last in batches:
         which = f"v.id BETWEEN {first} AND {last}"
         statements = _insert_sqlite(which) if is_sqlite else [_fill_postgresql(which)]
         for statement in statements:

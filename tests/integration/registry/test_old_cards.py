@@ -10,14 +10,19 @@ from support import registry
 
 from finch_hub.registry import search_index, tables
 
-ADDED = {"bases": ("license", "license_link"), "datasets": ("license",), "adapter_versions": ("card_edited_at",)}
+ADDED = {
+    "bases": ("license", "license_link"),
+    "datasets": ("license",),
+    "adapter_versions": ("card_edited_at",),
+    "jobs": ("is_memory_estimated",),
+}
 
 WRITTEN_NOW = "# birds\n\nA LoRA adapter for `tiny`, made by Finch Hub (train).\n"
 FRONT = '---\nlibrary_name: "peft"\n---\n\n'
 
 
 def read_rows(engine: sa.Engine) -> dict[str, list[str]]:
-    """Return the rows of the tables that have some, without the columns that the migration adds."""
+    """Return the rows of the tables that have some, without the columns that this migration and later ones add."""
     reflected = sa.MetaData()
     reflected.reflect(engine)
     found = {}

@@ -11,7 +11,7 @@ from finch_hub.registry.jobs import submit_many
 from finch_hub.specs.jobs import JobState
 
 JOBS = tables.Job.__table__
-NEW_COLUMNS = ("owner", "turn")
+NEW_COLUMNS = ("owner", "turn", "is_memory_estimated")
 
 
 def add_old_job(connection: sa.Connection, job_id: str, *, priority: int = 0, queue: str = "default") -> None:
