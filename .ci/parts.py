@@ -45,7 +45,7 @@ CHOSEN = (
     *(Part(f"faults-sqlite-{share}", f"faults-sqlite SHARE={share}/3", 11) for share in (1, 2, 3)),
     *(Part(f"faults-postgresql-{share}", f"faults-postgresql SHARE={share}/4", 11) for share in (1, 2, 3, 4)),
     Part("chaos", "chaos SEED={seed} SECONDS=240", 11),
-    *(Part(f"slow-{share}", f"test-slow SHARE={share}/3", 11) for share in (1, 2, 3)),
+    *(Part(f"slow-{share}", f"test-slow SHARE={share}/4", 11) for share in (1, 2, 3, 4)),
     Part("fuzz", "fuzz SEED={seed} SECONDS=10", 11),
     Part("lowest", "test-lowest", 11),
     Part("wheel", "test-wheel", 11),
